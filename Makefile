@@ -1,0 +1,74 @@
+# `make train` and `make test` work on a fresh machine: they make .venv, install into it what they need, and run.
+# Another Python: make test PYTHON=python3.12      Another run: make train CONFIG=configs/acrobot.toml ARGS="--seed 1"
+
+VENV   := .venv
+BIN    := $(VENV)/bin
+CONFIG ?= configs/cartpole.toml
+ARGS   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help train test test-slow check format install clean
+
+help: ## Say what can be made
+	@echo "usage: make TARGET [PYTHON=python3.12] [CONFIG=configs/cartpole.toml] [ARGS='--seed 1']"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1 \2/p' $(MAKEFILE_LIST) | while read -r name text; do \
+	  printf '  %-10s %s\n' "$$name" "$$text"; done
+
+train: $(VENV)/.core-ready ## Train an agent on CONFIG; the run folder lands in runs/
+	@echo "==> purejaxppo train $(CONFIG) $(ARGS)"
+	@$(BIN)/purejaxppo train $(CONFIG) $(ARGS)
+
+test: $(VENV)/.test-ready ## Run the tests (minutes)
+	@echo "==> pytest"
+	@$(BIN)/python -m pytest $(ARGS)
+
+test-slow: $(VENV)/.test-ready ## Run the slow tests alone: whole learning runs, many seeds
+	@echo "==> pytest -m slow"
+	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+check: $(VENV)/.dev-ready ## Check format, lint, types and spelling, then run the tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/codespell
+	$(BIN)/python -m pytest $(ARGS)
+
+format: $(VENV)/.dev-ready ## Bring the code into the house format
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+install: $(VENV)/.dev-ready ## Set up .venv with everything a developer needs
+	@echo "==> ready: . $(BIN)/activate"
+
+clean: ## Remove .venv and caches (runs/ stays)
+	rm -rf $(VENV) .pytest_cache .ruff_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# ---- set-up: done once, and again when pyproject.toml or constraints.txt change
+
+$(BIN)/python:
+	@for candidate in "$(PYTHON)" python3.12 python3.11 python3.13 python3 python; do \
+	  if [ -n "$$candidate" ] && "$$candidate" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
+	  then found="$$candidate"; break; \
+	  elif [ -n "$$candidate" ] && [ "$$candidate" = "$(PYTHON)" ]; \
+	  then echo "make: PYTHON=$(PYTHON) is no Python >= 3.11 with venv" >&2; exit 1; fi; done; \
+	if [ -z "$$found" ]; then echo "make: no Python >= 3.11 with venv found; name one: make $(MAKECMDGOALS) PYTHON=/path/to/python" >&2; exit 1; fi; \
+	echo "==> making $(VENV) with $$("$$found" --version)"; \
+	"$$found" -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+define install_with
+	@echo "==> installing $(1) into $(VENV) (minutes the first time)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '$(1)'
+	@touch $@
+endef
+
+$(VENV)/.core-ready: pyproject.toml constraints.txt | $(BIN)/python
+	$(call install_with,.)
+
+$(VENV)/.test-ready: pyproject.toml constraints.txt | $(BIN)/python
+	$(call install_with,.[test])
+	@touch $(VENV)/.core-ready
+
+$(VENV)/.dev-ready: pyproject.toml constraints.txt | $(BIN)/python
+	$(call install_with,.[dev])
+	@touch $(VENV)/.core-ready $(VENV)/.test-ready

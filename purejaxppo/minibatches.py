@@ -1,0 +1,71 @@
+"""From a rollout to minibatches: sequences out of a block of time, and random orders of them, one per epoch.
+
+Only the membership of the minibatches matters to stochastic gradient descent. `permutation` sorts (exact,
+every order equally likely); `hashed` is a keyed bijection without a sort, several times cheaper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import isqrt
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+ROUNDS = 8
+
+
+def to_sequences(x: Array, length: int) -> Array:
+    """[T, N, ...] -> [length, T / length * N, ...]: each column is a stretch of one environment's time.
+
+    Time is cut first and then swapped behind the environments; a single reshape would mix them.
+    """
+    x = x.reshape(-1, length, *x.shape[1:]).swapaxes(0, 1)
+    return x.reshape(length, -1, *x.shape[3:])
+
+
+def block(tree: Any) -> Any:
+    """One step as a block of time: leaves [N, ...] -> [1, N, ...]."""
+    return jax.tree.map(lambda x: x[None], tree)
+
+
+def first(tree: Any) -> Any:
+    """The first step of a block of time: leaves [T, N, ...] -> [N, ...]."""
+    return jax.tree.map(lambda x: x[0], tree)
+
+
+def permutation(key: Array, size: int) -> Array:
+    """A uniformly random order of 0..size-1, int32 [size], by sorting random keys."""
+    return jax.random.permutation(key, size)
+
+
+def mix(x: Array) -> Array:
+    """A 32-bit finaliser by multiply and xor-shift: uint32 [...] -> uint32 [...], each input bit moves all."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
+    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
+    return x ^ (x >> 16)
+
+
+def hashed(key: Array, size: int) -> Array:
+    """A keyed bijection of 0..size-1 as an order, int32 [size]: a Feistel network over mixed radix, no sort.
+
+    size = a * b with a the largest divisor up to √size; an index is a pair (l, r), and in turn
+    r <- (r + F(l)) mod b and l <- (l + F(r)) mod a, each of which can be undone. A size without a divisor
+    above 4 falls back to `permutation`: there is too little of l to mix with.
+    """
+    a = next(d for d in range(isqrt(size), 0, -1) if size % d == 0)
+    if a < 4:
+        return permutation(key, size)
+    b = size // a
+    keys = jax.random.bits(key, (ROUNDS,), jnp.uint32)
+    index = jax.lax.iota(jnp.uint32, size)
+    left, right = index // b, index % b
+    for i in range(0, ROUNDS, 2):
+        right = (right + mix(left ^ keys[i]) % b) % b
+        left = (left + mix(right ^ keys[i + 1]) % a) % a
+    return (left * b + right).astype(jnp.int32)
+
+
+SHUFFLES: dict[str, Callable[[Array, int], Array]] = {"permutation": permutation, "hash": hashed}

@@ -1,0 +1,258 @@
+"""One PPO iteration, top to bottom in the order of the source's section 1.11.
+
+rollout -> targets -> optimisation -> policy update: `update(state, hyperparams) -> (state, metrics)` is one pure
+function, hence one XLA program. Axes: T time, N environments, L length of a training sequence (1 for feed-forward
+networks), M = T * N / L sequences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from purejaxppo import statistics as stats
+from purejaxppo.advantages import TARGETS, normalize_advantages
+from purejaxppo.bootstrap import next_state_values
+from purejaxppo.config import Config, Hyperparams, check_parts
+from purejaxppo.environment import auto_reset, clip_action
+from purejaxppo.minibatches import SHUFFLES, block, first, to_sequences
+from purejaxppo.objectives import OBJECTIVES, importance_ratio, kl_k3, total_loss, value_loss
+from purejaxppo.optimizer import descend, optimizer
+from purejaxppo.state import Algorithm, Batch, Metrics, Parts, TrainState, Transition, episode_metrics, mean_over_steps
+from purejaxppo.trust_region import apply_control, init_control, select, should_stop, trpo_step, update_control
+
+Array = jax.Array
+
+
+def make_ppo(env, network, config=None, *, objective=None, target_fn=None, shuffle=None) -> Algorithm:
+    """PPO for `env` and `network`. A function handed in takes the place of the one that `config` names.
+
+    Continuous actions are clipped at the environment's own bounds, on its side of the log-probability.
+    Raises ConfigError on a bad config, all problems at once.
+    """
+    config, env = config or Config(), clip_action(env)
+    check_parts(config)
+    chosen = objective or OBJECTIVES["none" if config.policy_step == "trpo" else config.objective]
+    target_fn, shuffle = target_fn or TARGETS[config.targets], shuffle or SHUFFLES[config.shuffle]
+    parts = Parts(auto_reset(env, config.resets), network, config, chosen, target_fn, shuffle)
+    return Algorithm(partial(init, parts), partial(update, parts), env, network, config)
+
+
+def init(parts: Parts, key: Array, h: Hyperparams) -> TrainState:
+    """The state before the first iteration."""
+    num_envs = parts.config.num_envs
+    param_key, env_key, key = jax.random.split(key, 3)
+    params = parts.network.init(param_key)
+    env_state, obs = parts.env.reset(env_key, num_envs)
+    return TrainState(
+        params=params,
+        opt_state=optimizer(h).init(params),
+        env_state=env_state,
+        obs=obs,
+        carry=parts.network.initial_carry(num_envs),
+        reset=jnp.ones(num_envs, bool),
+        obs_moments=stats.init_moments(jax.tree.map(lambda x: x[0], obs)),
+        reward_scaler=stats.init_reward_scaler(num_envs),
+        control=init_control(h),
+        episodes=stats.init_episode_stats(num_envs),
+        key=key,
+        num_updates=jnp.int32(0),
+    )
+
+
+def update(parts: Parts, state: TrainState, h: Hyperparams) -> tuple[TrainState, Metrics]:
+    """One iteration (1.11): rollout, targets, K epochs of minibatches, θ_old ← θ."""
+    key, rollout_key, epoch_key = jax.random.split(state.key, 3)
+    progress = state.num_updates.astype(jnp.float32) / max(parts.config.num_updates, 1)
+    h = apply_control(state.control, h)
+    h = h._replace(learning_rate=h.learning_rate * jnp.maximum(1.0 - h.lr_anneal * progress, 0.0))
+
+    state, rollout = collect(parts, state, rollout_key)
+    done = rollout.terminated | rollout.truncated
+    episodes, finished = stats.summarize_episodes(state.episodes, rollout.reward, done)
+    scaler = state.reward_scaler
+    if parts.config.scale_rewards:
+        scaler, rewards = stats.scale_rewards(scaler, rollout.reward, done, h.gamma)
+        rollout = rollout._replace(reward=rewards)
+
+    batch_of = partial(make_batch, parts, state=state, rollout=rollout, h=h)
+    batch = batch_of(state.params)
+    trpo = parts.config.policy_step == "trpo"  # the epochs then fit the values and leave the policy alone
+    fit = h._replace(ent_coef=jnp.zeros_like(h.ent_coef)) if trpo else h
+    params, opt_state, steps = optimise(parts, state, batch, batch_of, fit, epoch_key)
+    if trpo:
+        params = natural_step(parts, params, batch, h)
+
+    moments = state.obs_moments  # moved only now: a frozen normaliser keeps the first ratio at 1
+    if parts.config.normalize_observations:
+        moments = stats.update_moments(moments, rollout.obs)
+    ratio, kl, *_ = replay(parts, params, batch)
+    metrics = Metrics(
+        **steps,
+        kl=kl.mean(),
+        kl_k3=kl_k3(jnp.log(ratio)).mean(),
+        explained_variance=1.0 - jnp.var(batch.target - batch.value) / jnp.var(batch.target),
+        advantage_std=jnp.std(batch.advantage),
+        learning_rate=h.learning_rate,
+        clip_eps=h.clip_eps,
+        beta=h.beta,
+        **episode_metrics(finished),
+    )
+    state = state._replace(
+        params=params,
+        opt_state=opt_state,
+        obs_moments=moments,
+        reward_scaler=scaler,
+        control=update_control(state.control, metrics.kl, h),
+        episodes=episodes,
+        key=key,
+        num_updates=state.num_updates + 1,
+    )
+    return state, metrics
+
+
+# 1. Rollout ----------------------------------------------------------------------------------------------------------
+
+
+def collect(parts: Parts, state: TrainState, key: Array) -> tuple[TrainState, Transition]:
+    """T steps of N environments with π_old. All randomness is drawn before the scan, in one call each."""
+    num_steps, num_envs = parts.config.num_steps, parts.config.num_envs
+    env_key, action_key = jax.random.split(key)
+
+    def policy(carry: Any, obs: Any, reset: Array) -> tuple[Any, Any]:
+        inputs = block((observe(parts, state, obs), reset))
+        carry, distribution, _ = parts.network.apply(state.params, carry, *inputs)
+        return carry, first(distribution)
+
+    def step(loop: tuple, noise: tuple) -> tuple[tuple, Transition]:
+        env_state, obs, carry, reset = loop
+        next_carry, distribution = policy(carry, obs, reset)
+        action = distribution.sample_from(noise[1])
+        env_state, ts = parts.env.step(noise[0], env_state, action)
+        outcome = (ts.reward, ts.terminated, ts.truncated, ts.final_obs)
+        transition = Transition(obs, action, *outcome, distribution, carry, reset)
+        return (env_state, ts.obs, next_carry, ts.terminated | ts.truncated), transition
+
+    start = (state.env_state, state.obs, state.carry, state.reset)
+    _, distribution = jax.eval_shape(policy, state.carry, state.obs, state.reset)
+    noise = (parts.env.noise(env_key, num_steps, num_envs), distribution.noise(action_key, (num_steps,)))
+    (env_state, obs, carry, reset), rollout = jax.lax.scan(step, start, noise)
+    return state._replace(env_state=env_state, obs=obs, carry=carry, reset=reset), rollout
+
+
+def observe(parts: Parts, state: TrainState, obs: Any) -> Any:
+    """What the network reads: the observation, normalised where the config says so."""
+    return stats.normalize(state.obs_moments, obs) if parts.config.normalize_observations else obs
+
+
+# 2. Targets ----------------------------------------------------------------------------------------------------------
+
+
+def state_values(parts: Parts, params: Any, state: TrainState, rollout: Transition) -> tuple[Array, Array]:
+    """V(s_t) and V(s'_t), [T, N] each, s'_t before any reset; `state` is the one after the rollout."""
+
+    def value(carry: Any, obs: Any, reset: Array) -> Array:
+        return parts.network.apply(params, carry, observe(parts, state, obs), reset)[2]
+
+    def final_value(t: Array) -> Array:
+        at = jax.tree.map(lambda x: x[t, jnp.arange(x.shape[1])], rollout)
+        # s_t and s'_t in turn, from the carry before the step: a memory that saw s_t and no reset
+        obs = jax.tree.map(lambda a, b: jnp.stack([a, b]), at.obs, at.final_obs)
+        return value(at.carry, obs, jnp.stack([at.reset, jnp.zeros_like(at.reset)]))[1]
+
+    values = value(first(rollout.carry), rollout.obs, rollout.reset)
+    last = value(state.carry, *block((state.obs, state.reset)))
+    cut = rollout.truncated & ~rollout.terminated
+    return values, next_state_values(values, last, cut, final_value)
+
+
+def make_batch(parts: Parts, params: Any, *, state: TrainState, rollout: Transition, h: Hyperparams) -> Batch:
+    """Advantages and targets (9)(10) of the rollout, cut into sequences."""
+    values, next_values = state_values(parts, params, state, rollout)
+    rewards, terminated, truncated = rollout.reward, rollout.terminated, rollout.truncated
+    if parts.config.truncation == "mask":  # as if terminated, with δ_t = 0
+        rewards = jnp.where(truncated & ~terminated, values, rewards)
+    if parts.config.truncation != "bootstrap":
+        terminated, truncated = terminated | truncated, jnp.zeros_like(truncated)
+    returns = (rewards, values, next_values, terminated, truncated)
+    advantage, target = parts.target_fn(*returns, h, parts.config.n_step)
+    log_prob = rollout.distribution.log_prob(rollout.action)
+    obs = observe(parts, state, rollout.obs)
+    recurrent = bool(jax.tree.leaves(rollout.carry))
+    length = (parts.config.sequence_length or parts.config.num_steps) if recurrent else 1
+
+    policy = (rollout.action, rollout.distribution, log_prob)
+    batch = Batch(obs, rollout.reset, rollout.carry, *policy, values, advantage, target)
+    batch = jax.tree.map(lambda x: to_sequences(x, length), batch)
+    return batch._replace(carry=block(first(batch.carry)))
+
+
+# 3. Optimisation -----------------------------------------------------------------------------------------------------
+
+
+def replay(parts: Parts, params: Any, batch: Batch) -> tuple[Array, Array, Array, Array]:
+    """Ratio (4), KL(π_old(·|s) || π_θ(·|s)), entropy (12) and V_φ(s) along sequences, [L, M] each."""
+    _, distribution, value = parts.network.apply(params, first(batch.carry), batch.obs, batch.reset)
+    ratio = importance_ratio(distribution.log_prob(batch.action), batch.log_prob)
+    return ratio, batch.distribution.kl(distribution), distribution.entropy(), value
+
+
+def loss(params: Any, parts: Parts, batch: Batch, h: Hyperparams) -> tuple[Array, tuple[dict, Array]]:
+    """The loss (13) of one minibatch, and what it was made of."""
+    ratio, kl, entropy, value = replay(parts, params, batch)
+    advantage = normalize_advantages(batch.advantage) if parts.config.normalize_advantages else batch.advantage
+    surrogate = parts.objective(ratio, advantage, kl, h)
+    errors = value_loss(value, batch.target, batch.value, h.vf_clip_eps)
+    total = total_loss(surrogate, errors, entropy, h.vf_coef, h.ent_coef)
+    change = jnp.abs(ratio - 1.0)
+    info = {
+        "total_loss": total,
+        "policy_loss": -surrogate.mean(),
+        "value_loss": errors.mean(),
+        "entropy": entropy.mean(),
+        "clip_fraction": (change > h.clip_eps).mean(),
+        "max_ratio": ratio.max(),
+        "first_ratio_error": change.max(),
+    }
+    return total, (info, kl.mean())
+
+
+def optimise(parts: Parts, state: TrainState, batch: Batch, batch_of: Callable, h: Hyperparams, key: Array):
+    """K epochs over random minibatches -> (params, opt_state, metrics). From KL > κ on nothing moves (1.10)."""
+
+    def minibatch_step(data: Batch, loop: tuple, index: Array) -> tuple[tuple, tuple]:
+        params, opt_state, stopped = loop
+        minibatch = jax.tree.map(lambda x: x[:, index], data)
+        grads, (info, kl) = jax.grad(loss, has_aux=True)(params, parts, minibatch, h)
+        stopped = should_stop(stopped, kl, h.target_kl)
+        moved = descend(h, grads, opt_state, params)
+        loop = select(stopped, (params, opt_state), moved)
+        return (*loop, stopped), (info | {"grad_norm": optax.global_norm(grads)}, ~stopped)
+
+    def epoch(loop: tuple, key: Array) -> tuple[tuple, tuple]:
+        data = batch_of(loop[0]) if parts.config.recompute_advantages else batch
+        order = parts.shuffle(key, data.value.shape[1]).reshape(parts.config.num_minibatches, -1)
+        return jax.lax.scan(partial(minibatch_step, data), loop, order)
+
+    start = (state.params, state.opt_state, jnp.bool_(False))
+    loop, (info, taken) = jax.lax.scan(epoch, start, jax.random.split(key, parts.config.num_epochs))
+    return *loop[:2], mean_over_steps(info, taken)
+
+
+def natural_step(parts: Parts, params: Any, batch: Batch, h: Hyperparams) -> Any:
+    """The TRPO step (6) from π_old, on the whole batch."""
+    advantage = normalize_advantages(batch.advantage)
+
+    def surrogate(params: Any) -> Array:
+        ratio, _, entropy, _ = replay(parts, params, batch)
+        return (ratio * advantage + h.ent_coef * entropy).mean()
+
+    def mean_kl(params: Any) -> Array:
+        return replay(parts, params, batch)[1].mean()
+
+    return trpo_step(params, surrogate, mean_kl, h.trpo_delta, h.trpo_damping)[0]

@@ -1,0 +1,123 @@
+"""What a run is made of: its parts, its state, a rollout, what the epochs read, and the numbers it reports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from purejaxppo.config import Config, Hyperparams
+from purejaxppo.environment import Env, VecEnv
+from purejaxppo.networks import Network
+from purejaxppo.statistics import EpisodeStats, EpisodeSummary, RewardScaler, RunningMoments
+from purejaxppo.trust_region import Control
+
+Array = jax.Array
+
+
+class TrainState(NamedTuple):
+    """Everything a run is: with it and the hyperparameters the rest of the run is determined."""
+
+    params: Any
+    opt_state: Any
+    env_state: Any  # [N, ...]
+    obs: Any  # [N, ...] what to act on next, as the environment gave it
+    carry: Any  # [N, ...] the network's memory before `obs`; () for feed-forward networks
+    reset: Array  # [N] `obs` is the first of an episode
+    obs_moments: RunningMoments  # moved at the end of an iteration only
+    reward_scaler: RewardScaler
+    control: Control
+    episodes: EpisodeStats  # [N] of the running episodes
+    key: Array
+    num_updates: Array  # int32; one update is num_envs * num_steps timesteps
+
+
+class Transition(NamedTuple):
+    """A rollout, leaves [T, N, ...]."""
+
+    obs: Any
+    action: Any
+    reward: Array
+    terminated: Array
+    truncated: Array
+    final_obs: Any  # what the action led to, before any reset
+    distribution: Any  # π_old(·|s_t)
+    carry: Any  # before the step
+    reset: Array
+
+
+class Batch(NamedTuple):
+    """What the epochs read: sequences, leaves [L, M, ...]; the carry is that of the first step, [1, M, ...]."""
+
+    obs: Any
+    reset: Array
+    carry: Any
+    action: Any
+    distribution: Any
+    log_prob: Array
+    value: Array
+    advantage: Array
+    target: Array
+
+
+class Metrics(NamedTuple):
+    """One iteration in numbers, float32 scalars."""
+
+    total_loss: Array  # (13); this and the next three: mean over the minibatch steps taken
+    policy_loss: Array
+    value_loss: Array
+    entropy: Array
+    clip_fraction: Array
+    grad_norm: Array  # before clipping
+    max_ratio: Array  # over all minibatches
+    first_ratio_error: Array  # max |r - 1| at the first minibatch: 0 up to rounding, or something is wrong
+    minibatch_steps: Array  # taken; fewer than all after an early stop
+    kl: Array  # exact KL(old || new), whole batch, after the update
+    kl_k3: Array  # the same by the estimator r - 1 - log r
+    explained_variance: Array  # of the targets by the values before the update
+    advantage_std: Array  # before normalisation
+    learning_rate: Array
+    clip_eps: Array
+    beta: Array
+    num_episodes: Array  # finished in this iteration; the rest is NaN where none was
+    episode_return_mean: Array
+    episode_return_min: Array
+    episode_return_max: Array
+    episode_length_mean: Array
+    episode_length_min: Array
+    episode_length_max: Array
+
+
+class Parts(NamedTuple):
+    """What `make_ppo` was given, names resolved to functions."""
+
+    env: VecEnv
+    network: Network
+    config: Config
+    objective: Callable[..., Array]  # (ratio, advantage, kl, hyperparams) -> per-sample surrogate, maximised
+    target_fn: Callable[..., tuple[Array, Array]]
+    shuffle: Callable[[Array, int], Array]  # (key, size) -> order
+
+
+class Algorithm(NamedTuple):
+    """A pair of pure functions, and what they were made of."""
+
+    init: Callable[[Array, Hyperparams], TrainState]
+    update: Callable[[TrainState, Hyperparams], tuple[TrainState, Metrics]]
+    env: Env
+    network: Network
+    config: Config
+
+
+def mean_over_steps(info: dict[str, Array], taken: Array) -> dict[str, Array]:
+    """Metrics of the minibatch steps, [num_epochs, num_minibatches] each, reduced over the steps taken."""
+    mean = {name: jnp.mean(x, where=taken) for name, x in info.items()}
+    extremes = {"max_ratio": info["max_ratio"].max(), "first_ratio_error": info["first_ratio_error"][0, 0]}
+    return mean | extremes | {"minibatch_steps": taken.sum(dtype=jnp.float32)}
+
+
+def episode_metrics(summary: EpisodeSummary) -> dict[str, Array]:
+    """The summary's fields under their names in Metrics."""
+    return {name if name == "num_episodes" else f"episode_{name}": x for name, x in summary._asdict().items()}

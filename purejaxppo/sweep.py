@@ -1,0 +1,34 @@
+"""Many seeds times many hyperparameter settings as one program."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from purejaxppo.config import Hyperparams
+from purejaxppo.state import Algorithm, Metrics, TrainState
+from purejaxppo.train import as_traced, train
+
+Array = jax.Array
+
+
+def sweep(
+    algo: Algorithm, keys: Array, hyperparams: Hyperparams, num_updates: int | None = None
+) -> tuple[TrainState, Metrics]:
+    """Train every setting with every seed -> (states [H, S, ...], metrics [H, S, num_updates]). One compile.
+
+    keys [S]: one typed key per seed; the settings share them, so that they are compared on the same luck.
+    hyperparams: each field a number or an array [H]; the arrays vary together (zip, not product).
+    Raises ValueError where two arrays differ in length or have more than one axis.
+    """
+    h = as_traced(hyperparams)
+    shapes = {name: x.shape for name, x in h._asdict().items() if x.shape}
+    if len(set(shapes.values())) > 1 or any(len(shape) != 1 for shape in shapes.values()):
+        raise ValueError(f"hyperparameters must be numbers or vectors of one length H, got {shapes}")
+    num_settings = next(iter(shapes.values()), (1,))[0]
+    settings = Hyperparams(*(jnp.broadcast_to(x, (num_settings,)) for x in h))
+
+    def of_setting(h: Hyperparams) -> tuple[TrainState, Metrics]:
+        return jax.vmap(lambda key: train(algo, key, h, num_updates))(keys)
+
+    return jax.jit(jax.vmap(of_setting))(settings)

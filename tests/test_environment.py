@@ -1,0 +1,697 @@
+"""Resets happen in one place and as said; wrappers do what their formulas say; probes are what they claim."""
+
+import itertools
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import probes
+import pytest
+from probes import quick_jit
+
+from purejaxppo.environment import (
+    RESETS,
+    Box,
+    Discrete,
+    Env,
+    MultiDiscrete,
+    TimeStep,
+    append_previous,
+    auto_reset,
+    box,
+    check_env,
+    clip_action,
+    conform,
+    encode,
+    encoded_space,
+    flatten_observation,
+    frame_stack,
+    map_observation,
+    mask_observation,
+    rescale_action,
+    sample_space,
+    sticky_actions,
+    time_limit,
+    zero_of,
+)
+
+PROBES = {
+    name: getattr(probes, name)
+    for name in (
+        "constant_reward",
+        "reward_is_observation",
+        "reward_by_action",
+        "reward_by_action_and_observation",
+        "reward_by_distance",
+        "reward_by_many_actions",
+        "reward_by_mixed_action",
+        "two_steps",
+        "endless",
+        "chain",
+        "masked",
+        "scripted",
+    )
+}
+
+
+def rollout(env: Env, actions: Any, key: jax.Array, resets: str = "fresh", **kwargs: Any) -> tuple:
+    """Actions [T, N] through a self-resetting environment -> (noise, first obs, last state, TimeStep [T, N])."""
+    vec = auto_reset(env, resets, **kwargs)
+    num_steps, num_envs = jax.tree.leaves(actions)[0].shape[:2]
+
+    @quick_jit
+    def run(key: jax.Array) -> tuple:
+        key_reset, key_noise = jax.random.split(key)
+        env_state, obs = vec.reset(key_reset, num_envs)
+        noise = vec.noise(key_noise, num_steps, num_envs)
+
+        def step(env_state: Any, x: tuple) -> tuple:
+            env_state, timestep = vec.step(x[0], env_state, x[1])
+            return env_state, timestep
+
+        env_state, timesteps = jax.lax.scan(step, env_state, (noise, actions))
+        return noise, obs, env_state, timesteps
+
+    return run(jax.random.clone(key))
+
+
+def random_actions(env: Env, shape: tuple[int, ...], key: jax.Array) -> Any:
+    sample = partial(sample_space, env.action_space)
+    for _ in shape:
+        sample = jax.vmap(sample)
+    return quick_jit(sample)(jax.random.split(key, shape))
+
+
+def play(env: Env, actions: list, seed: int = 0) -> tuple[Any, list[TimeStep]]:
+    """One environment, step by step, never reset -> (first obs, TimeSteps)."""
+    keys = list(jax.random.split(jax.random.key(seed), len(actions) + 1))
+    env_state, obs = quick_jit(env.reset)(keys[0])
+    step, timesteps = quick_jit(env.step), []
+    for action, key in zip(actions, keys[1:], strict=True):
+        env_state, timestep = step(key, env_state, action)
+        timesteps.append(timestep)
+    return obs, timesteps
+
+
+def integer(i: int) -> jax.Array:
+    return jnp.asarray(i, jnp.int32)
+
+
+def replay_scripted(
+    starts: np.ndarray, first: np.ndarray, actions: np.ndarray, terminate_at: tuple, truncate_at: tuple
+) -> dict[str, np.ndarray]:
+    """`scripted` under auto-reset as a slow loop; starts [T, N] are those of the resets, first [N] of reset()."""
+    num_steps, num_envs = actions.shape
+    names = ("obs", "reward", "terminated", "truncated", "final_obs")
+    out: dict[str, list] = {name: [] for name in names}
+    start, time = first.copy(), np.zeros(num_envs, int)
+    for t in range(num_steps):
+        row: dict[str, list] = {name: [] for name in names}
+        for n in range(num_envs):
+            time[n] += 1
+            row["final_obs"].append((start[n], time[n]))
+            row["reward"].append(100 * time[n] + actions[t, n])
+            terminated = time[n] in terminate_at or actions[t, n] == 3
+            truncated = (time[n] in truncate_at or actions[t, n] == 4) and not terminated
+            if terminated or truncated:
+                start[n], time[n] = starts[t, n], 0
+            row["obs"].append((start[n], time[n]))
+            row["terminated"].append(terminated)
+            row["truncated"].append(truncated)
+        for name in names:
+            out[name].append(row[name])
+    return {name: np.array(rows) for name, rows in out.items()}
+
+
+# --- auto_reset -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("resets", RESETS)
+def test_auto_reset_matches_a_slow_loop(resets: str, key: jax.Array) -> None:
+    env = probes.scripted(terminate_at=(4,), truncate_at=(4, 6))
+    actions = jax.random.categorical(
+        jax.random.key(5), jnp.log(jnp.array([5.0, 5.0, 5.0, 1.0, 1.0])), shape=(60, 7)
+    ).astype(jnp.int32)
+    noise, obs, _, timesteps = rollout(env, actions, key, resets, pool_size=16)
+    first = np.asarray(obs)[:, 0]
+    starts = np.asarray(
+        jax.vmap(jax.vmap(env.reset))(jax.random.clone(noise.reset))[1] if resets == "every_step" else noise.reset[1]
+    )[..., 0]
+    expected = replay_scripted(starts, first, np.asarray(actions), (4,), (4, 6))
+    for name, value in expected.items():
+        np.testing.assert_array_equal(np.asarray(getattr(timesteps, name)), value, err_msg=name)
+    assert expected["terminated"].any()
+    assert expected["truncated"].any()
+
+
+def test_both_flags_at_once_terminated_wins_and_the_raw_environment_shows_both(key: jax.Array) -> None:
+    env = probes.scripted(terminate_at=(3,), truncate_at=(3,))
+    _, timesteps = play(env, [integer(0)] * 3)
+    assert bool(timesteps[2].terminated)
+    assert bool(timesteps[2].truncated)
+    _, _, _, vec = rollout(env, jnp.zeros((7, 2), jnp.int32), key)
+    np.testing.assert_array_equal(vec.terminated[:, 0], [False, False, True, False, False, True, False])
+    assert not vec.truncated.any()
+
+
+def test_two_episodes_the_final_observation_is_before_the_reset(key: jax.Array) -> None:
+    env = probes.scripted(terminate_at=(), truncate_at=(3,))
+    noise, obs, _, ts = rollout(env, jnp.zeros((6, 1), jnp.int32), key)
+    times, final_times = np.asarray(ts.obs)[:, 0, 1], np.asarray(ts.final_obs)[:, 0, 1]
+    np.testing.assert_array_equal(times, [1, 2, 0, 1, 2, 0])
+    np.testing.assert_array_equal(final_times, [1, 2, 3, 1, 2, 3])
+    starts, final_starts = np.asarray(ts.obs)[:, 0, 0], np.asarray(ts.final_obs)[:, 0, 0]
+    one, two, three = obs[0, 0], noise.reset[1][2, 0, 0], noise.reset[1][5, 0, 0]
+    np.testing.assert_array_equal(starts, [one, one, two, two, two, three])
+    np.testing.assert_array_equal(final_starts, [one, one, one, two, two, two])
+    assert len({float(one), float(two), float(three)}) == 3
+
+
+def test_reset_modes_give_bitwise_the_same_transitions_of_a_deterministic_environment(key: jax.Array) -> None:
+    env = time_limit(probes.scripted(terminate_at=(5,), truncate_at=(), random_start=False), 4)
+    actions = jax.random.randint(jax.random.key(1), (40, 5), 0, 5, jnp.int32)
+    runs = [rollout(env, actions, key, resets)[2:] for resets in RESETS]
+    for run in runs[1:]:
+        jax.tree.map(np.testing.assert_array_equal, runs[0], run)
+
+
+@pytest.mark.parametrize("resets", RESETS)
+def test_first_states_have_the_right_distribution(resets: str, key: jax.Array) -> None:
+    tabular = probes.chain_tabular(end=0.5)
+    env = probes.chain(tabular)
+    _, obs, _, ts = rollout(env, jnp.zeros((200, 50), jnp.int32), key, resets, pool_size=2000)
+    started = np.asarray(ts.obs)[np.asarray(ts.terminated)]
+    share = started.mean(0)
+    # 5000 episodes: a standard error of .006; the pool's 2000 draws add .009.
+    assert len(started) > 4500
+    np.testing.assert_allclose(share, tabular.start, atol=0.04)
+    np.testing.assert_allclose(np.asarray(obs).mean(0), tabular.start, atol=0.25)
+
+
+def test_how_many_first_states_each_mode_makes(key: jax.Array) -> None:
+    env = probes.scripted(terminate_at=(1,))
+    actions = jnp.zeros((30, 20), jnp.int32)
+    distinct = {}
+    for resets in RESETS:
+        _, _, _, ts = rollout(env, actions, key, resets, pool_size=8)
+        distinct[resets] = len(np.unique(np.asarray(ts.obs)[..., 0]))
+    assert distinct == {"fresh": 600, "every_step": 600, "pool": 8}
+
+
+def test_the_pool_is_drawn_anew_for_each_rollout_and_never_larger_than_it(key: jax.Array) -> None:
+    env = probes.scripted()
+    noise = jax.jit(auto_reset(env, "pool", pool_size=8).noise, static_argnums=(1, 2))
+    pools = [set(np.unique(noise(k, 10, 20).reset[1][..., 0]).tolist()) for k in jax.random.split(key)]
+    assert [len(p) for p in pools] == [8, 8]
+    assert not pools[0] & pools[1]
+    assert len(np.unique(noise(jax.random.key(3), 2, 2).reset[1][..., 0])) <= 4
+
+
+def test_all_randomness_of_a_step_is_in_its_noise(key: jax.Array) -> None:
+    vec = auto_reset(probes.chain())
+    env_state, _ = vec.reset(jax.random.key(1), 4)
+    noise = jax.tree.map(lambda x: x[0], vec.noise(key, 2, 4))
+    step = quick_jit(vec.step)
+    once, twice = (step(noise._replace(step_key=jax.random.clone(noise.step_key)), env_state, jnp.ones(4, jnp.int32))
+                   for _ in range(2))  # fmt: skip
+    jax.tree.map(np.testing.assert_array_equal, once, twice)
+
+
+def test_environments_do_not_touch_each_other(key: jax.Array) -> None:
+    vec = auto_reset(probes.scripted(terminate_at=(2,), truncate_at=()))
+    env_state, _ = vec.reset(jax.random.key(1), 6)
+    noise = jax.tree.map(lambda x: x[0], vec.noise(key, 1, 6))
+    actions, order = jnp.array([0, 1, 2, 3, 4, 0], jnp.int32), np.array([3, 1, 5, 0, 2, 4])
+    permuted = jax.tree.map(lambda x: x[order], (noise, env_state, actions))
+    step = quick_jit(vec.step)
+    straight = jax.tree.map(lambda x: x[order], step(jax.random.clone(noise), env_state, actions))
+    jax.tree.map(np.testing.assert_array_equal, step(*permuted), straight)
+
+
+@pytest.mark.parametrize("resets", RESETS)
+def test_states_that_hold_typed_keys_are_reset_too(resets: str, key: jax.Array) -> None:
+    env = probes.masked(num_actions=6, num_steps=3)
+    vec = auto_reset(env, resets, pool_size=5)
+
+    @quick_jit
+    def run(key: jax.Array) -> TimeStep:
+        key_reset, key_noise = jax.random.split(key)
+
+        def step(loop: tuple, noise: Any) -> tuple:
+            env_state, wanted = loop
+            env_state, ts = vec.step(noise, env_state, wanted)
+            return (env_state, jnp.argmax(ts.obs["observation"], -1).astype(jnp.int32)), ts
+
+        env_state, obs = vec.reset(key_reset, 4)
+        first = jnp.argmax(obs["observation"], -1).astype(jnp.int32)
+        return jax.lax.scan(step, (env_state, first), vec.noise(key_noise, 12, 4))[1]
+
+    ts = run(key)
+    np.testing.assert_array_equal(ts.reward, np.ones((12, 4)))
+    np.testing.assert_array_equal(ts.terminated, np.tile((np.arange(12) % 3 == 2)[:, None], (1, 4)))
+    shown = np.asarray(ts.obs["observation"], bool)
+    assert (np.asarray(ts.obs["action_mask"]) >= shown).all()
+    # Within an episode every step has its own mask: the key in the state moves on.
+    masks = np.asarray(ts.final_obs["action_mask"])[:3, 0]
+    assert len(np.unique(masks, axis=0)) > 1
+
+
+def test_auto_reset_refuses_what_it_does_not_know() -> None:
+    with pytest.raises(ValueError, match="'fresh', 'every_step', 'pool', not 'sometimes'"):
+        auto_reset(probes.endless(), "sometimes")
+    with pytest.raises(ValueError, match="pool_size must be at least 1"):
+        auto_reset(probes.endless(), "pool", pool_size=0)
+
+
+# --- spaces -----------------------------------------------------------------------------------------------
+
+
+def test_box_is_compared_by_value_and_checks_its_bounds() -> None:
+    assert box(0, 1, (3,)) == box(0, 1, (3,))
+    assert box(0, 1, (3,)) != box(0, 2, (3,))
+    assert box(0, 1, (3,)) != box(0, 1, (3,), np.int32)
+    assert hash(box(0, 1, (3,))) == hash(box(0, 1, (3,)))
+    assert box(-np.inf, np.inf, (2,), np.uint8) == box(0, 255, (2,), np.uint8)
+    with pytest.raises(ValueError, match=r"low has \(2,\) float32, high has \(3,\) float32"):
+        Box(np.zeros(2, np.float32), np.zeros(3, np.float32))
+
+
+def test_samples_fill_their_space_uniformly(key: jax.Array) -> None:
+    space = {
+        "d": Discrete(3),
+        "m": (MultiDiscrete((2, 5)), box(-2, 3, (2, 2))),
+        "u8": box(0, 255, (4,), np.uint8),
+        "b": box(0, 1, (3,), np.bool_),
+    }
+    draw = quick_jit(jax.vmap(partial(sample_space, space)))(jax.random.split(key, 4000))
+    multi, real = draw["m"]
+    assert jax.tree.structure(draw) == jax.tree.structure(jax.vmap(lambda _: zero_of(space))(jnp.arange(2)))
+    assert draw["d"].dtype == jnp.int32
+    assert draw["u8"].dtype == jnp.uint8
+    assert draw["b"].dtype == jnp.bool_
+    for values, n in ((draw["d"], 3), (multi[:, 0], 2), (multi[:, 1], 5), (draw["b"][:, 0].astype(int), 2)):
+        share = np.bincount(np.asarray(values), minlength=n) / 4000
+        assert share.shape == (n,)
+        np.testing.assert_allclose(share, 1 / n, atol=0.04)
+    assert (int(draw["u8"].min()), int(draw["u8"].max())) == (0, 255)
+    real = np.asarray(real)
+    assert real.min() >= -2
+    assert real.max() <= 3
+    np.testing.assert_allclose(np.quantile(real, [0.25, 0.5, 0.75]), [-0.75, 0.5, 1.75], atol=0.1)
+
+
+def test_samples_of_unbounded_boxes_are_finite_and_keep_the_bound_they_have(key: jax.Array) -> None:
+    largest = np.finfo(np.float32).max
+    low = np.array([-largest, -np.inf, 2, -np.inf], np.float32)
+    high = np.array([largest, np.inf, np.inf, -1], np.float32)
+    draw = np.asarray(quick_jit(jax.vmap(partial(sample_space, Box(low, high))))(jax.random.split(key, 2000)))
+    assert np.isfinite(draw).all()
+    assert (draw >= low).all()
+    assert (draw <= high).all()
+    np.testing.assert_allclose(draw.mean(0), [0, 0, 3, -2], atol=0.15)
+
+
+def test_encode_is_one_hot_and_ravel_by_sorted_key() -> None:
+    space = {"b": (Discrete(3), box(-1, 1, (2, 2))), "a": MultiDiscrete((2, 3))}
+    element = {"b": (integer(2), jnp.arange(4.0).reshape(2, 2)), "a": jnp.array([1, 0], jnp.int32)}
+    np.testing.assert_array_equal(encode(space, element), [0, 1, 1, 0, 0, 0, 0, 1, 0, 1, 2, 3])
+    assert encoded_space(space) == Box(np.array([0] * 8 + [-1] * 4, np.float32), np.array([1] * 12, np.float32))
+
+
+# --- wrappers ---------------------------------------------------------------------------------------------
+
+
+def nested() -> Env:
+    """Observations as a dict of a tuple, an integer and an array; they count the steps."""
+    space = {
+        "z": (Discrete(4), box(0, 9, (2, 2), np.int32)),
+        "a": box(-5, 5, (3,)),
+    }
+
+    def observe(time: jax.Array) -> Any:
+        return {"z": (time, jnp.full((2, 2), time)), "a": jnp.full((3,), -time.astype(jnp.float32))}
+
+    def step(key: jax.Array, time: jax.Array, action: jax.Array) -> tuple[jax.Array, TimeStep]:
+        time, obs = time + 1, observe(time + 1)
+        return time, TimeStep(obs, jnp.float32(0), jnp.asarray(False), jnp.asarray(False), obs)
+
+    return Env(lambda key: (integer(0), observe(integer(0))), step, space, Discrete(2))
+
+
+def pixels(dtype: Any = np.uint8) -> Env:
+    return map_observation(
+        probes.constant_reward(),
+        lambda obs: jnp.arange(12).reshape(2, 3, 2).astype(dtype),
+        box(0, 255, (2, 3, 2), dtype),
+    )
+
+
+WRAPPED = {
+    "flatten": lambda: flatten_observation(time_limit(nested(), 3)),
+    "flatten_masked": lambda: flatten_observation(probes.masked()),
+    "flatten_image": lambda: flatten_observation(pixels(), images=True),
+    "clip": lambda: clip_action(probes.reward_by_distance()),
+    "clip_mixed": lambda: clip_action(probes.reward_by_mixed_action()),
+    "rescale": lambda: rescale_action(probes.reward_by_distance(bound=3)),
+    "time_limit": lambda: time_limit(probes.chain(), 3),
+    "mask_observation": lambda: mask_observation(probes.chain(), [4, 0]),
+    "append_previous": lambda: append_previous(probes.chain()),
+    "append_previous_masked": lambda: append_previous(probes.masked()),
+    "append_previous_mixed": lambda: append_previous(probes.reward_by_mixed_action()),
+    "frame_stack": lambda: frame_stack(probes.chain(), 3),
+    "frame_stack_masked": lambda: frame_stack(probes.masked(), 3),
+    "frame_stack_image": lambda: frame_stack(pixels(), 3),
+    "sticky": lambda: sticky_actions(probes.chain()),
+    "sticky_mixed": lambda: sticky_actions(probes.reward_by_mixed_action()),
+    "all": lambda: frame_stack(append_previous(sticky_actions(time_limit(flatten_observation(nested()), 3))), 2),
+}
+
+
+@pytest.mark.parametrize("make", [*PROBES.values(), *WRAPPED.values()], ids=[*PROBES, *WRAPPED])
+def test_probes_and_wrapped_environments_keep_to_the_protocol(make: Any, key: jax.Array) -> None:
+    env = make()
+    check_env(env)
+    # and their observations are in their declared bounds, also after resets
+    actions = random_actions(env, (8, 3), jax.random.key(9))
+    _, obs, _, ts = rollout(env, actions, key)
+
+    def within(space: Any, values: Any) -> None:
+        if isinstance(space, dict):
+            for k, child in space.items():
+                within(child, values[k])
+        else:
+            assert isinstance(space, Box)
+            assert (np.asarray(values) >= space.low).all()
+            assert (np.asarray(values) <= space.high).all()
+
+    for values in (obs, ts.obs, ts.final_obs):
+        within(env.observation_space, values)
+    assert np.isfinite(ts.reward).all()
+
+
+def test_flatten_observation_encodes_everything_in_order_of_sorted_keys() -> None:
+    env = flatten_observation(nested())
+    assert env.observation_space == Box(
+        np.array([-5] * 3 + [0] * 8, np.float32), np.array([5] * 3 + [1] * 4 + [9] * 4, np.float32)
+    )
+    obs, timesteps = play(env, [integer(0)] * 2)
+    np.testing.assert_array_equal(obs, [0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0])
+    np.testing.assert_array_equal(timesteps[1].obs, [-2, -2, -2, 0, 0, 1, 0, 2, 2, 2, 2])
+    np.testing.assert_array_equal(timesteps[1].final_obs, timesteps[1].obs)
+
+
+def test_flatten_observation_keeps_action_masks_apart() -> None:
+    env = flatten_observation(probes.masked(num_actions=4))
+    assert isinstance(env.observation_space, dict)
+    obs, _ = play(env, [])
+    assert obs["observation"].shape == env.observation_space["observation"].shape == (4,)
+    assert obs["action_mask"].dtype == jnp.bool_
+    both = map_observation(
+        probes.masked(num_actions=4),
+        lambda obs: {**obs, "level": integer(1)},
+        {**env.observation_space, "level": Discrete(3)},
+    )
+    obs, _ = play(flatten_observation(both), [])
+    np.testing.assert_array_equal(obs["observation"][:3], [0, 1, 0])
+    assert obs["observation"].shape == (7,)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.bool_])
+def test_flatten_observation_leaves_images_alone_unless_asked(dtype: Any) -> None:
+    env = pixels(dtype)
+    assert flatten_observation(env) is env
+    obs, _ = play(flatten_observation(env, images=True), [])
+    assert obs.dtype == jnp.float32
+    np.testing.assert_array_equal(obs, np.arange(12).astype(dtype).astype(np.float32))
+    mixed = map_observation(env, lambda obs: {"image": obs, "speed": jnp.ones(2)}, {
+        "image": env.observation_space, "speed": box(0, 1, (2,))})  # fmt: skip
+    with pytest.raises(ValueError, match="images=True"):
+        flatten_observation(mixed)
+    obs, _ = play(flatten_observation(mixed, images=True), [])
+    assert obs.shape == (14,)
+
+
+def test_float_planes_are_flattened() -> None:
+    obs, _ = play(flatten_observation(pixels(np.float32)), [])
+    assert obs.shape == (12,)
+
+
+def test_clip_action_clips_boxes_at_their_own_bounds_wherever_they_are() -> None:
+    env = clip_action(probes.reward_by_distance(target=0.5, bound=2.0))
+    assert env.action_space == box(-2, 2, (1,))
+    rewards = [play(env, [jnp.array([a])])[1][0].reward for a in (5.0, 2.0, 1.0, -7.0)]
+    np.testing.assert_allclose(rewards, [-2.25, -2.25, -0.25, -6.25], rtol=1e-6)
+    mixed = clip_action(probes.reward_by_mixed_action(target=0.5))
+    action = {"choice": integer(2), "push": jnp.array([9.0, 0.5])}
+    np.testing.assert_allclose(play(mixed, [action])[1][0].reward, 1 - 0.25)
+    _, (timestep,) = play(clip_action(probes.scripted()), [integer(2)])
+    assert float(timestep.reward) == 102.0
+
+
+def test_rescale_action_maps_the_interval_onto_the_bounds() -> None:
+    inner = probes.reward_by_distance(target=0.0)._replace(
+        action_space=Box(np.array([2.0], np.float32), np.array([6.0], np.float32))
+    )
+    for low, high, actions in ((-1, 1, (-1.0, 0.0, 1.0)), (0, 1, (0.0, 0.5, 1.0))):
+        env = rescale_action(inner, low, high)
+        assert env.action_space == box(low, high, (1,))
+        rewards = [play(env, [jnp.array([a])])[1][0].reward for a in actions]
+        np.testing.assert_allclose(rewards, [-4, -16, -36], rtol=1e-6)
+    for bad in (probes.chain(), inner._replace(action_space=box(-np.inf, 1, (1,)))):
+        with pytest.raises(ValueError, match="finite bounds"):
+            rescale_action(bad)
+    with pytest.raises(ValueError, match="low < high"):
+        rescale_action(inner, 1, 1)
+
+
+def test_time_limit_truncates_counts_from_each_reset_and_leaves_terminations(key: jax.Array) -> None:
+    env = time_limit(probes.scripted(terminate_at=(2,), truncate_at=()), 2)
+    _, timesteps = play(env, [integer(0)] * 2)
+    assert [bool(t.truncated) for t in timesteps] == [False, True]
+    assert [bool(t.terminated) for t in timesteps] == [False, True]
+    env = time_limit(probes.scripted(terminate_at=(), truncate_at=()), 4)
+    actions = jnp.zeros((10, 1), jnp.int32).at[1, 0].set(3)  # an end of its own after two steps
+    _, _, _, ts = rollout(env, actions, key)
+    np.testing.assert_array_equal(np.flatnonzero(ts.terminated[:, 0]), [1])
+    np.testing.assert_array_equal(np.flatnonzero(ts.truncated[:, 0]), [5, 9])
+    with pytest.raises(ValueError, match="at least 1"):
+        time_limit(env, 0)
+
+
+def test_mask_observation_keeps_the_named_entries_in_their_order() -> None:
+    env = mask_observation(probes.scripted(terminate_at=(9,)), (1,))
+    assert env.observation_space == box(0, np.inf, (1,))
+    obs, timesteps = play(env, [integer(0)] * 2)
+    np.testing.assert_array_equal([obs, timesteps[0].obs, timesteps[1].final_obs], [[0], [1], [2]])
+    swapped, _ = play(mask_observation(probes.chain(), (4, 0)), [], seed=3)
+    whole, _ = play(probes.chain(), [], seed=3)
+    np.testing.assert_array_equal(swapped, whole[np.array([4, 0])])
+    for bad in ((), (5,), (-1,), (1, 1)):
+        with pytest.raises(ValueError, match=r"in 0 \.\. 4"):
+            mask_observation(probes.chain(), bad)
+    with pytest.raises(ValueError, match=r"needs a vector as observation.*flatten_observation"):
+        mask_observation(pixels(), (0,))
+
+
+def test_append_previous_shows_what_was_done_and_what_came_of_it(key: jax.Array) -> None:
+    env = append_previous(probes.scripted(terminate_at=(), truncate_at=(2,), random_start=False))
+    actions = jnp.array([[1], [2], [0]], jnp.int32)
+    _, obs, _, ts = rollout(env, actions, key)
+    np.testing.assert_array_equal(obs[0], [0, 0, 0, 0, 0, 0, 0, 0])
+    # start, time, one-hot of five actions, reward
+    np.testing.assert_array_equal(ts.obs[0, 0], [0, 1, 0, 1, 0, 0, 0, 101])
+    np.testing.assert_array_equal(ts.final_obs[1, 0], [0, 2, 0, 0, 1, 0, 0, 202])
+    np.testing.assert_array_equal(ts.obs[1, 0], [0, 0, 0, 0, 0, 0, 0, 0])
+    np.testing.assert_array_equal(ts.obs[2, 0], [0, 1, 1, 0, 0, 0, 0, 100])
+
+
+def test_append_previous_takes_continuous_and_compound_actions_as_they_are() -> None:
+    _, (step,) = play(append_previous(probes.reward_by_distance(target=0.0, action_dim=2)), [jnp.array([0.5, -1.0])])
+    np.testing.assert_allclose(step.obs, [1, 0.5, -1, -1.25])
+    action = {"choice": integer(1), "push": jnp.array([0.5, 0.5])}
+    _, (step,) = play(append_previous(probes.reward_by_mixed_action()), [action])
+    np.testing.assert_allclose(step.obs, [1, 0, 1, 0, 0.5, 0.5, 0])
+    with pytest.raises(ValueError, match="append_previous needs a vector"):
+        append_previous(nested())
+
+
+def test_frame_stack_shows_the_last_observations_and_starts_anew(key: jax.Array) -> None:
+    env = frame_stack(probes.scripted(terminate_at=(), truncate_at=(3,)), 3)
+    _, obs, _, ts = rollout(env, jnp.zeros((5, 2), jnp.int32), key)
+    first, second = np.asarray(obs)[1, 0], np.asarray(ts.obs)[2, 1, 0]
+
+    def stack(start: float, times: list[int]) -> list[float]:
+        return [x for time in times for x in (start, time)]
+
+    np.testing.assert_array_equal(obs[1], stack(first, [0, 0, 0]))
+    np.testing.assert_array_equal(ts.obs[1, 1], stack(first, [0, 1, 2]))
+    np.testing.assert_array_equal(ts.final_obs[2, 1], stack(first, [1, 2, 3]))
+    np.testing.assert_array_equal(ts.obs[2, 1], stack(second, [0, 0, 0]))
+    np.testing.assert_array_equal(ts.obs[3, 1], stack(second, [0, 0, 1]))
+    assert first != second
+    images = frame_stack(pixels(), 2)
+    assert isinstance(images.observation_space, Box)
+    assert images.observation_space.shape == (2, 3, 4)
+    assert play(images, [])[0].dtype == jnp.uint8
+    with pytest.raises(ValueError, match="num_frames >= 1"):
+        frame_stack(probes.chain(), 0)
+
+
+def test_sticky_actions_repeat_the_action_carried_out_with_the_given_probability(key: jax.Array) -> None:
+    env = sticky_actions(probes.scripted(terminate_at=(5,), truncate_at=(), random_start=False), 0.25)
+    actions = jax.random.randint(jax.random.key(4), (1000, 20), 0, 3, jnp.int32)
+    _, _, _, ts = rollout(env, actions, key)
+    # The reward tells the action carried out.
+    carried, given = np.asarray(ts.reward).astype(int) % 100, np.asarray(actions)
+    first = np.arange(1000) % 5 == 0
+    np.testing.assert_array_equal(carried[first], given[first])
+    later = np.flatnonzero(~first)
+    before = carried[later - 1]
+    assert ((carried[later] == given[later]) | (carried[later] == before)).all()
+    telling = given[later] != before
+    stuck = (carried[later] == before)[telling]
+    # 10 700 draws: a standard error of .0042
+    assert abs(stuck.mean() - 0.25) < 0.017
+    never = sticky_actions(probes.scripted(), 0.0)
+    _, timesteps = play(never, [integer(a) for a in (2, 0, 1)])
+    assert [float(t.reward) for t in timesteps] == [102, 200, 301]
+    for bad in (-0.1, 1.0, float("nan")):
+        with pytest.raises(ValueError, match=r"in \[0, 1\)"):
+            sticky_actions(probes.chain(), bad)
+
+
+# --- keeping to the protocol ------------------------------------------------------------------------------
+
+
+def sloppy(**parts: Any) -> Env:
+    """An environment as people write them: Python numbers, integer rewards, done as a float, a mixed-up dtype."""
+
+    def reset(key: jax.Array) -> Any:
+        return {"time": 0, "x": jnp.zeros(2, jnp.int32)}, jnp.zeros(2, jnp.int32)
+
+    def step(key: jax.Array, state: Any, action: Any) -> Any:
+        x = state["x"] + 0.5 * action  # promotes integers: an error in strict mode
+        timestep = TimeStep(x, 1, 1.0 * (state["time"] >= 2), False, x)
+        return {"time": state["time"] + 1, "x": x}, timestep._replace(**parts)
+
+    return Env(reset, step, box(-9, 9, (2,)), Discrete(2))
+
+
+def test_conform_gives_every_leaf_one_strong_dtype(key: jax.Array) -> None:
+    env = conform(sloppy())
+    check_env(env)
+    state, obs = env.reset(key)
+    assert obs.dtype == jnp.float32
+    assert state["time"].dtype == jnp.int32
+    _, timesteps = play(env, [integer(1)] * 3)
+    np.testing.assert_array_equal([t.obs[0] for t in timesteps], [0.5, 1.0, 1.5])
+    np.testing.assert_array_equal([t.terminated for t in timesteps], [False, False, True])
+    assert timesteps[0].reward.dtype == jnp.float32
+    # A scan compiles, so the state's type is a fixed point.
+    _, _, _, ts = rollout(env, jnp.ones((4, 2), jnp.int32), jax.random.key(1))
+    np.testing.assert_array_equal(ts.reward, np.ones((4, 2)))
+
+
+def test_conform_refuses_states_that_change_shape() -> None:
+    bad = probes.scripted()
+    grown = bad._replace(step=lambda k, s, a: (bad.step(k, s, a)[0], bad.step(jax.random.clone(k), s, a)[1]._replace(
+        obs=jnp.zeros(3), final_obs=jnp.zeros(3))))  # fmt: skip
+    with pytest.raises(ValueError, match=r"different observation: shape \(2,\) against \(3,\)"):
+        conform(grown)
+    other = bad._replace(step=lambda k, s, a: ((s,), bad.step(k, s, a)[1]))
+    with pytest.raises(ValueError, match="different state"):
+        conform(other)
+
+
+def test_check_env_names_everything_that_is_wrong() -> None:
+    with jax.numpy_dtype_promotion("standard"), pytest.raises(ValueError, match="conform") as error:
+        check_env(sloppy(reward=jnp.ones(1), final_obs=jnp.zeros(1)))
+    for part in ("the state after reset", "the observation of reset", "final_obs", "reward must be a float32 scalar",
+                 "terminated must be a bool scalar", "not of the observation space"):  # fmt: skip
+        assert part in str(error.value)
+
+
+# --- the probes are what they claim -----------------------------------------------------------------------
+
+
+def test_the_simulated_chain_has_the_exported_transition_matrix(key: jax.Array) -> None:
+    tabular, env, size = probes.chain_tabular(), probes.chain(), 5
+    keys = jax.random.split(key, (size, 2, 20_000))
+    states, actions = jnp.arange(size, dtype=jnp.int32), jnp.arange(2, dtype=jnp.int32)
+    step = jax.vmap(env.step, (0, None, None))
+    step = jax.vmap(jax.vmap(step, (0, None, 0)), (0, 0, None))
+    there, timesteps = quick_jit(step)(keys, states, actions)
+    there = np.where(timesteps.terminated, size, there)
+    counts = np.stack([(there == s).mean(-1) for s in range(size + 1)], -1)
+    ended = 1 - tabular.transition.sum(2, keepdims=True)
+    np.testing.assert_allclose(counts, np.concatenate([tabular.transition, ended], 2), atol=0.015)
+    np.testing.assert_allclose(timesteps.reward[..., 0], tabular.reward, rtol=1e-6)
+
+
+def test_the_chain_is_solved_exactly_by_policy_iteration() -> None:
+    tabular, gamma = probes.chain_tabular(), 0.95
+    best = max(
+        float(tabular.start @ iterate_value(tabular, np.array(choice), gamma))
+        for choice in itertools.product(range(2), repeat=5)
+    )
+    policy = tabular.best_policy(gamma)
+    np.testing.assert_allclose(tabular.start @ tabular.value(policy, gamma), best, rtol=1e-9)
+    # Worth solving: neither always left nor chance comes near.
+    for poor in (np.eye(2)[np.zeros(5, int)], np.full((5, 2), 0.5)):
+        assert tabular.start @ tabular.value(poor, gamma) < 0.7 * best
+
+
+def iterate_value(tabular: probes.Tabular, choice: np.ndarray, gamma: float) -> np.ndarray:
+    """V of a deterministic policy by 2000 sweeps."""
+    value = np.zeros(5)
+    for _ in range(2000):
+        value = np.array(
+            [tabular.reward[s, a] + gamma * tabular.transition[s, a] @ value for s, a in enumerate(choice)]
+        )
+    return value
+
+
+def test_one_step_probes_pay_what_they_say() -> None:
+    def pay(env: Env, action: Any, seed: int = 0) -> tuple[np.ndarray, float]:
+        obs, (timestep,) = play(env, [action], seed)
+        assert bool(timestep.terminated)
+        return np.asarray(obs), float(timestep.reward)
+
+    assert pay(probes.constant_reward(), integer(1))[1] == 1
+    assert [pay(probes.reward_by_action(), integer(a))[1] for a in (0, 1)] == [-1, 1]
+    signs = set()
+    for seed in range(8):
+        obs, reward = pay(probes.reward_is_observation(), integer(0), seed)
+        assert reward == obs[0]
+        signs.add(reward)
+        obs, reward = pay(probes.reward_by_action_and_observation(), integer(1), seed)
+        assert reward == obs[0]
+        obs, reward = pay(probes.reward_by_action_and_observation(), integer(0), seed)
+        assert reward == -obs[0]
+        obs, _ = pay(probes.reward_by_many_actions(), jnp.zeros(2, jnp.int32), seed)
+        wanted = np.array([obs[:3].argmax(), obs[3:].argmax()])
+        assert pay(probes.reward_by_many_actions(), jnp.asarray(wanted, jnp.int32), seed)[1] == 1
+        other = jnp.asarray([wanted[0], (wanted[1] + 1) % 4], jnp.int32)
+        assert pay(probes.reward_by_many_actions(), other, seed)[1] == 0.5
+    assert signs == {-1, 1}
+    assert pay(probes.reward_by_distance(0.25), jnp.array([0.75]))[1] == -0.25
+
+
+def test_longer_probes_pay_and_end_as_they_say() -> None:
+    obs, timesteps = play(probes.two_steps(), [integer(0)] * 2)
+    assert [float(obs[0]), float(timesteps[0].obs[0])] == [0, 1]
+    assert [float(t.reward) for t in timesteps] == [0, 1]
+    assert [bool(t.terminated) for t in timesteps] == [False, True]
+    _, timesteps = play(probes.endless(limit=3), [integer(0)] * 3)
+    assert [float(t.reward) for t in timesteps] == [1, 1, 1]
+    assert [bool(t.terminated) for t in timesteps] == [False] * 3
+    assert [bool(t.truncated) for t in timesteps] == [False, False, True]
+    env = probes.masked()
+    state, obs = env.reset(jax.random.key(3))
+    forbidden = jnp.argmin(obs["action_mask"]).astype(jnp.int32)
+    assert not obs["action_mask"][forbidden]
+    _, timestep = env.step(jax.random.key(4), state, forbidden)
+    assert float(timestep.reward) == -10
+    assert bool(timestep.terminated)
