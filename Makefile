@@ -57,7 +57,7 @@ $(BIN)/python:
 	"$$found" -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 define install_with
-	@echo "==> installing $(1) into $(VENV) (minutes the first time)"
+	@echo "==> installing $(1) into $(VENV) (minutes the first time, about 1 GB)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '$(1)'
 	@touch $@
 endef

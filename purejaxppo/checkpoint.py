@@ -68,7 +68,7 @@ def save_policy(path: str | Path, state: Any, metadata: Mapping[str, str] | None
     from safetensors.numpy import save
 
     policy = Policy(state.params, state.obs_moments)
-    tensors = {name: np.asarray(leaf) for name, leaf in _named(policy._asdict()).items()}
+    tensors = {name: np.asarray(leaf) for name, leaf in _named(policy).items()}
     texts = {**(metadata or {}), "format": FORMAT}
     write_file(path, save(tensors, {**texts, "sha256": _checksum(tensors, texts)}))
 
@@ -112,7 +112,7 @@ def load_policy(path: str | Path, algo: Any) -> Policy:
     tensors, _ = _read(path)
     state = jax.eval_shape(algo.init, jax.random.key(0), Hyperparams())
     policy = Policy(state.params, state.obs_moments)
-    expected = _named(policy._asdict())
+    expected = _named(policy)
     problems = [f"lacks {name}" for name in expected if name not in tensors]
     problems += [f"has {name}, which the network has not" for name in tensors if name not in expected]
     for name in expected.keys() & tensors.keys():

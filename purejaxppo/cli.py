@@ -117,6 +117,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("purejaxppo: aborted", file=sys.stderr)
         return _leave(128 + signal.SIGINT)
+    except OSError as error:  # such as a full disk
+        print(f"purejaxppo: error: {error}", file=sys.stderr)
+        return FAILED
+    except RuntimeError as error:  # JAX has no class of its own for this one
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        print(
+            f"purejaxppo: error: the device has not enough memory; fewer num_envs or num_steps help\n{error}",
+            file=sys.stderr,
+        )
+        return FAILED
 
 
 def _leave(code: int) -> int:
@@ -346,6 +357,7 @@ def _train(run: Run, algo: Any, folder: Path) -> Outcome:
             policy = Policy(state.params, state.obs_moments)
             if received and done < run.config.num_updates:
                 status, code = "interrupted", 128 + received[0]
+                message = f"stopped before its end; how good it is: purejaxppo evaluate {folder}"
                 break
     return Outcome(status, code, done, meter.report.seconds, first_update, policy, message)
 

@@ -9,9 +9,16 @@ import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args, get_origin, get_type_hints
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import jax
+
+    Number: TypeAlias = float | np.ndarray | jax.Array
+else:
+    Number = float  # what a file and the command line may give
 
 RECURRENT_KINDS = ("gru", "lstm", "lru")
 
@@ -69,28 +76,28 @@ class NetworkConfig:
 class Hyperparams(NamedTuple):
     """Traced numbers: each may be an array under `vmap`. `inf` switches a limit off."""
 
-    learning_rate: float = 2.5e-4
-    lr_anneal: float = 1.0  # 1: linear to 0 over total_timesteps, 0: constant
-    gamma: float = 0.99  # discount
-    gae_lambda: float = 0.95  # λ of (10)
-    clip_eps: float = 0.2  # ε of (7)
-    clip_asymmetry: float = 1.0  # upper bound of the ratio is 1 + clip_asymmetry * clip_eps
-    dual_clip: float = math.inf  # bound on the ratio where the advantage is negative
-    vf_coef: float = 0.5  # weight of the mean squared value error in (13)
-    vf_clip_eps: float = math.inf  # range of the clipped value loss (11)
-    ent_coef: float = 0.0  # weight of the entropy (12) in (13)
-    max_grad_norm: float = 0.5  # clip by global norm
-    adam_b1: float = 0.9
-    adam_b2: float = 0.999
-    adam_eps: float = 1e-5
-    target_kl: float = math.inf  # KL at which the remaining minibatches of an update are skipped
-    beta: float = 1.0  # first penalty coefficient of (8)
-    beta_target_kl: float = math.inf  # KL that the penalty is adapted to
-    lr_target_kl: float = math.inf  # KL that the learning rate is adapted to
-    clip_target_kl: float = math.inf  # KL that the clip range is adapted to
-    value_lambda: float = 0.95  # λ of targets "td_lambda"
-    trpo_delta: float = 0.01  # δ of (6)
-    trpo_damping: float = 0.1  # added to the diagonal of the Fisher matrix
+    learning_rate: Number = 2.5e-4
+    lr_anneal: Number = 1.0  # 1: linear to 0 over total_timesteps, 0: constant
+    gamma: Number = 0.99  # discount
+    gae_lambda: Number = 0.95  # λ of (10)
+    clip_eps: Number = 0.2  # ε of (7)
+    clip_asymmetry: Number = 1.0  # upper bound of the ratio is 1 + clip_asymmetry * clip_eps
+    dual_clip: Number = math.inf  # bound on the ratio where the advantage is negative
+    vf_coef: Number = 0.5  # weight of the mean squared value error in (13)
+    vf_clip_eps: Number = math.inf  # range of the clipped value loss (11)
+    ent_coef: Number = 0.0  # weight of the entropy (12) in (13)
+    max_grad_norm: Number = 0.5  # clip by global norm
+    adam_b1: Number = 0.9
+    adam_b2: Number = 0.999
+    adam_eps: Number = 1e-5
+    target_kl: Number = math.inf  # KL at which the remaining minibatches of an update are skipped
+    beta: Number = 1.0  # first penalty coefficient of (8)
+    beta_target_kl: Number = math.inf  # KL that the penalty is adapted to
+    lr_target_kl: Number = math.inf  # KL that the learning rate is adapted to
+    clip_target_kl: Number = math.inf  # KL that the clip range is adapted to
+    value_lambda: Number = 0.95  # λ of targets "td_lambda"
+    trpo_delta: Number = 0.01  # δ of (6)
+    trpo_damping: Number = 0.1  # added to the diagonal of the Fisher matrix
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,17 +13,21 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from purejaxppo.distributions import Categorical, DiagonalGaussian
-from purejaxppo.environment import Discrete, Env, zero_of
+from purejaxppo.config import RECURRENT_KINDS, NetworkConfig, check_parts
+from purejaxppo.encoders import Inputs, encode, has_image, to_inputs, views
+from purejaxppo.environment import Env, zero_of
+from purejaxppo.heads import LOG_STD_RANGE, check_action_space, num_logits, num_means, policy
+from purejaxppo.initializers import orthogonal
+from purejaxppo.recurrent import CELLS
 
 Array = jax.Array
 
 
 class Network(NamedTuple):
-    """An actor-critic as three pure functions.
+    """An actor-critic as three pure functions; any three that keep to the comments are a network.
 
-    The starting carry has a function of its own (the design has it inside `init`): evaluation needs a carry
-    for another number of environments without drawing parameters.
+    The starting carry has a function of its own: evaluation needs one for another number of environments. The
+    distribution is a pytree with leaves [T, N, ...] and the methods that purejaxppo.distributions describes.
     """
 
     init: Callable[[Array], Any]  # (key) -> params
@@ -32,49 +36,150 @@ class Network(NamedTuple):
     # (params, carry [N, ...], obs [T, N, ...], reset [T, N]) -> (carry [N, ...], distribution [T, N], value [T, N])
 
 
-class MLPActorCritic(nn.Module):
-    """Two separate MLPs: orthogonal init, gain √2 in the trunk, 0.01 at the policy head, 1 at the value head."""
+class ActorCritic(nn.Module):
+    """The layers: encoder, memory where there is one, heads; separate for actor and critic unless they share a torso.
 
-    action_space: Any
-    hidden_sizes: Sequence[int] = (64, 64)
-    activation: str = "tanh"
+    Orthogonal init, gain √2 in the encoder, 0.01 at the policy head, 1 at the value head. Parameters are float32, and
+    so are both heads whatever the compute dtype.
+    """
 
-    def trunk(self, x: Array, name: str) -> Array:
-        """Hidden layers of one of the two networks, x [..., D] -> [..., hidden_sizes[-1]]."""
-        for i, width in enumerate(self.hidden_sizes):
-            dense = nn.Dense(width, kernel_init=nn.initializers.orthogonal(2**0.5), name=f"{name}_{i}")
-            x = getattr(nn, self.activation)(dense(x))
-        return x
+    config: NetworkConfig
+    num_logits: int
+    num_means: int
+
+    def initial_carry(self, num_envs: int) -> Any:
+        """The empty memory of actor and critic, () where there is none."""
+        if self.config.kind not in RECURRENT_KINDS:
+            return ()
+        names = ("shared",) if self.config.shared_torso else ("actor", "critic")
+        cell = CELLS[self.config.kind](self.config.rnn_size, parent=None)
+        return {name: cell.initial_carry(num_envs) for name in names}
 
     @nn.compact
-    def __call__(self, obs: Array) -> tuple[Any, Array]:
-        """Obs [..., D] -> (distribution [...], value [...])."""
-        actor = self.trunk(obs, "actor")
-        critic = self.trunk(obs, "critic")
-        value = nn.Dense(1, kernel_init=nn.initializers.orthogonal(1.0), name="value")(critic)
-        head = nn.initializers.orthogonal(0.01)
-        if isinstance(self.action_space, Discrete):
-            logits = nn.Dense(self.action_space.n, kernel_init=head, name="policy")(actor)
-            return Categorical(logits), value[..., 0]
-        size = int(self.action_space.low.size)
-        mean = nn.Dense(size, kernel_init=head, name="policy")(actor)
-        log_std = self.param("log_std", nn.initializers.zeros, (size,))
-        return DiagonalGaussian(mean, jnp.broadcast_to(log_std, mean.shape)), value[..., 0]
+    def __call__(self, carry: Any, actor: Inputs, critic: Inputs, reset: Array) -> tuple[Any, Array, Any, Array]:
+        """Inputs [T, N, ...] -> (carry, logits and means [T, N, D], log σ [T, N, A] or None, value [T, N])."""
+        if self.config.shared_torso:
+            carry, features = self._torso(carry, actor, reset, "shared")
+            of_actor = of_critic = features
+        else:
+            actor_carry, of_actor = self._torso(carry, actor, reset, "actor")
+            critic_carry, of_critic = self._torso(carry, critic, reset, "critic")
+            carry = {**actor_carry, **critic_carry} if carry else carry
+        value = nn.Dense(1, kernel_init=orthogonal(1.0), name="value")(of_critic)
+        outputs, log_std = self._policy(of_actor)
+        return carry, outputs, log_std, value[..., 0]
+
+    def _torso(self, carry: Any, inputs: Inputs, reset: Array, name: str) -> tuple[Any, Array]:
+        """What a head reads, float32 [T, N, ...], and the part of the carry that is called `name`."""
+        config = self.config
+        x = encode(inputs, config, name)
+        if config.kind not in RECURRENT_KINDS:
+            return carry, x.astype(jnp.float32)
+        cell = CELLS[config.kind](config.rnn_size, config.compute_dtype, name=f"{name}_{config.kind}")
+        memory, x = cell(carry[name], x, reset)
+        return {name: memory}, x.astype(jnp.float32)
+
+    def _policy(self, features: Array) -> tuple[Array, Array | None]:
+        """Logits and means [T, N, D]; log σ [T, N, A], one number per component, or from the state; None where A = 0.
+
+        From the state it is log_std_init + 5 tanh(y / 5): near y where y is small, and never so large that σ overflows.
+        """
+        config, means = self.config, self.num_means
+        from_state = means if config.state_dependent_std else 0
+        size = self.num_logits + means
+        outputs = nn.Dense(size + from_state, kernel_init=orthogonal(0.01), name="policy")(features)
+        if from_state:
+            log_std = config.log_std_init + LOG_STD_RANGE * jnp.tanh(outputs[..., size:] / LOG_STD_RANGE)
+            return outputs[..., :size], log_std
+        if not means:
+            return outputs, None
+        log_std = self.param("log_std", nn.initializers.constant(config.log_std_init), (means,))
+        return outputs, jnp.broadcast_to(log_std, (*outputs.shape[:-1], means))
 
 
-def mlp(env: Env, hidden_sizes: Sequence[int] = (64, 64), activation: str = "tanh") -> Network:
-    """A feed-forward actor-critic for `env`: separate actor and critic MLPs."""
-    module = MLPActorCritic(env.action_space, tuple(hidden_sizes), activation)
+def make_network(env: Env, config: NetworkConfig | None = None) -> Network:
+    """The actor-critic of `config` for the observations and actions of `env`.
+
+    Observations: any Box (bool and integers are cast, uint8 is divided by 255), Discrete, MultiDiscrete, and dicts and
+    tuples of them. {"actor": ..., "critic": ...} is asymmetric: the actor reads the one, the critic the other. An
+    "action_mask" forbids actions and is no feature (`heads.check_action_space` says of which form).
+    Actions: Discrete, MultiDiscrete, Box of any shape, dicts and tuples of them.
+    Kind "cnn" convolves every [H, W] and [H, W, C] Box and ravels the rest; the others ravel everything. "gru", "lstm"
+    and "lru" have a memory of `rnn_size` behind the dense layers, one for the actor and one for the critic.
+
+    Raises:
+        ConfigError: a bad `config`, all problems at once.
+        ValueError: the spaces of `env` and `config` do not go together; says why.
+    """
+    config = config or NetworkConfig()
+    check_parts(network=config)
+    space, actions, convolve = env.observation_space, env.action_space, config.kind == "cnn"
+    seen = views(space)
+    _check_observation(space, config)
+    check_action_space(actions, config, seen.mask)
+    module = ActorCritic(config, num_logits(actions), num_means(actions))
+
+    def inputs(obs: Any) -> tuple[Inputs, Inputs]:
+        actor, critic, _ = views(obs)
+        for_actor = to_inputs(seen.actor, actor, convolve)
+        return for_actor, for_actor if seen.critic is seen.actor else to_inputs(seen.critic, critic, convolve)
 
     def init(key: Array) -> Any:
-        return module.init(key, flat(zero_of(env.observation_space)))
-
-    def flat(obs: Array) -> Array:
-        lead = obs.ndim - len(env.observation_space.shape)
-        return obs.reshape(*obs.shape[:lead], -1).astype(jnp.float32)
+        obs = jax.tree.map(lambda x: x[None, None], zero_of(space))
+        return module.init(key, module.initial_carry(1), *inputs(obs), jnp.ones((1, 1), bool))
 
     def apply(params: Any, carry: Any, obs: Any, reset: Array) -> tuple[Any, Any, Array]:
-        distribution, value = module.apply(params, flat(obs))
+        applied: Any = module.apply(params, carry, *inputs(obs), reset)
+        carry, outputs, log_std, value = applied
+        return carry, policy(actions, config, outputs, log_std, views(obs).mask), value
+
+    return Network(init, module.initial_carry, apply)
+
+
+def _check_observation(space: Any, config: NetworkConfig) -> None:
+    seen = views(space)
+    for name, view in (("actor", seen.actor), ("critic", seen.critic)):
+        if not jax.tree.leaves(view):
+            raise ValueError(f"there is nothing to see for the {name} in the observation space {space}")
+    if config.kind == "cnn" and not (has_image(seen.actor) or has_image(seen.critic)):
+        raise ValueError(f'kind = "cnn" needs an image [H, W] or [H, W, C], at least 3 pixels a side, not {space}')
+    if config.shared_torso and seen.critic is not seen.actor:
+        raise ValueError("actor and critic see different observations: shared_torso must be false")
+
+
+def mlp(env: Env, hidden_sizes: Sequence[int] = (64, 64), activation: Any = "tanh", **options: Any) -> Network:
+    """A feed-forward actor-critic for `env`: dense layers, separate for actor and critic by default.
+
+    `options` are further fields of NetworkConfig. Raises what `make_network` raises.
+    """
+    return make_network(env, NetworkConfig("mlp", tuple(hidden_sizes), activation, **options))
+
+
+def from_module(module: nn.Module, env: Env) -> Network:
+    """A feed-forward network from a linen module of your own: (obs [T, N, ...]) -> (distribution [T, N], value [T, N]).
+
+        class Mine(nn.Module):
+            @nn.compact
+            def __call__(self, obs):
+                x = nn.relu(nn.Dense(128)(obs))
+                return Categorical(nn.Dense(4)(x)), nn.Dense(1)(x)[..., 0]
+
+        algo = make_ppo(env, from_module(Mine(), env))
+
+    Observations come as the environment gives them. A network with a memory is a `Network` of three functions.
+
+    Raises:
+        ValueError: when applied, if the module's value is not of the shape [T, N].
+    """
+
+    def init(key: Array) -> Any:
+        return module.init(key, jax.tree.map(lambda x: x[None, None], zero_of(env.observation_space)))
+
+    def apply(params: Any, carry: Any, obs: Any, reset: Array) -> tuple[Any, Any, Array]:
+        applied: Any = module.apply(params, obs)
+        distribution, value = applied
+        if value.shape != reset.shape:
+            raise ValueError(f"the value of {type(module).__name__} must be [T, N] = {reset.shape}, not {value.shape}")
         return carry, distribution, value
 
     return Network(init, lambda num_envs: (), apply)

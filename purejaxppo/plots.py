@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 LINE, BAND, MARK = "#1f5fa8", "#9dc3ec", "#c0392b"
-MAX_POINTS = 200
+MAX_POINTS, MIN_EPISODES = 200, 16  # of a curve; of a point
 
 
 def learning_curve(metrics: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return what the curve shows: episode returns over steps and time, at most 200 points.
+    """Return what the curve shows: episode returns over steps and time, at most 200 points of 16 episodes or more.
 
     Neighbouring updates are pooled: the mean is over all their episodes, min and max are the extremes among them.
     Updates in which no episode ended are left out.
@@ -20,23 +20,32 @@ def learning_curve(metrics: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     Args:
         metrics: columns [num_updates] as `metrics.csv` has them.
     """
-    episodes = np.asarray(metrics["num_episodes"])
-    some = episodes > 0
-    columns = {
-        name: np.asarray(metrics[name], np.float64)[some]
-        for name in ("timesteps", "wall_time", "episode_return_mean", "episode_return_min", "episode_return_max")
-    }
-    weights = np.asarray(episodes[some], np.float64)
-    pools = np.array_split(np.arange(len(weights)), min(MAX_POINTS, max(len(weights), 1)))
-    pools = [pool for pool in pools if len(pool)]
-    mean, low, high = (columns[f"episode_return_{kind}"] for kind in ("mean", "min", "max"))
+    episodes = np.asarray(metrics["num_episodes"], np.float64)
+    pools = _pools(episodes)
+    mean, low, high = (np.asarray(metrics[f"episode_return_{kind}"]) for kind in ("mean", "min", "max"))
     return {
-        "timesteps": np.array([columns["timesteps"][pool[-1]] for pool in pools]),
-        "wall_time": np.array([columns["wall_time"][pool[-1]] for pool in pools]),
-        "mean": np.array([np.average(mean[pool], weights=weights[pool]) for pool in pools]),
+        "timesteps": np.array([metrics["timesteps"][pool[-1]] for pool in pools]),
+        "wall_time": np.array([metrics["wall_time"][pool[-1]] for pool in pools]),
+        "mean": np.array([np.average(mean[pool], weights=episodes[pool]) for pool in pools]),
         "min": np.array([low[pool].min() for pool in pools]),
         "max": np.array([high[pool].max() for pool in pools]),
     }
+
+
+def _pools(episodes: np.ndarray) -> list[np.ndarray]:
+    """Indices of the updates behind each point; where all episodes together are too few, one point has them all."""
+    some = np.flatnonzero(episodes > 0)
+    pools: list[np.ndarray] = []
+    room = np.zeros(0, int)
+    for part in np.array_split(some, min(MAX_POINTS, max(len(some), 1))):
+        room = np.concatenate([room, part])
+        if episodes[room].sum() >= MIN_EPISODES:
+            pools.append(room)
+            room = np.zeros(0, int)
+    if len(room):
+        last = pools.pop() if pools else np.zeros(0, int)
+        pools.append(np.concatenate([last, room]))
+    return pools
 
 
 def time_unit(seconds: float) -> tuple[float, str]:
@@ -77,7 +86,8 @@ def plot_curve(
     left.xaxis.set_major_formatter(EngFormatter(sep=""))
     left.set_ylabel("episode return")
     right.set_xlabel(f"wall time in {unit_name} after compilation and first update ({first:.1f} s)")
-    left.legend(loc="best", fontsize=9, framealpha=0.9)
+    if left.get_legend_handles_labels()[0]:
+        left.legend(loc="best", fontsize=9, framealpha=0.9)
     data = io.BytesIO()
     figure.savefig(data, format="png")
     write_file(path, data.getvalue())

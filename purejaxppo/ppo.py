@@ -232,7 +232,7 @@ def optimise(parts: Parts, state: TrainState, batch: Batch, batch_of: Callable, 
         stopped = should_stop(stopped, kl, h.target_kl)
         moved = descend(h, grads, opt_state, params)
         loop = select(stopped, (params, opt_state), moved)
-        return (*loop, stopped), (info | {"grad_norm": optax.global_norm(grads)}, ~stopped)
+        return (*loop, stopped), (info | {"grad_norm": optax.tree.norm(grads)}, ~stopped)
 
     def epoch(loop: tuple, key: Array) -> tuple[tuple, tuple]:
         data = batch_of(loop[0]) if parts.config.recompute_advantages else batch

@@ -99,7 +99,7 @@ def test_every_interval_holds_its_ends_and_nothing_beyond(key):
     def accepted(value: float) -> bool:
         value = int(value) if whole and math.isfinite(value) else value
         found = find_problems(**{table: replaced(TABLES[table](), name, value)}) if table else run_problems(value)
-        return key not in {problem.key for problem in found}
+        return not any(problem.key == key and ": must " in problem.text for problem in found)
 
     step = 1.0 if whole else 1e-9
     assert accepted(low) == (interval[0] == "[")
@@ -288,7 +288,7 @@ def test_static_settings_are_hashable_and_frozen():
 def test_toml_round_trip_is_exact():
     rng = np.random.default_rng(0)
     for _ in range(20):
-        values = {name: float(rng.lognormal()) for name in Hyperparams._fields}
+        values = {name: float(rng.uniform(0.01, 0.99)) for name in Hyperparams._fields}
         run = Run(
             env="Pendulum-v1",
             env_params={"dt": 0.05, "names": ["a", "b"], "deep": {"x": 1}},

@@ -56,10 +56,20 @@ PROBES = {
 }
 
 
-def rollout(env: Env, actions: Any, key: jax.Array, resets: str = "fresh", **kwargs: Any) -> tuple:
-    """Actions [T, N] through a self-resetting environment -> (noise, first obs, last state, TimeStep [T, N])."""
-    vec = auto_reset(env, resets, **kwargs)
-    num_steps, num_envs = jax.tree.leaves(actions)[0].shape[:2]
+def rollout(
+    env: Env,
+    actions: Any,
+    key: jax.Array,
+    resets: str = "fresh",
+    pool_size: int = 256,
+    shape: tuple[int, int] | None = None,
+) -> tuple:
+    """Actions [T, N] through a self-resetting environment -> (noise, first obs, last state, TimeStep [T, N]).
+
+    `actions` may be a function without arguments that makes them, of the shape given.
+    """
+    vec = auto_reset(env, resets, pool_size=pool_size)
+    num_steps, num_envs = shape or actions.shape[:2]
 
     @quick_jit
     def run(key: jax.Array) -> tuple:
@@ -71,17 +81,11 @@ def rollout(env: Env, actions: Any, key: jax.Array, resets: str = "fresh", **kwa
             env_state, timestep = vec.step(x[0], env_state, x[1])
             return env_state, timestep
 
-        env_state, timesteps = jax.lax.scan(step, env_state, (noise, actions))
+        given = actions() if callable(actions) else actions
+        env_state, timesteps = jax.lax.scan(step, env_state, (noise, given))
         return noise, obs, env_state, timesteps
 
     return run(jax.random.clone(key))
-
-
-def random_actions(env: Env, shape: tuple[int, ...], key: jax.Array) -> Any:
-    sample = partial(sample_space, env.action_space)
-    for _ in shape:
-        sample = jax.vmap(sample)
-    return quick_jit(sample)(jax.random.split(key, shape))
 
 
 def play(env: Env, actions: list, seed: int = 0) -> tuple[Any, list[TimeStep]]:
@@ -226,7 +230,7 @@ def test_environments_do_not_touch_each_other(key: jax.Array) -> None:
     actions, order = jnp.array([0, 1, 2, 3, 4, 0], jnp.int32), np.array([3, 1, 5, 0, 2, 4])
     permuted = jax.tree.map(lambda x: x[order], (noise, env_state, actions))
     step = quick_jit(vec.step)
-    straight = jax.tree.map(lambda x: x[order], step(jax.random.clone(noise), env_state, actions))
+    straight = jax.tree.map(lambda x: x[order], step(jax.tree.map(jnp.copy, noise), env_state, actions))
     jax.tree.map(np.testing.assert_array_equal, step(*permuted), straight)
 
 
@@ -374,8 +378,9 @@ def test_probes_and_wrapped_environments_keep_to_the_protocol(make: Any, key: ja
     env = make()
     check_env(env)
     # and their observations are in their declared bounds, also after resets
-    actions = random_actions(env, (8, 3), jax.random.key(9))
-    _, obs, _, ts = rollout(env, actions, key)
+    sample = jax.vmap(jax.vmap(partial(sample_space, env.action_space)))
+    actions = partial(sample, jax.random.split(jax.random.key(9), (8, 3)))
+    _, obs, _, ts = rollout(env, actions, key, shape=(8, 3))
 
     def within(space: Any, values: Any) -> None:
         if isinstance(space, dict):
@@ -653,30 +658,43 @@ def iterate_value(tabular: probes.Tabular, choice: np.ndarray, gamma: float) -> 
     return value
 
 
-def test_one_step_probes_pay_what_they_say() -> None:
-    def pay(env: Env, action: Any, seed: int = 0) -> tuple[np.ndarray, float]:
-        obs, (timestep,) = play(env, [action], seed)
-        assert bool(timestep.terminated)
-        return np.asarray(obs), float(timestep.reward)
+def pay(env: Env, action: Any, num_envs: int = 16) -> tuple[np.ndarray, np.ndarray]:
+    """Observation [N, D] and reward [N] of one step that ends the episode; action(obs) of one environment."""
 
-    assert pay(probes.constant_reward(), integer(1))[1] == 1
-    assert [pay(probes.reward_by_action(), integer(a))[1] for a in (0, 1)] == [-1, 1]
-    signs = set()
-    for seed in range(8):
-        obs, reward = pay(probes.reward_is_observation(), integer(0), seed)
-        assert reward == obs[0]
-        signs.add(reward)
-        obs, reward = pay(probes.reward_by_action_and_observation(), integer(1), seed)
-        assert reward == obs[0]
-        obs, reward = pay(probes.reward_by_action_and_observation(), integer(0), seed)
-        assert reward == -obs[0]
-        obs, _ = pay(probes.reward_by_many_actions(), jnp.zeros(2, jnp.int32), seed)
-        wanted = np.array([obs[:3].argmax(), obs[3:].argmax()])
-        assert pay(probes.reward_by_many_actions(), jnp.asarray(wanted, jnp.int32), seed)[1] == 1
-        other = jnp.asarray([wanted[0], (wanted[1] + 1) % 4], jnp.int32)
-        assert pay(probes.reward_by_many_actions(), other, seed)[1] == 0.5
-    assert signs == {-1, 1}
-    assert pay(probes.reward_by_distance(0.25), jnp.array([0.75]))[1] == -0.25
+    def one(key: jax.Array) -> tuple[jax.Array, TimeStep]:
+        key_reset, key_step = jax.random.split(key)
+        env_state, obs = env.reset(key_reset)
+        return obs, env.step(key_step, env_state, action(obs))[1]
+
+    obs, timestep = quick_jit(jax.vmap(one))(jax.random.split(jax.random.key(1), num_envs))
+    assert np.asarray(timestep.terminated).all()
+    return np.asarray(obs), np.asarray(timestep.reward)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_one_step_probes_pay_what_they_say(number: int) -> None:
+    sign = 2 * number - 1
+    assert (pay(probes.constant_reward(), lambda obs: integer(number))[1] == 1).all()
+    assert (pay(probes.reward_by_action(), lambda obs: integer(number))[1] == sign).all()
+    obs, reward = pay(probes.reward_is_observation(), lambda obs: integer(number))
+    np.testing.assert_array_equal(reward, obs[:, 0])
+    assert set(reward) == {-1, 1}
+    obs, reward = pay(probes.reward_by_action_and_observation(), lambda obs: integer(number))
+    np.testing.assert_array_equal(reward, sign * obs[:, 0])
+    _, reward = pay(probes.reward_by_distance(0.25), lambda obs: jnp.full(1, 0.25 + number))
+    np.testing.assert_array_equal(reward, -np.full(16, number))
+
+
+def test_many_actions_probe_pays_the_share_hit() -> None:
+    def wanted(obs: jax.Array, off: int) -> jax.Array:
+        second = (jnp.argmax(obs[3:]) + off) % 4
+        return jnp.stack([jnp.argmax(obs[:3]), second]).astype(jnp.int32)
+
+    for off, share in ((0, 1.0), (1, 0.5)):
+        obs, reward = pay(probes.reward_by_many_actions((3, 4)), partial(wanted, off=off))
+        assert (reward == share).all()
+        np.testing.assert_array_equal([obs[:, :3].sum(1), obs[:, 3:].sum(1)], np.ones((2, 16)))
+    assert len(np.unique(obs, axis=0)) > 4
 
 
 def test_longer_probes_pay_and_end_as_they_say() -> None:

@@ -63,7 +63,7 @@ def make(name: str, **env_params: Any) -> Env:
             arguments = [a for a in inspect.signature(type(env)).parameters if a in env_params]
             if arguments:
                 env, params = gymnax.make(name, **{a: env_params[a] for a in arguments})
-    except OSError as error:
+    except (OSError, EOFError) as error:
         raise EnvironmentUnavailable(
             f"{name} needs data that could not be loaded, probably for want of a network: {error}"
         ) from error
@@ -91,7 +91,8 @@ def _like(what: str, value: Any, default: Any) -> Any:
 
 def adapt(env: Any, params: Any) -> Env:
     """An Env from a gymnax environment object and its params; for environments that are not registered, too."""
-    with loose():
+    # Spaces are facts, not data: they are worked out now, even where we are inside of a jit or vmap.
+    with loose(), jax.ensure_compile_time_eval():
         declared = _space(env.observation_space(params))
         actions = _space(env.action_space(params))
 

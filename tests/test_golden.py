@@ -1,0 +1,130 @@
+"""The golden update: one whole iteration of the library against the NumPy loops of the oracle, to 1e-5.
+
+The oracle is given the library's rollout as observations, actions, rewards and flags; beyond that they share nothing.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+
+from purejaxppo import ppo
+from purejaxppo.config import Config, Hyperparams
+from purejaxppo.distributions import Categorical, DiagonalGaussian
+from purejaxppo.environment import Discrete, Env, TimeStep, box
+from purejaxppo.networks import Network
+
+T, N, D, WIDTH, SIZE = 8, 4, 3, 5, 2
+ORDER = np.random.default_rng(0).permutation(T * N)
+CONFIG = Config(num_envs=N, num_steps=T, num_epochs=2, num_minibatches=2, total_timesteps=T * N)
+H = Hyperparams(learning_rate=3e-3, lr_anneal=0.0, gamma=0.95, gae_lambda=0.9, ent_coef=0.02, max_grad_norm=0.5)
+
+
+def environment(continuous):
+    """A noisy walk of three numbers that terminates when the second is large and is truncated by a clock."""
+
+    def reset(key):
+        x = 0.5 * jax.random.normal(key, (D,))
+        return (x, jnp.int32(0)), x
+
+    def step(key, state, action):
+        push = 0.5 * jnp.tanh(jnp.sum(action)) if continuous else action.astype(jnp.float32) - 0.5
+        x = 0.9 * jnp.roll(state[0], 1) + 0.3 * push + 0.3 * jax.random.normal(key, (D,))
+        done = (x[1] > 0.7, state[1] >= 2)
+        return (x, state[1] + 1), TimeStep(x, x[0] - 0.1 * push, *done, x)
+
+    actions = box(-10.0, 10.0, (SIZE,)) if continuous else Discrete(SIZE)
+    return Env(reset, step, box(-10.0, 10.0, (D,)), actions)
+
+
+def network(continuous):
+    """Two tanh MLPs with the parameter names of the oracle."""
+
+    def init(key):
+        rng = np.random.default_rng(1)
+        params = {}
+        for name, out in (("actor", SIZE), ("critic", 1)):
+            for i, (a, b) in enumerate([(D, WIDTH), (WIDTH, WIDTH), (WIDTH, out)]):
+                params[f"{name}_w{i}"], params[f"{name}_b{i}"] = rng.normal(size=(a, b)) / a**0.5, rng.normal(size=b)
+        if continuous:
+            params["log_std"] = np.array([-0.5, 0.2])
+        return {name: jnp.asarray(x, jnp.float32) for name, x in params.items()}
+
+    def mlp(params, name, x):
+        for i in range(3):
+            x = x @ params[f"{name}_w{i}"] + params[f"{name}_b{i}"].reshape((1,) * (x.ndim - 1) + (-1,))
+            x = jnp.tanh(x) if i < 2 else x
+        return x
+
+    def apply(params, carry, obs, reset):
+        out, value = mlp(params, "actor", obs), mlp(params, "critic", obs)[..., 0]
+        if not continuous:
+            return carry, Categorical(out), value
+        log_std = params["log_std"].reshape((1,) * (out.ndim - 1) + (-1,))
+        return carry, DiagonalGaussian(out, jnp.broadcast_to(log_std, out.shape)), value
+
+    return Network(init, lambda num_envs: (), apply)
+
+
+@functools.cache
+def iteration(objective, continuous, normalize):
+    """The library's: (key, h) to the first parameters, state and metrics after an update, and that update's rollout."""
+    config = dataclasses.replace(CONFIG, objective=objective, normalize_advantages=normalize)
+    order = jnp.asarray(ORDER)
+    algo = ppo.make_ppo(environment(continuous), network(continuous), config, shuffle=lambda key, size: order)
+
+    def iterate(key, h):
+        start = algo.init(key, h)
+        again = start._replace(key=jax.random.wrap_key_data(jax.random.key_data(start.key)))
+        rollout = ppo.collect(algo.update.args[0], again, jax.random.split(again.key, 3)[1])[1]
+        return start.params, *algo.update(start, h), rollout
+
+    return jax.jit(iterate)
+
+
+def both(objective, continuous, normalize, h=H):
+    """One iteration of the library (parameters before, state after, metrics) and the oracle's Golden of the same."""
+    h = jax.tree.map(jnp.float32, h)
+    start, end, metrics, rows = iteration(objective, continuous, normalize)(jax.random.key(4), h)
+    rollout = oracle.Rollout(*map(np.asarray, (rows.obs, rows.action, *rows[2:6])))
+    assert min(rollout.terminated.sum(), rollout.truncated.sum()) >= 2
+    names = set(oracle.Settings._fields) & set(h._fields)
+    settings = oracle.Settings(objective, normalize, **{name: float(getattr(h, name)) for name in names})
+    params = {name: np.asarray(x, np.float64) for name, x in start.items()}
+    minibatches = [list(ORDER.reshape(2, -1))] * 2
+    return start, end, metrics, oracle.golden_update(params, rollout, minibatches, settings)
+
+
+@pytest.mark.parametrize(
+    ("objective", "continuous", "normalize"),
+    [
+        ("clip", False, True),
+        ("kl", False, True),
+        ("cpi", False, True),
+        ("clip", True, True),
+        ("kl", True, True),
+        ("cpi", True, False),
+    ],
+)
+def test_golden_update(objective, continuous, normalize):
+    start, end, metrics, golden = both(objective, continuous, normalize)
+    assert set(end.params) == set(golden.params)
+    for name, x in golden.params.items():
+        np.testing.assert_allclose(end.params[name], x, atol=1e-5, rtol=0, err_msg=name)
+        assert np.abs(x - np.asarray(start[name])).max() > 1e-3, name  # it did move
+    np.testing.assert_allclose(metrics.total_loss, np.mean(golden.losses), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(metrics.grad_norm, np.mean(golden.grad_norms), rtol=1e-4)
+    assert max(golden.grad_norms) > H.max_grad_norm  # clipping took part
+
+
+def test_golden_update_where_the_ratio_leaves_the_clip_range():
+    """Large steps, so that both clipped and free samples are in the later minibatches."""
+    h = H._replace(learning_rate=0.03, clip_eps=0.05)
+    _, end, metrics, golden = both("clip", False, True, h)
+    assert 0.1 < float(metrics.clip_fraction) < 0.9
+    for name, x in golden.params.items():
+        np.testing.assert_allclose(end.params[name], x, atol=5e-5, rtol=0, err_msg=name)

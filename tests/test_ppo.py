@@ -1,0 +1,301 @@
+"""The page: the golden update, the ratio that must be 1, truncation, minibatches, early stop, annealing."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from nets import plain
+from oracle import Rollout, Settings, golden_update
+from probes import chain, endless, masked, reward_by_distance, scripted
+
+import purejaxppo as pp
+from purejaxppo import Config, Hyperparams, ppo
+from purejaxppo.minibatches import hashed, permutation, to_sequences
+from purejaxppo.train import as_traced
+
+TINY = Config(num_envs=3, num_steps=8, num_epochs=2, num_minibatches=2, total_timesteps=24 * 4)
+
+
+def algorithm(env, config=TINY, **parts):
+    return pp.make_ppo(env, plain(env), config, **parts)
+
+
+def one_update(algo, h=None, seed=0, updates=1):
+    h = as_traced(h)
+    state = jax.jit(algo.init)(jax.random.key(seed), h)
+    step = jax.jit(algo.update)
+    for _ in range(updates):
+        before, (state, metrics) = state, step(state, h)
+    return before, state, metrics
+
+
+def parts_of(algo):
+    return algo.update.args[0]
+
+
+# --- the golden update ------------------------------------------------------------------------------------------------
+
+
+def fixed_order(size):
+    return np.random.default_rng(3).permutation(size)
+
+
+@pytest.mark.parametrize("objective", ["clip", "kl", "cpi"])
+@pytest.mark.parametrize("name", ["categorical", "gaussian"])
+def test_golden_update_eq07_eq08_eq05_eq13(objective, name):
+    """One whole iteration, rollout given, equals the same iteration written as NumPy loops in float64."""
+    env = scripted(truncate_at=(5,)) if name == "categorical" else pp.make("Pendulum-v1", max_steps_in_episode=3)
+    config = Config(**(vars(TINY) | {"objective": objective}))
+    h = as_traced(Hyperparams(1e-2, clip_eps=0.05, beta=0.7, ent_coef=0.02, max_grad_norm=0.4, lr_anneal=0.0))
+    algo = algorithm(env, config, shuffle=lambda key, size: jnp.asarray(fixed_order(size)))
+    state = jax.jit(algo.init)(jax.random.key(1), h)
+    _, rollout = jax.jit(partial(ppo.collect, parts_of(algo)))(state, jax.random.split(state.key, 3)[1])
+    after, metrics = jax.jit(algo.update)(state, h)
+
+    given = Rollout(*map(np.asarray, (rollout.obs, rollout.action, rollout.reward, rollout.terminated)),
+                    np.asarray(rollout.truncated), np.asarray(rollout.final_obs))  # fmt: skip
+    assert given.truncated.any()
+    rows = fixed_order(24).reshape(2, 12)
+    settings = Settings(objective, True, 1e-2, 0.99, 0.95, 0.05, 0.7, 0.5, 0.02, 0.4)
+    golden = golden_update(state.params, given, [list(rows), list(rows)], settings)
+    for leaf, expected in golden.params.items():
+        np.testing.assert_allclose(after.params[leaf], expected, atol=1e-5, err_msg=leaf)
+        assert np.abs(np.asarray(state.params[leaf]) - expected).max() > 1e-3  # it moved by far more than that
+    np.testing.assert_allclose(metrics.total_loss, np.mean(golden.losses), rtol=1e-4)
+    np.testing.assert_allclose(metrics.grad_norm, np.mean(golden.grad_norms), rtol=1e-4)
+
+
+# --- the ratio is 1 at the first minibatch ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shuffle", ["permutation", "hash"])
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("env", [chain(limit=5), reward_by_distance(action_dim=2)], ids=["discrete", "continuous"])
+def test_ratio_is_one_at_the_first_minibatch(env, normalize, shuffle):
+    config = Config(**(vars(TINY) | {"normalize_observations": normalize, "shuffle": shuffle, "scale_rewards": True}))
+    _, state, metrics = one_update(algorithm(env, config), Hyperparams(0.1), updates=3)
+    assert metrics.first_ratio_error < 1e-5
+    assert metrics.max_ratio > 1.01  # and it moves after that
+    if normalize:
+        assert state.obs_moments.count == 3 * 24
+
+
+def test_masks_go_through_the_page():
+    """A forbidden action ends the episode and costs 10: none is ever taken, and the first ratio is 1."""
+    env = masked()
+    network = pp.make_network(env, pp.NetworkConfig())
+    _, _, metrics = one_update(pp.make_ppo(env, network, TINY), Hyperparams(0.1), updates=3)
+    assert metrics.first_ratio_error < 1e-5
+    assert metrics.episode_return_min >= 0.0
+
+
+# --- truncation -------------------------------------------------------------------------------------------------------
+
+
+def values_of(algo, seed=0):
+    state = jax.jit(algo.init)(jax.random.key(seed), as_traced(None))
+    parts = parts_of(algo)
+    after, rollout = jax.jit(partial(ppo.collect, parts))(state, jax.random.key(5))
+    values, next_values = jax.jit(partial(ppo.state_values, parts))(state.params, after, rollout)
+    return state, after, rollout, values, next_values
+
+
+def test_eq09_next_values_are_those_of_the_state_before_the_reset():
+    """V(s'_t), against the network applied to every final_obs: also where one environment is cut many times."""
+    algo = algorithm(scripted(terminate_at=(7,), truncate_at=(2, 5)))
+    state, _, rollout, _, next_values = values_of(algo)
+    assert rollout.truncated.sum(0).max() >= 3
+    _, _, expected = algo.network.apply(state.params, (), rollout.final_obs, rollout.reset)
+    np.testing.assert_allclose(jnp.where(rollout.terminated, 0, next_values - expected), 0.0, atol=1e-6)
+    _, _, wrong = algo.network.apply(state.params, (), jnp.roll(rollout.obs, -1, 0), rollout.reset)
+    assert jnp.abs(jnp.where(rollout.truncated, wrong - expected, 0.0)).max() > 1e-2  # the reset state differs
+
+
+@pytest.mark.parametrize("mode", ["bootstrap", "terminal", "mask"])
+def test_truncation_modes_by_hand(mode):
+    """At a cut step: δ = r + γ V(s') - V, or r - V, or 0; never a trace across the cut."""
+    algo = algorithm(endless(limit=4), Config(**(vars(TINY) | {"truncation": mode})))
+    _, after, rollout, values, next_values = values_of(algo)
+    h = as_traced(Hyperparams(gamma=0.9, gae_lambda=0.7))
+    batch = ppo.make_batch(parts_of(algo), after.params, state=after, rollout=rollout, h=h)
+    v, v_next, cut = (np.asarray(x) for x in (values, next_values, rollout.truncated))
+    delta = {"bootstrap": 1 + 0.9 * v_next - v, "terminal": 1 - v, "mask": 0 * v}[mode]
+    delta = np.where(cut, delta, 1 + 0.9 * v_next - v)
+    expected, trace = np.zeros_like(delta), 0
+    for t in reversed(range(8)):
+        trace = delta[t] + 0.9 * 0.7 * np.where(cut[t], 0, trace)
+        expected[t] = trace
+    assert cut.sum() == 6
+    np.testing.assert_allclose(batch.advantage.reshape(8, 3), expected, atol=1e-5)
+    np.testing.assert_allclose(batch.target.reshape(8, 3), expected + v, atol=1e-5)
+
+
+# --- targets and minibatches ------------------------------------------------------------------------------------------
+
+
+def test_E7_targets_are_bitwise_the_same_with_normalisation_on_and_off():
+    batches = []
+    for on in (True, False):
+        algo = algorithm(chain(limit=5), Config(**(vars(TINY) | {"normalize_advantages": on})))
+        state, after, rollout, _, _ = values_of(algo)
+        batches.append(ppo.make_batch(parts_of(algo), state.params, state=after, rollout=rollout, h=as_traced(None)))
+    np.testing.assert_array_equal(batches[0].target, batches[1].target)
+    assert abs(float(batches[0].advantage.mean())) > 1e-3  # what the batch carries is not normalised
+
+
+def test_C5_no_gradient_through_targets_and_advantages():
+    """The loss is the same function of the parameters whether the batch depends on them or not."""
+    algo = algorithm(chain(limit=5))
+    parts, h = parts_of(algo), as_traced(Hyperparams(ent_coef=0.01))
+    state, after, rollout, _, _ = values_of(algo)
+
+    def through(params):
+        batch = ppo.make_batch(parts, params, state=after, rollout=rollout, h=h)
+        return batch.advantage.sum() + batch.target.sum()
+
+    assert all((g == 0).all() for g in jax.tree.leaves(jax.grad(through)(state.params)))
+
+
+@pytest.mark.parametrize("shuffle", [permutation, hashed], ids=["permutation", "hash"])
+@pytest.mark.parametrize("size", [2, 15, 24, 31, 4096, 6000, 2**15 * 3])
+def test_orders_are_permutations_and_differ_between_keys(shuffle, size):
+    a, b = (np.asarray(jax.jit(shuffle, static_argnums=1)(jax.random.key(i), size)) for i in (0, 1))
+    np.testing.assert_array_equal(np.sort(a), np.arange(size))
+    np.testing.assert_array_equal(np.sort(b), np.arange(size))
+    assert size < 20 or (a != b).mean() > 0.9
+
+
+@pytest.mark.parametrize("shuffle", [permutation, hashed], ids=["permutation", "hash"])
+def test_minibatch_membership_looks_random(shuffle):
+    """Four minibatches of 512: two rows meet in one with probability 127/511, neighbours in time or space too."""
+    keys = jax.random.split(jax.random.key(7), 4000)
+    orders = np.asarray(jax.jit(jax.vmap(lambda k: shuffle(k, 512)))(keys))
+    place = np.argsort(orders, axis=1)  # where each row went
+    group = place // 128
+    for lag in (1, 2, 16, 23, 256):
+        meet = (group[:, :-lag] == group[:, lag:]).mean(0)  # per pair, over keys: sd .0068
+        assert abs(meet.mean() - 127 / 511) < 0.004
+        assert np.abs(meet - 127 / 511).max() < 0.045
+    counts = np.stack([(place == p).mean(0) for p in (0, 200, 511)]) * 512  # each row at a given place: mean 1, sd .36
+    assert counts.std() < 0.45
+
+
+def test_each_epoch_visits_every_sample_once_and_all_leaves_alike():
+    """Labelled rows: with an objective that sees advantage and ratio of one row, the pairs stay together."""
+    seen = []
+    algo = algorithm(chain(limit=5), shuffle=lambda key, size: seen.append(size) or permutation(key, size))
+    parts = parts_of(algo)
+    state, after, rollout, _, _ = values_of(algo)
+    batch = ppo.make_batch(parts, state.params, state=after, rollout=rollout, h=as_traced(None))
+    rows = {tuple(np.concatenate([np.ravel(x[0, i]) for x in jax.tree.leaves(batch)])) for i in range(24)}
+    index = parts.shuffle(jax.random.key(1), 24).reshape(2, 12)
+    taken = [jax.tree.map(lambda x, i=i: x[:, index[i]], batch) for i in range(2)]
+    shuffled = [tuple(np.concatenate([np.ravel(x[0, j]) for x in jax.tree.leaves(m)])) for m in taken for j in range(12)]
+    assert len(shuffled) == 24
+    assert set(shuffled) == rows
+    assert set(seen) == {24}
+
+
+@pytest.mark.parametrize("length", [1, 2, 4, 8])
+def test_sequences_are_stretches_of_one_environment(length):
+    t, n = jnp.meshgrid(jnp.arange(8), jnp.arange(3), indexing="ij")
+    t, n = np.asarray(to_sequences(t, length)), np.asarray(to_sequences(n, length))
+    assert t.shape == (length, 24 // length)
+    assert (n == n[:1]).all()
+    assert (np.diff(t, axis=0) == 1).all()
+    assert (t[0] % length == 0).all()
+    assert len({*zip(t.ravel().tolist(), n.ravel().tolist(), strict=True)}) == 24
+
+
+# --- controls ---------------------------------------------------------------------------------------------------------
+
+
+def test_early_stop_leaves_parameters_optimiser_and_count_bitwise():
+    """With κ below the KL after the first step, the update is that first step alone, also per seed under vmap."""
+    algo = algorithm(chain(limit=5))
+    once = algorithm(chain(limit=5), Config(**(vars(TINY) | {"num_epochs": 1})))
+    h = as_traced(Hyperparams(0.05, target_kl=1e-6))
+    parts = parts_of(algo)
+
+    def first_step_only(key):
+        state = algo.init(key, h)
+        after, rollout = ppo.collect(parts, state, jax.random.split(state.key, 3)[1])
+        batch = ppo.make_batch(parts, state.params, state=after, rollout=rollout, h=h)
+        order = permutation(jax.random.split(jax.random.split(state.key, 3)[2], 2)[0], 24)
+        one = jax.tree.map(lambda x: x[:, order[:12]], batch)
+        grads = jax.grad(ppo.loss, has_aux=True)(state.params, parts, one, h)[0]
+        return ppo.descend(h, grads, state.opt_state, state.params)
+
+    keys = jax.random.split(jax.random.key(2), 3)
+    state, metrics = jax.jit(jax.vmap(lambda k: algo.update(algo.init(k, h), h)))(keys)
+    params, opt_state = jax.jit(jax.vmap(first_step_only))(keys)
+    np.testing.assert_array_equal(metrics.minibatch_steps, 1.0)
+    assert jax.tree.all(jax.tree.map(lambda a, b: jnp.array_equal(a, b), state.opt_state[1].count, opt_state[1].count))
+    for a, b in zip(jax.tree.leaves((state.params, state.opt_state)), jax.tree.leaves((params, opt_state)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    _, _, free = one_update(once, Hyperparams(0.05))
+    assert free.minibatch_steps == 2
+
+
+def test_stopped_and_free_seeds_side_by_side():
+    """κ is per seed: one seed stops at once, the other does exactly what it does without any κ."""
+    algo = algorithm(chain(limit=5))
+    settings = as_traced(Hyperparams(0.05, target_kl=jnp.array([1e-6, jnp.inf])))
+    settings = Hyperparams(*(jnp.broadcast_to(x, (2,)) for x in settings))
+    run = jax.jit(jax.vmap(lambda h: algo.update(algo.init(jax.random.key(0), h), h)))
+    state, metrics = run(settings)
+    plain_state, _ = run(settings._replace(target_kl=jnp.full(2, jnp.inf)))
+    np.testing.assert_array_equal(metrics.minibatch_steps, [1.0, 4.0])
+    for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(plain_state.params), strict=True):
+        np.testing.assert_array_equal(a[1], b[1])
+        assert not np.array_equal(a[0], b[0])
+
+
+def test_learning_rate_anneals_once_per_update():
+    _, state, metrics = one_update(algorithm(chain()), Hyperparams(1e-2), updates=3)
+    np.testing.assert_allclose(metrics.learning_rate, 1e-2 * (1 - 2 / 4), rtol=1e-6)
+    assert state.num_updates == 3
+    _, _, metrics = one_update(algorithm(chain()), Hyperparams(1e-2, lr_anneal=0.0), updates=3)
+    np.testing.assert_allclose(metrics.learning_rate, 1e-2, rtol=1e-6)
+
+
+def test_clip_is_of_the_global_norm():
+    """With a clip far below the gradient, and Adam's eps huge, a step is lr/eps times the clipped gradient: norm 1e-4."""
+    config = Config(**(vars(TINY) | {"num_epochs": 1, "num_minibatches": 1}))
+    h = Hyperparams(1.0, max_grad_norm=1e-4, adam_eps=1e4, adam_b1=0.0, adam_b2=0.0, lr_anneal=0.0)
+    before, after, metrics = one_update(algorithm(chain(limit=5), config), h)
+    step = jnp.sqrt(sum(jnp.sum((a - b) ** 2) for a, b in zip(*map(jax.tree.leaves, (before.params, after.params)))))  # noqa: B905
+    assert metrics.grad_norm > 0.1
+    assert step < 1e-7  # float32 parameters hardly move
+    h = h._replace(adam_eps=1e-1)
+    before, after, _ = one_update(algorithm(chain(limit=5), config), h)
+    step = jnp.sqrt(sum(jnp.sum((a - b) ** 2) for a, b in zip(*map(jax.tree.leaves, (before.params, after.params)))))  # noqa: B905
+    np.testing.assert_allclose(step, 1e-3, rtol=0.01)
+
+
+def test_unfinished_episodes_are_not_averaged_in():
+    _, _, metrics = one_update(algorithm(endless(limit=100)))
+    assert metrics.num_episodes == 0
+    assert jnp.isnan(metrics.episode_return_mean)
+    _, _, metrics = one_update(algorithm(endless(limit=4)))
+    assert (metrics.num_episodes, metrics.episode_return_mean, metrics.episode_length_max) == (6, 4, 4)
+
+
+def test_observation_statistics_move_after_the_update_only():
+    config = Config(**(vars(TINY) | {"normalize_observations": True}))
+    algo = algorithm(chain(limit=5), config)
+    before, after, _ = one_update(algo, updates=2)
+    assert before.obs_moments.count == 24
+    _, rollout = ppo.collect(parts_of(algo), before, jax.random.split(before.key, 3)[1])
+    np.testing.assert_allclose(after.obs_moments.count, 48)
+    old = before.obs_moments
+    merged = (old.mean * 24 + np.asarray(rollout.obs).reshape(24, -1).sum(0)) / 48
+    np.testing.assert_allclose(after.obs_moments.mean, merged, atol=1e-6)
+
+
+def test_permuting_nothing_but_the_seed_changes_the_run():
+    _, a, _ = one_update(algorithm(chain()), seed=0)
+    _, b, _ = one_update(algorithm(chain()), seed=1)
+    assert not jnp.array_equal(a.params["actor_w0"], b.params["actor_w0"])
