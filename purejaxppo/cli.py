@@ -55,7 +55,7 @@ class Train:
     file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CONFIG.toml")]  # such as configs/cartpole.toml
     out: Path | None = None  # run folder, new or empty; else runs/<env>-<seed>-<time>
     env: str = Run.env  # what to train on; `purejaxppo envs` lists them
-    seed: int = Run.seed
+    seed: int = Run.seed  # of everything random
     config: Config = field(default_factory=Config)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     hyperparams: Hyperparams = field(default_factory=Hyperparams)

@@ -16,7 +16,7 @@ import numpy as np
 if TYPE_CHECKING:
     import jax
 
-    Number: TypeAlias = float | np.ndarray | jax.Array
+    Number: TypeAlias = float | jax.Array
 else:
     Number = float  # what a file and the command line may give
 
@@ -63,20 +63,20 @@ class NetworkConfig:
 
     kind: Literal["mlp", "cnn", "gru", "lstm", "lru"] = "mlp"  # gru, lstm and lru are recurrent
     hidden_sizes: tuple[int, ...] = (64, 64)  # widths of the dense layers
-    activation: Literal["tanh", "relu", "silu", "gelu", "elu"] = "tanh"
-    layer_norm: bool = False
+    activation: Literal["tanh", "relu", "silu", "gelu", "elu"] = "tanh"  # behind every layer
+    layer_norm: bool = False  # before every activation
     shared_torso: bool = False  # one torso for actor and critic
     rnn_size: int = 128  # width of the recurrent state
     log_std_init: float = 0.0  # of the Gaussian policy
     action_distribution: Literal["gaussian", "tanh_gaussian"] = "gaussian"  # for continuous actions
-    state_dependent_std: bool = False
+    state_dependent_std: bool = False  # the deviation is an output of the network, not a parameter
     compute_dtype: Literal["float32", "bfloat16"] = "float32"  # of the layers; parameters stay float32
 
 
 class Hyperparams(NamedTuple):
     """Traced numbers: each may be an array under `vmap`. `inf` switches a limit off."""
 
-    learning_rate: Number = 2.5e-4
+    learning_rate: Number = 2.5e-4  # of Adam
     lr_anneal: Number = 1.0  # 1: linear to 0 over total_timesteps, 0: constant
     gamma: Number = 0.99  # discount
     gae_lambda: Number = 0.95  # λ of (10)
@@ -87,9 +87,9 @@ class Hyperparams(NamedTuple):
     vf_clip_eps: Number = math.inf  # range of the clipped value loss (11)
     ent_coef: Number = 0.0  # weight of the entropy (12) in (13)
     max_grad_norm: Number = 0.5  # clip by global norm
-    adam_b1: Number = 0.9
-    adam_b2: Number = 0.999
-    adam_eps: Number = 1e-5
+    adam_b1: Number = 0.9  # decay of the mean gradient
+    adam_b2: Number = 0.999  # decay of the mean squared gradient
+    adam_eps: Number = 1e-5  # added to its root
     target_kl: Number = math.inf  # KL at which the remaining minibatches of an update are skipped
     beta: Number = 1.0  # first penalty coefficient of (8)
     beta_target_kl: Number = math.inf  # KL that the penalty is adapted to
@@ -104,9 +104,9 @@ class Hyperparams(NamedTuple):
 class Run:
     """Everything that names a run: what a TOML file holds."""
 
-    env: str = "CartPole-v1"
+    env: str = "CartPole-v1"  # what to train on; `purejaxppo envs` lists them
     env_params: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # handed to `make`
-    seed: int = 0
+    seed: int = 0  # of everything random
     config: Config = Config()
     network: NetworkConfig = NetworkConfig()
     hyperparams: Hyperparams = dataclasses.field(default_factory=Hyperparams)

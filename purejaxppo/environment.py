@@ -350,12 +350,30 @@ def loose() -> Iterator[None]:
         yield
 
 
+def _regular(space: Space, obs: Any) -> Any:
+    """Discrete observations one-hot, scalars as [1], everything else as it is."""
+    if _is_compound(space):
+        return _rebuild(space, [_regular(child, obs[i]) for i, child in _children(space)])
+    return encode(space, obs) if isinstance(space, Discrete) else jnp.atleast_1d(obs)
+
+
+def _true_space(space: Any, obs: Any) -> Space:
+    """The space with the shape and dtype that regular observations really have."""
+    if _is_compound(space):
+        return _rebuild(space, [_true_space(child, obs[i]) for i, child in _children(space)])
+    if not isinstance(space, Box):
+        return encoded_space(space) if isinstance(space, Discrete) else space
+    low, high = (space.low, space.high) if space.shape in (obs.shape, ()) else (-np.inf, np.inf)
+    return box(low, high, obs.shape, obs.dtype)
+
+
 def conform(env: Env) -> Env:
-    """Make a loosely typed environment keep to the protocol.
+    """Make a loosely written environment keep to the protocol; every adapter ends with this.
 
     Rewards become float32 scalars, flags bool scalars; states and observations get one dtype at reset and
-    step, never a weak one, so that a state's type is a fixed point of `step`. JAX's strict promotion modes
-    are lifted inside of the environment's own functions.
+    step, never a weak one, so that a state's type is a fixed point of `step`. A Discrete observation becomes
+    one-hot, a scalar one [1], all else keeps its dtype; the observation space is made to say what the shapes
+    and dtypes really are. JAX's strict promotion modes are lifted inside of the environment's own functions.
 
     Raises:
         ValueError: reset and step give states or observations of different structure or shape.
@@ -363,14 +381,15 @@ def conform(env: Env) -> Env:
 
     def reset_loose(key: jax.Array) -> tuple[Any, Any]:
         with loose():
-            return jax.tree.map(jnp.asarray, env.reset(key))
+            env_state, obs = env.reset(key)
+            return jax.tree.map(jnp.asarray, (env_state, _regular(env.observation_space, obs)))
 
     def step_loose(key: jax.Array, env_state: Any, action: Any) -> tuple[Any, TimeStep]:
         with loose():
             env_state, timestep = env.step(key, env_state, action)
-            timestep = jax.tree.map(jnp.asarray, timestep)
-            timestep = timestep._replace(reward=timestep.reward.reshape(()), final_obs=timestep.obs)
-            return jax.tree.map(jnp.asarray, env_state), timestep
+            obs = _regular(env.observation_space, timestep.obs)
+            reward, terminated, truncated = (jnp.asarray(x).reshape(()) for x in timestep[1:4])
+            return jax.tree.map(jnp.asarray, (env_state, TimeStep(obs, reward, terminated, truncated, obs)))
 
     with loose():
         state, obs, next_state, timestep = step_avals(env._replace(reset=reset_loose, step=step_loose))
@@ -383,12 +402,11 @@ def conform(env: Env) -> Env:
 
     def step(key: jax.Array, env_state: Any, action: Any) -> tuple[Any, TimeStep]:
         env_state, timestep = step_loose(key, env_state, action)
-        obs = _cast(timestep.obs, obs_dtypes)
-        scalars = (timestep.reward, timestep.terminated, timestep.truncated)
-        reward, terminated, truncated = _cast(scalars, (_FLOAT, _BOOL, _BOOL))
-        return _cast(env_state, state_dtypes), TimeStep(obs, reward, terminated, truncated, obs)
+        timestep = _cast(timestep, TimeStep(obs_dtypes, _FLOAT, _BOOL, _BOOL, obs_dtypes))
+        return _cast(env_state, state_dtypes), timestep._replace(final_obs=timestep.obs)
 
-    return env._replace(reset=reset, step=step)
+    exact = Env(reset, step, env.observation_space, env.action_space)
+    return exact._replace(observation_space=_true_space(env.observation_space, step_avals(exact)[1]))
 
 
 def check_env(env: Env) -> None:
@@ -467,35 +485,29 @@ def flatten_observation(env: Env, *, images: bool = False) -> Env:
     """Observations as one float32 vector [D]: integers one-hot, arrays raveled, dict entries by sorted key.
 
     An "action_mask" stays apart: the observation is then {"observation": [D], "action_mask": as it was}.
-    A bool or uint8 image is left as it is unless `images` is true.
+    A bool or uint8 image, alone or beside a mask, is left as it is unless `images` is true.
 
     Raises:
         ValueError: an image among other things in a dict or tuple, and `images` is false.
     """
     space = env.observation_space
-    masked = _has_mask(space)
-    main: Space = {k: v for k, v in space.items() if k != "action_mask"} if isinstance(space, dict) else space
-    if masked and set(main) == {"observation"}:  # type: ignore[arg-type]
-        main = main["observation"]  # type: ignore[index,call-overload]
-        pick = lambda obs: obs["observation"]  # noqa: E731
-    else:
-        pick = lambda obs: obs  # noqa: E731
-    if _is_image(main) and not images:
+    mask = space.get("action_mask") if isinstance(space, dict) else None
+    main: Any = {k: v for k, v in space.items() if k != "action_mask"} if isinstance(space, dict) else space
+    leaves = _leaves(main)
+    if not images and len(leaves) == 1 and _is_image(leaves[0]):
         return env
-    if not images and any(_is_image(leaf) for leaf in _leaves(main)):
+    if not images and any(_is_image(leaf) for leaf in leaves):
         raise ValueError(
             f"the observation space {main} holds an image beside other things: say "
             "flatten_observation(env, images=True) to ravel it too, or choose one with map_observation"
         )
+    if mask is None:
+        return map_observation(env, partial(encode, main), encoded_space(main))
 
-    def flatten(obs: Any) -> Any:
-        vector = encode(main, pick(obs))
-        return {"observation": vector, "action_mask": obs["action_mask"]} if masked else vector
+    def flatten(obs: Any) -> dict[str, Any]:
+        return {"observation": encode(main, obs), "action_mask": obs["action_mask"]}
 
-    flat: Space = encoded_space(main)
-    if masked:
-        flat = {"observation": flat, "action_mask": space["action_mask"]}  # type: ignore[index,call-overload]
-    return map_observation(env, flatten, flat)
+    return map_observation(env, flatten, {"observation": encoded_space(main), "action_mask": mask})
 
 
 def clip_action(env: Env) -> Env:
@@ -613,7 +625,7 @@ def append_previous(env: Env) -> Env:
     actions = encoded_space(env.action_space)
     reward = box(-np.inf, np.inf, (1,))
     parts = (encoded_space(main), actions, reward)
-    # The start of an episode shows zeros, and nothing says that actions keep to their bounds.
+    # The start of an episode shows zeros, also where the bounds of the action do not hold them.
     low, high = (np.concatenate([getattr(p, b) for p in parts]) for b in ("low", "high"))
     size = main.shape[0]
     low[size:-1], high[size:-1] = np.minimum(low[size:-1], 0), np.maximum(high[size:-1], 0)

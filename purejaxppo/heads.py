@@ -144,7 +144,8 @@ def _leaf_masks(space: Any, mask: Any) -> list[Any]:
     if isinstance(space, dict):
         return [m for name in sorted(space) for m in _leaf_masks(space[name], mask.get(name))]
     if isinstance(space, tuple):
-        return [m for i, child in enumerate(space) for m in _leaf_masks(child, None if mask[i] == () else mask[i])]
+        masks = [None if isinstance(m, tuple) and not m else m for m in mask]
+        return [m for child, masked in zip(space, masks, strict=True) for m in _leaf_masks(child, masked)]
     return [mask]
 
 

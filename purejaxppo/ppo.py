@@ -37,9 +37,9 @@ def make_ppo(env, network, config=None, *, objective=None, target_fn=None, shuff
     """
     config, env = config or Config(), clip_action(env)
     check_parts(config)
-    chosen = objective or OBJECTIVES["none" if config.policy_step == "trpo" else config.objective]
+    objective = objective or OBJECTIVES["none" if config.policy_step == "trpo" else config.objective]
     target_fn, shuffle = target_fn or TARGETS[config.targets], shuffle or SHUFFLES[config.shuffle]
-    parts = Parts(auto_reset(env, config.resets), network, config, chosen, target_fn, shuffle)
+    parts = Parts(auto_reset(env, config.resets), network, config, objective, target_fn, shuffle)
     return Algorithm(partial(init, parts), partial(update, parts), env, network, config)
 
 
@@ -56,7 +56,7 @@ def init(parts: Parts, key: Array, h: Hyperparams) -> TrainState:
         obs=obs,
         carry=parts.network.initial_carry(num_envs),
         reset=jnp.ones(num_envs, bool),
-        obs_moments=stats.init_moments(jax.tree.map(lambda x: x[0], obs)),
+        obs_moments=stats.init_moments(first(obs)),
         reward_scaler=stats.init_reward_scaler(num_envs),
         control=init_control(h),
         episodes=stats.init_episode_stats(num_envs),
@@ -92,27 +92,13 @@ def update(parts: Parts, state: TrainState, h: Hyperparams) -> tuple[TrainState,
     if parts.config.normalize_observations:
         moments = stats.update_moments(moments, rollout.obs)
     ratio, kl, *_ = replay(parts, params, batch)
-    metrics = Metrics(
-        **steps,
-        kl=kl.mean(),
-        kl_k3=kl_k3(jnp.log(ratio)).mean(),
-        explained_variance=1.0 - jnp.var(batch.target - batch.value) / jnp.var(batch.target),
-        advantage_std=jnp.std(batch.advantage),
-        learning_rate=h.learning_rate,
-        clip_eps=h.clip_eps,
-        beta=h.beta,
-        **episode_metrics(finished),
-    )
-    state = state._replace(
-        params=params,
-        opt_state=opt_state,
-        obs_moments=moments,
-        reward_scaler=scaler,
-        control=update_control(state.control, metrics.kl, h),
-        episodes=episodes,
-        key=key,
-        num_updates=state.num_updates + 1,
-    )
+    whole = {"kl": kl.mean(), "kl_k3": kl_k3(jnp.log(ratio)).mean(), "advantage_std": jnp.std(batch.advantage)}
+    unexplained = jnp.var(batch.target - batch.value) / jnp.var(batch.target)
+    used = {name: getattr(h, name) for name in ("learning_rate", "clip_eps", "beta")}
+    metrics = Metrics(**steps, **whole, **used, **episode_metrics(finished), explained_variance=1.0 - unexplained)
+    control = update_control(state.control, metrics.kl, h)
+    state = state._replace(params=params, opt_state=opt_state, obs_moments=moments, reward_scaler=scaler)
+    state = state._replace(control=control, episodes=episodes, key=key, num_updates=state.num_updates + 1)
     return state, metrics
 
 

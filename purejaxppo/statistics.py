@@ -208,8 +208,8 @@ def iqm(x: jax.Array | Sequence[float], axis: int | None = None) -> jax.Array:
     # Outside the middle half an infinity does not count (0 · inf is NaN), a NaN (sorted last) always does.
     inner = values[..., n // 4 : n - n // 4]
     index = jnp.arange(n // 4, n - n // 4, dtype=jnp.float32)
-    weights = (jnp.minimum(index + 1.0, 0.75 * n) - jnp.maximum(index, 0.25 * n)) / (0.5 * n)
-    mean = jnp.sum(jnp.broadcast_to(weights, inner.shape) * inner, axis=-1)
+    weights = jnp.minimum(index + 1.0, 0.75 * n) - jnp.maximum(index, 0.25 * n)
+    mean = jnp.sum(jnp.broadcast_to(weights, inner.shape) * inner, axis=-1) / (0.5 * n)
     return jnp.where(jnp.isnan(values[..., -1]), jnp.nan, mean)
 
 

@@ -33,13 +33,19 @@ def params_of(network, seed=0):
     return jax.tree.map(draw, jax.eval_shape(network.init, jax.random.key(0)))
 
 
-def sample_block(space, key, *lead):
-    """Random elements of a space, leaves [*lead, ...]."""
-    keys = jax.random.split(key, lead)
-    sample = lambda k: sample_space(space, k)  # noqa: E731
-    for _ in lead:
-        sample = jax.vmap(sample)
-    return sample(keys)
+def sample_block(space, *lead, seed=0):
+    """Random elements of a bounded space, leaves [*lead, ...]; drawn with NumPy, so that nothing is compiled."""
+    rng = np.random.default_rng(seed)
+
+    def draw(leaf):
+        if isinstance(leaf, Discrete):
+            return rng.integers(leaf.n, size=lead, dtype=np.int32)
+        if isinstance(leaf, MultiDiscrete):
+            return rng.integers(leaf.nvec, size=(*lead, len(leaf.nvec)), dtype=np.int32)
+        x = leaf.low + rng.random((*lead, *leaf.shape)) * (leaf.high.astype(np.float64) - leaf.low)
+        return (x if leaf.dtype == np.float32 else np.round(x)).astype(leaf.dtype)
+
+    return jax.tree.map(lambda leaf: jnp.asarray(draw(leaf)), space)
 
 
 IMAGE = box(0, 255, (5, 6, 2), np.uint8)

@@ -432,6 +432,9 @@ def test_flatten_observation_leaves_images_alone_unless_asked(dtype: Any) -> Non
     np.testing.assert_array_equal(obs, np.arange(12).astype(dtype).astype(np.float32))
     mixed = map_observation(env, lambda obs: {"image": obs, "speed": jnp.ones(2)}, {
         "image": env.observation_space, "speed": box(0, 1, (2,))})  # fmt: skip
+    masked = map_observation(env, lambda obs: {"observation": obs, "action_mask": jnp.ones(2, bool)}, {
+        "observation": env.observation_space, "action_mask": box(0, 1, (2,), np.bool_)})  # fmt: skip
+    assert flatten_observation(masked) is masked
     with pytest.raises(ValueError, match="images=True"):
         flatten_observation(mixed)
     obs, _ = play(flatten_observation(mixed, images=True), [])
@@ -597,6 +600,25 @@ def test_conform_gives_every_leaf_one_strong_dtype(key: jax.Array) -> None:
     # A scan compiles, so the state's type is a fixed point.
     _, _, _, ts = rollout(env, jnp.ones((4, 2), jnp.int32), jax.random.key(1))
     np.testing.assert_array_equal(ts.reward, np.ones((4, 2)))
+
+
+def test_conform_makes_observations_regular_and_the_space_true(key: jax.Array) -> None:
+    def observe(time: Any) -> Any:
+        return {"n": time % 3, "height": 0.5 * time, "grid": jnp.full((2, 2), time, jnp.uint8)}
+
+    def step(key: jax.Array, time: Any, action: Any) -> Any:
+        obs = observe(time + 1)
+        return time + 1, TimeStep(obs, 0, False, False, obs)
+
+    space = {"n": Discrete(3), "height": box(-1, 1, ()), "grid": box(0, 9, (7,))}
+    env = conform(Env(lambda key: (0, observe(0)), step, space, Discrete(2)))
+    check_env(env)
+    # The declared shape of "grid" is wrong, so its bounds mean nothing either.
+    whole = box(0, 255, (2, 2), np.uint8)
+    assert env.observation_space == {"n": box(0, 1, (3,)), "height": box(-1, 1, (1,)), "grid": whole}
+    _, timesteps = play(env, [integer(0)] * 2)
+    np.testing.assert_array_equal(timesteps[1].obs["n"], [0, 0, 1])
+    np.testing.assert_array_equal(timesteps[1].obs["height"], [1.0])
 
 
 def test_conform_refuses_states_that_change_shape() -> None:

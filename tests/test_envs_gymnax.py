@@ -280,7 +280,7 @@ def test_compound_and_scalar_observations_keep_their_structure(key: jax.Array) -
 def test_parameters_are_replaced_and_constructor_arguments_passed(key: jax.Array) -> None:
     assert make("Catch-bsuite", rows=6).observation_space == box(0, 1, (6, 5))
     assert make("FourRooms-misc", use_visual_obs=True).observation_space == box(0, 1, (13, 13, 2))
-    env = make("CartPole-v1", max_steps_in_episode=1, x_threshold=3)
+    env = make("CartPole-v1", max_steps_in_episode=np.int64(1), x_threshold=3)
     state, _ = env.reset(key)
     assert bool(env.step(jax.random.key(1), state, jnp.asarray(0, jnp.int32))[1].truncated)
     assert isinstance(env.observation_space, Box)
@@ -316,10 +316,12 @@ def test_unknown_parameters_name_the_nearest() -> None:
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"max_steps_in_episode": 3.5}, "must be an integer like 500, not 3.5"),
-        ({"gravity": "heavy"}, "must be a float like 9.8, not 'heavy'"),
-        ({"gravity": True}, "must be a float like 9.8, not True"),
-        ({"max_steps_in_episode": True}, "must be a int like 500, not True"),
+        ({"max_steps_in_episode": 3.5}, "must be a whole number, like 500, not 3.5"),
+        ({"max_steps_in_episode": float("inf")}, "must be a whole number, like 500, not inf"),
+        ({"gravity": float("nan")}, "must be of type float, like 9.8, not nan"),
+        ({"gravity": "heavy"}, "must be of type float, like 9.8, not 'heavy'"),
+        ({"gravity": True}, "must be of type float, like 9.8, not True"),
+        ({"max_steps_in_episode": True}, "must be of type int, like 500, not True"),
     ],
 )
 def test_parameters_of_a_wrong_type_are_refused(params: dict, message: str) -> None:

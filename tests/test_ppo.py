@@ -1,4 +1,4 @@
-"""The page: the golden update, the ratio that must be 1, truncation, minibatches, early stop, annealing."""
+"""The page: the ratio that must be 1, truncation, minibatches, early stop, annealing."""
 
 from functools import partial
 
@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from nets import plain
-from oracle import Rollout, Settings, golden_update
+from plain_net import plain
 from probes import chain, endless, masked, reward_by_distance, scripted
 
 import purejaxppo as pp
@@ -27,7 +26,7 @@ def one_update(algo, h=None, seed=0, updates=1):
     state = jax.jit(algo.init)(jax.random.key(seed), h)
     step = jax.jit(algo.update)
     for _ in range(updates):
-        before, (state, metrics) = state, step(state, h)
+        before, (state, metrics) = again(state), step(state, h)
     return before, state, metrics
 
 
@@ -35,36 +34,10 @@ def parts_of(algo):
     return algo.update.args[0]
 
 
-# --- the golden update ------------------------------------------------------------------------------------------------
-
-
-def fixed_order(size):
-    return np.random.default_rng(3).permutation(size)
-
-
-@pytest.mark.parametrize("objective", ["clip", "kl", "cpi"])
-@pytest.mark.parametrize("name", ["categorical", "gaussian"])
-def test_golden_update_eq07_eq08_eq05_eq13(objective, name):
-    """One whole iteration, rollout given, equals the same iteration written as NumPy loops in float64."""
-    env = scripted(truncate_at=(5,)) if name == "categorical" else pp.make("Pendulum-v1", max_steps_in_episode=3)
-    config = Config(**(vars(TINY) | {"objective": objective}))
-    h = as_traced(Hyperparams(1e-2, clip_eps=0.05, beta=0.7, ent_coef=0.02, max_grad_norm=0.4, lr_anneal=0.0))
-    algo = algorithm(env, config, shuffle=lambda key, size: jnp.asarray(fixed_order(size)))
-    state = jax.jit(algo.init)(jax.random.key(1), h)
-    _, rollout = jax.jit(partial(ppo.collect, parts_of(algo)))(state, jax.random.split(state.key, 3)[1])
-    after, metrics = jax.jit(algo.update)(state, h)
-
-    given = Rollout(*map(np.asarray, (rollout.obs, rollout.action, rollout.reward, rollout.terminated)),
-                    np.asarray(rollout.truncated), np.asarray(rollout.final_obs))  # fmt: skip
-    assert given.truncated.any()
-    rows = fixed_order(24).reshape(2, 12)
-    settings = Settings(objective, True, 1e-2, 0.99, 0.95, 0.05, 0.7, 0.5, 0.02, 0.4)
-    golden = golden_update(state.params, given, [list(rows), list(rows)], settings)
-    for leaf, expected in golden.params.items():
-        np.testing.assert_allclose(after.params[leaf], expected, atol=1e-5, err_msg=leaf)
-        assert np.abs(np.asarray(state.params[leaf]) - expected).max() > 1e-3  # it moved by far more than that
-    np.testing.assert_allclose(metrics.total_loss, np.mean(golden.losses), rtol=1e-4)
-    np.testing.assert_allclose(metrics.grad_norm, np.mean(golden.grad_norms), rtol=1e-4)
+def again(tree):
+    """The same values with keys that count as fresh: a test may look at a thing twice, the library may not."""
+    is_key = lambda x: jnp.issubdtype(x.dtype, jax.dtypes.prng_key)  # noqa: E731
+    return jax.tree.map(lambda x: jax.random.clone(x) if is_key(x) else x, tree)
 
 
 # --- the ratio is 1 at the first minibatch ----------------------------------------------------------------------------
@@ -189,10 +162,14 @@ def test_each_epoch_visits_every_sample_once_and_all_leaves_alike():
     parts = parts_of(algo)
     state, after, rollout, _, _ = values_of(algo)
     batch = ppo.make_batch(parts, state.params, state=after, rollout=rollout, h=as_traced(None))
-    rows = {tuple(np.concatenate([np.ravel(x[0, i]) for x in jax.tree.leaves(batch)])) for i in range(24)}
+
+    def row(batch, i):
+        return tuple(np.concatenate([np.ravel(x[0, i]) for x in jax.tree.leaves(batch)]))
+
+    rows = {row(batch, i) for i in range(24)}
     index = parts.shuffle(jax.random.key(1), 24).reshape(2, 12)
     taken = [jax.tree.map(lambda x, i=i: x[:, index[i]], batch) for i in range(2)]
-    shuffled = [tuple(np.concatenate([np.ravel(x[0, j]) for x in jax.tree.leaves(m)])) for m in taken for j in range(12)]
+    shuffled = [row(m, j) for m in taken for j in range(12)]
     assert len(shuffled) == 24
     assert set(shuffled) == rows
     assert set(seen) == {24}
@@ -221,19 +198,22 @@ def test_early_stop_leaves_parameters_optimiser_and_count_bitwise():
 
     def first_step_only(key):
         state = algo.init(key, h)
-        after, rollout = ppo.collect(parts, state, jax.random.split(state.key, 3)[1])
+        _, rollout_key, epoch_key = jax.random.split(state.key, 3)
+        after, rollout = ppo.collect(parts, state, rollout_key)
         batch = ppo.make_batch(parts, state.params, state=after, rollout=rollout, h=h)
-        order = permutation(jax.random.split(jax.random.split(state.key, 3)[2], 2)[0], 24)
+        order = permutation(jax.random.split(epoch_key, 2)[0], 24)
         one = jax.tree.map(lambda x: x[:, order[:12]], batch)
         grads = jax.grad(ppo.loss, has_aux=True)(state.params, parts, one, h)[0]
         return ppo.descend(h, grads, state.opt_state, state.params)
 
     keys = jax.random.split(jax.random.key(2), 3)
-    state, metrics = jax.jit(jax.vmap(lambda k: algo.update(algo.init(k, h), h)))(keys)
-    params, opt_state = jax.jit(jax.vmap(first_step_only))(keys)
+    with jax.debug_key_reuse(False):  # the checker takes the move of a vmapped scan's keys for a use of them
+        state, metrics = jax.jit(jax.vmap(lambda k: algo.update(algo.init(k, h), h)))(keys)
+        params, opt_state = jax.jit(jax.vmap(first_step_only))(keys)
     np.testing.assert_array_equal(metrics.minibatch_steps, 1.0)
-    assert jax.tree.all(jax.tree.map(lambda a, b: jnp.array_equal(a, b), state.opt_state[1].count, opt_state[1].count))
-    for a, b in zip(jax.tree.leaves((state.params, state.opt_state)), jax.tree.leaves((params, opt_state)), strict=True):
+    np.testing.assert_array_equal(state.opt_state[1].count, 1)
+    pairs = zip(*map(jax.tree.leaves, ((state.params, state.opt_state), (params, opt_state))), strict=True)
+    for a, b in pairs:
         np.testing.assert_allclose(a, b, atol=1e-6)
     _, _, free = one_update(once, Hyperparams(0.05))
     assert free.minibatch_steps == 2
@@ -262,17 +242,13 @@ def test_learning_rate_anneals_once_per_update():
 
 
 def test_clip_is_of_the_global_norm():
-    """With a clip far below the gradient, and Adam's eps huge, a step is lr/eps times the clipped gradient: norm 1e-4."""
+    """Where Adam's eps is far above the gradient a step is lr / eps times the clipped gradient, of norm 1e-4."""
     config = Config(**(vars(TINY) | {"num_epochs": 1, "num_minibatches": 1}))
-    h = Hyperparams(1.0, max_grad_norm=1e-4, adam_eps=1e4, adam_b1=0.0, adam_b2=0.0, lr_anneal=0.0)
+    h = Hyperparams(1.0, max_grad_norm=1e-4, adam_eps=1e-1, adam_b1=0.0, adam_b2=0.0, lr_anneal=0.0)
     before, after, metrics = one_update(algorithm(chain(limit=5), config), h)
-    step = jnp.sqrt(sum(jnp.sum((a - b) ** 2) for a, b in zip(*map(jax.tree.leaves, (before.params, after.params)))))  # noqa: B905
+    steps = jax.tree.map(lambda a, b: jnp.sum((a - b) ** 2), before.params, after.params)
     assert metrics.grad_norm > 0.1
-    assert step < 1e-7  # float32 parameters hardly move
-    h = h._replace(adam_eps=1e-1)
-    before, after, _ = one_update(algorithm(chain(limit=5), config), h)
-    step = jnp.sqrt(sum(jnp.sum((a - b) ** 2) for a, b in zip(*map(jax.tree.leaves, (before.params, after.params)))))  # noqa: B905
-    np.testing.assert_allclose(step, 1e-3, rtol=0.01)
+    np.testing.assert_allclose(jnp.sqrt(sum(jax.tree.leaves(steps))), 1e-3, rtol=0.01)
 
 
 def test_unfinished_episodes_are_not_averaged_in():
@@ -288,7 +264,7 @@ def test_observation_statistics_move_after_the_update_only():
     algo = algorithm(chain(limit=5), config)
     before, after, _ = one_update(algo, updates=2)
     assert before.obs_moments.count == 24
-    _, rollout = ppo.collect(parts_of(algo), before, jax.random.split(before.key, 3)[1])
+    _, rollout = ppo.collect(parts_of(algo), before, jax.random.split(again(before.key), 3)[1])
     np.testing.assert_allclose(after.obs_moments.count, 48)
     old = before.obs_moments
     merged = (old.mean * 24 + np.asarray(rollout.obs).reshape(24, -1).sum(0)) / 48
