@@ -23,7 +23,7 @@ from purejaxppo.environment import auto_reset, clip_action
 from purejaxppo.minibatches import SHUFFLES, block, first, to_sequences
 from purejaxppo.objectives import OBJECTIVES, importance_ratio, kl_k3, total_loss, value_loss
 from purejaxppo.optimizer import descend, optimizer
-from purejaxppo.state import Algorithm, Batch, Metrics, Parts, TrainState, Transition, episode_metrics, mean_over_steps
+from purejaxppo.state import Algorithm, Batch, Metrics, Parts, TrainState, Transition, reduce_metrics, strongly_typed
 from purejaxppo.trust_region import apply_control, init_control, select, should_stop, trpo_step, update_control
 
 Array = jax.Array
@@ -49,7 +49,7 @@ def init(parts: Parts, key: Array, h: Hyperparams) -> TrainState:
     param_key, env_key, key = jax.random.split(key, 3)
     params = parts.network.init(param_key)
     env_state, obs = parts.env.reset(env_key, num_envs)
-    return TrainState(
+    state = TrainState(
         params=params,
         opt_state=optimizer(h).init(params),
         env_state=env_state,
@@ -63,6 +63,7 @@ def init(parts: Parts, key: Array, h: Hyperparams) -> TrainState:
         key=key,
         num_updates=jnp.int32(0),
     )
+    return strongly_typed(state)
 
 
 def update(parts: Parts, state: TrainState, h: Hyperparams) -> tuple[TrainState, Metrics]:
@@ -84,7 +85,7 @@ def update(parts: Parts, state: TrainState, h: Hyperparams) -> tuple[TrainState,
     batch = batch_of(state.params)
     trpo = parts.config.policy_step == "trpo"  # the epochs then fit the values and leave the policy alone
     fit = h._replace(ent_coef=jnp.zeros_like(h.ent_coef)) if trpo else h
-    params, opt_state, steps = optimise(parts, state, batch, batch_of, fit, epoch_key)
+    params, opt_state, (info, taken) = optimise(parts, state, batch, batch_of, fit, epoch_key)
     if trpo:
         params = natural_step(parts, params, batch, h)
 
@@ -95,7 +96,7 @@ def update(parts: Parts, state: TrainState, h: Hyperparams) -> tuple[TrainState,
     whole = {"kl": kl.mean(), "kl_k3": kl_k3(jnp.log(ratio)).mean(), "advantage_std": jnp.std(batch.advantage)}
     unexplained = jnp.var(batch.target - batch.value) / jnp.var(batch.target)
     used = {name: getattr(h, name) for name in ("learning_rate", "clip_eps", "beta")}
-    metrics = Metrics(**steps, **whole, **used, **episode_metrics(finished), explained_variance=1.0 - unexplained)
+    metrics = reduce_metrics(info, taken, finished, **whole, **used, explained_variance=1.0 - unexplained)
     control = update_control(state.control, metrics.kl, h)
     state = state._replace(params=params, opt_state=opt_state, obs_moments=moments, reward_scaler=scaler)
     state = state._replace(control=control, episodes=episodes, key=key, num_updates=state.num_updates + 1)
@@ -169,9 +170,7 @@ def make_batch(parts: Parts, params: Any, *, state: TrainState, rollout: Transit
     advantage, target = parts.target_fn(*returns, h, parts.config.n_step)
     log_prob = rollout.distribution.log_prob(rollout.action)
     obs = observe(parts, state, rollout.obs)
-    recurrent = bool(jax.tree.leaves(rollout.carry))
-    length = (parts.config.sequence_length or parts.config.num_steps) if recurrent else 1
-
+    length = (parts.config.sequence_length or parts.config.num_steps) if jax.tree.leaves(rollout.carry) else 1
     policy = (rollout.action, rollout.distribution, log_prob)
     batch = Batch(obs, rollout.reset, rollout.carry, *policy, values, advantage, target)
     batch = jax.tree.map(lambda x: to_sequences(x, length), batch)
@@ -208,8 +207,8 @@ def loss(params: Any, parts: Parts, batch: Batch, h: Hyperparams) -> tuple[Array
     return total, (info, kl.mean())
 
 
-def optimise(parts: Parts, state: TrainState, batch: Batch, batch_of: Callable, h: Hyperparams, key: Array):
-    """K epochs over random minibatches -> (params, opt_state, metrics). From KL > κ on nothing moves (1.10)."""
+def optimise(parts: Parts, state: TrainState, batch: Batch, batch_of: Callable, h: Hyperparams, key: Array) -> Any:
+    """K epochs over random minibatches -> (params, opt_state, steps). From KL > κ on nothing moves (1.10)."""
 
     def minibatch_step(data: Batch, loop: tuple, index: Array) -> tuple[tuple, tuple]:
         params, opt_state, stopped = loop
@@ -226,8 +225,8 @@ def optimise(parts: Parts, state: TrainState, batch: Batch, batch_of: Callable, 
         return jax.lax.scan(partial(minibatch_step, data), loop, order)
 
     start = (state.params, state.opt_state, jnp.bool_(False))
-    loop, (info, taken) = jax.lax.scan(epoch, start, jax.random.split(key, parts.config.num_epochs))
-    return *loop[:2], mean_over_steps(info, taken)
+    loop, steps = jax.lax.scan(epoch, start, jax.random.split(key, parts.config.num_epochs))
+    return *loop[:2], steps
 
 
 def natural_step(parts: Parts, params: Any, batch: Batch, h: Hyperparams) -> Any:

@@ -111,13 +111,18 @@ class Algorithm(NamedTuple):
     config: Config
 
 
-def mean_over_steps(info: dict[str, Array], taken: Array) -> dict[str, Array]:
-    """Metrics of the minibatch steps, [num_epochs, num_minibatches] each, reduced over the steps taken."""
-    mean = {name: jnp.mean(x, where=taken) for name, x in info.items()}
-    extremes = {"max_ratio": info["max_ratio"].max(), "first_ratio_error": info["first_ratio_error"][0, 0]}
-    return mean | extremes | {"minibatch_steps": taken.sum(dtype=jnp.float32)}
+def strongly_typed(tree: Any) -> Any:
+    """The same arrays without weak types, which an update would strip: then a second compile for the same program."""
+    is_key = lambda x: jnp.issubdtype(x.dtype, jax.dtypes.prng_key)  # noqa: E731
+    return jax.tree.map(lambda x: x if is_key(x) else jax.lax.convert_element_type(x, x.dtype), tree)
 
 
-def episode_metrics(summary: EpisodeSummary) -> dict[str, Array]:
-    """The summary's fields under their names in Metrics."""
-    return {name if name == "num_episodes" else f"episode_{name}": x for name, x in summary._asdict().items()}
+def reduce_metrics(steps: dict[str, Array], taken: Array, episodes: EpisodeSummary, **rest: Array) -> Metrics:
+    """Metrics of one iteration. steps, taken: of the minibatch steps, [num_epochs, num_minibatches] each.
+
+    Means are over the steps taken; the extremes are over all of them, and `first_ratio_error` is that of the first.
+    """
+    mean = {name: jnp.mean(x, where=taken) for name, x in steps.items()}
+    mean |= {"max_ratio": steps["max_ratio"].max(), "first_ratio_error": steps["first_ratio_error"][0, 0]}
+    named = {name if name == "num_episodes" else f"episode_{name}": x for name, x in episodes._asdict().items()}
+    return Metrics(**mean, **named, **rest, minibatch_steps=taken.sum(dtype=jnp.float32))

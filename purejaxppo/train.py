@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from purejaxppo.config import Config, Hyperparams, check_parts
 from purejaxppo.state import Algorithm, Metrics, TrainState
@@ -75,7 +76,7 @@ def checked_length(algo: Algorithm, h: Hyperparams, done: int, num_updates: int 
     declared = algo.config.num_updates
     if num_updates is None:
         return max(declared - done, 0)
-    anneals = isinstance(h.lr_anneal, jax.core.Tracer) or bool(np.any(np.asarray(h.lr_anneal) > 0))
+    anneals = isinstance(h.lr_anneal, Tracer) or bool(np.any(np.asarray(h.lr_anneal) > 0))
     if anneals and done + num_updates > declared:
         raise ValueError(
             f"{done + num_updates} updates, but total_timesteps={algo.config.total_timesteps} declares {declared}: the "

@@ -17,7 +17,7 @@ from purejaxppo.distributions import Categorical, DiagonalGaussian
 from purejaxppo.encoders import to_inputs
 from purejaxppo.environment import Box, Discrete, MultiDiscrete, box, encode, sample_space
 from purejaxppo.heads import Shaped
-from purejaxppo.networks import Network, from_module, make_network, mlp
+from purejaxppo.networks import from_module, make_network, mlp
 
 KINDS = ("mlp", "cnn", "gru", "lstm", "lru")
 SMALL = NetworkConfig(hidden_sizes=(8,), rnn_size=4)
@@ -314,13 +314,13 @@ def test_masked_actions_have_probability_zero_and_leave_the_rest_as_it_was(name)
 def test_gradients_are_finite_with_all_but_one_action_masked(name, key):
     network, params, obs_of, mask = masked_case(name)
 
-    def loss(params):
+    def loss(params, key):
         _, distribution, value = network.apply(params, (), obs_of(mask), None)
-        action = jax.lax.stop_gradient(distribution.sample(key.copy()))
+        action = jax.lax.stop_gradient(distribution.sample(key))
         terms = (distribution.log_prob(action), distribution.entropy(), distribution.kl(distribution), value)
         return sum(jnp.sum(x) for x in terms)
 
-    assert all(np.isfinite(g).all() for g in jax.tree.leaves(jax.grad(loss)(params)))
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(quick_jit(jax.grad(loss))(params, key)))
 
 
 def test_masked_actions_are_never_sampled(key):
@@ -479,20 +479,9 @@ def four_actions():
     return env_of(box(-1, 1, (3,)), Discrete(4))
 
 
-def three_functions(env):
-    """A linear actor-critic by hand."""
-
-    def apply(params, carry, obs, reset):
-        y = obs @ params["kernel"]
-        return carry, Categorical(y[..., :-1]), y[..., -1]
-
-    return Network(lambda key: {"kernel": jax.random.normal(key, (3, 5))}, lambda num_envs: (), apply)
-
-
-@pytest.mark.parametrize("make", [lambda env: from_module(Mine(), env), three_functions])
-def test_any_network_trains(make):
+def test_a_linen_module_of_ones_own_trains():
     env = four_actions()
-    state, metrics = one_update(env, make(env))
+    state, metrics = one_update(env, from_module(Mine(), env))
     assert metrics.first_ratio_error < 1e-5
     assert metrics.kl > 0
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
