@@ -47,7 +47,7 @@ def _total(terms: Iterable[jax.Array]) -> jax.Array:
 
 def _running_sums(weights: jax.Array) -> jax.Array:
     """Sums over the last axis up to and including each element [..., K]."""
-    if weights.shape[-1] > 32:
+    if weights.shape[-1] > 20:
         return jnp.cumsum(weights, axis=-1)
     # Additions one after the other fuse with what surrounds them; a scan primitive is kernels of its own.
     return jnp.stack(list(itertools.accumulate(jnp.unstack(weights, axis=-1))), axis=-1)

@@ -1,5 +1,10 @@
 """Strict modes for every test: what JAX forgives silently is an error here."""
 
+import os
+
+# Compile time is most of the suite's time: half of it goes without XLA's dear optimisations. Set XLA_FLAGS to override.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+
 import jax
 import pytest
 

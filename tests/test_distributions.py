@@ -254,7 +254,7 @@ def test_categorical_frequencies_match_softmax(size):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("size", [2, 32, 33])
+@pytest.mark.parametrize("size", [2, 20, 21])
 def test_categorical_sample_from_is_the_inverse_cdf(mode, size):
     rng = np.random.default_rng(size)
     logits = array(rng.normal(size=(6, size)))
@@ -268,7 +268,7 @@ def test_categorical_sample_from_is_the_inverse_cdf(mode, size):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("size", [1, 17, 33])
+@pytest.mark.parametrize("size", [1, 20, 21])
 def test_categorical_sampling_at_the_ends_of_the_unit_interval(mode, size):
     """u at 0 chooses the first unmasked action, u at 1 the last one: never one out of range, never a masked one."""
     rng = np.random.default_rng(size)

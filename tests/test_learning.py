@@ -1,0 +1,84 @@
+"""It learns: probes with known values, a quick gate, and the published tasks over 16 seeds (slow)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import probes
+import pytest
+from learning import learn
+from plain_net import plain
+
+import purejaxppo as pp
+from purejaxppo import Config, Hyperparams
+
+CONFIG = Config(num_envs=32, num_steps=16, num_epochs=4, num_minibatches=4, total_timesteps=512 * 60)
+H = Hyperparams(2e-2, gamma=0.9, ent_coef=0.0)
+
+
+def trained(env, config=CONFIG, h=H):
+    algo = pp.make_ppo(env, plain(env, width=8), config)
+    state, metrics = pp.train(algo, jax.random.key(0), h)
+    return algo, state, metrics
+
+
+def value(algo, state, *observations):
+    obs = jnp.asarray(observations, jnp.float32)[None]
+    return np.asarray(algo.network.apply(state.params, (), obs, jnp.zeros(obs.shape[:2], bool))[2][0])
+
+
+def test_values_of_a_never_ending_task_under_a_time_limit():
+    """Reward 1 for ever, cut every 10 steps: V = 1/(1-γ) = 10, and not the cut sum, at most 1 - γ¹⁰ of that."""
+    algo, state, _ = trained(probes.endless(limit=10))
+    np.testing.assert_allclose(value(algo, state, [1.0]), 10.0, rtol=0.02)
+
+
+def test_two_steps_are_discounted():
+    algo, state, _ = trained(probes.two_steps())
+    np.testing.assert_allclose(value(algo, state, [0.0], [1.0]), [0.9, 1.0], atol=0.03)
+
+
+def test_value_and_policy_depend_on_the_observation():
+    algo, state, _ = trained(probes.reward_by_action_and_observation())
+    assert pp.evaluate(algo, state, jax.random.key(1), num_episodes=500).returns.mean() == 1.0
+    np.testing.assert_allclose(value(algo, state, [-1.0], [1.0]), 1.0, atol=0.05)
+
+
+def test_continuous_actions_find_the_target():
+    """Reward -(a - ½)²: the mean action is ½ in both dimensions, and the noise shrinks."""
+    config = Config(**(vars(CONFIG) | {"total_timesteps": 512 * 150}))
+    algo, state, _ = trained(probes.reward_by_distance(action_dim=2), config)
+    _, distribution, _ = algo.network.apply(state.params, (), jnp.ones((1, 1, 1)), jnp.zeros((1, 1), bool))
+    np.testing.assert_allclose(distribution.mode()[0, 0], 0.5, atol=0.05)
+    assert (distribution.log_std < -1.0).all()
+
+
+def test_a_five_state_mdp_is_solved_to_99_percent_of_the_optimum():
+    """Against the exact J* of policy iteration; the learned policy's own value is exact too, not sampled."""
+    tabular, gamma = probes.chain_tabular()._replace(start=np.full(5, 0.2)), 0.95
+    config = Config(**(vars(CONFIG) | {"total_timesteps": 512 * 150}))
+    algo, state, _ = trained(probes.chain(tabular), config, Hyperparams(1e-2, gamma=gamma, ent_coef=0.02))
+    obs = jnp.eye(5)[None]
+    _, distribution, _ = algo.network.apply(state.params, (), obs, jnp.zeros((1, 5), bool))
+    greedy = np.eye(2)[np.asarray(distribution.mode()[0])]
+    best = tabular.start @ tabular.value(tabular.best_policy(gamma), gamma)
+    assert tabular.start @ tabular.value(greedy, gamma) >= 0.99 * best
+    left = np.eye(2)[np.zeros(5, int)]  # what a greedy learner falls for: .1 at once, for ever
+    assert tabular.start @ tabular.value(left, gamma) < 0.8 * best
+
+
+def test_cartpole_quick_gate():
+    """100k steps, 4 seeds: far above the 20 of a random policy on every seed."""
+    result = learn("cartpole", 4, config={"total_timesteps": 100_000})
+    assert result.iqm >= 450, result
+    assert result.greedy.min() >= 200, result
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "gate"), [("cartpole", 490.0), ("acrobot", -90.0), ("pendulum", -250.0), ("catch", 0.95)]
+)
+def test_gates_over_16_seeds(name, gate):
+    """Interquartile mean of the greedy evaluation of the shipped config."""
+    result = learn(name, 16)
+    print(f"{name}: IQM {result.iqm:.2f} {result.interval}, {result.seconds:.0f} s, seeds {np.sort(result.greedy)}")
+    assert result.iqm >= gate, result
