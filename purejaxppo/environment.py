@@ -426,6 +426,8 @@ def check_env(env: Env) -> None:
     same("the state after reset and after a step differ", state, next_state)
     same("the observation of reset and of a step differ", obs, timestep.obs)
     same("obs and final_obs of a step differ", timestep.obs, timestep.final_obs)
+    if any(x.weak_type for x in jax.tree.leaves((state, obs))):
+        problems.append("the state or the observation is weakly typed: a second compile after a reload")
     for name, dtype in (("reward", "float32"), ("terminated", "bool"), ("truncated", "bool")):
         leaf = getattr(timestep, name)
         if leaf.shape != () or leaf.dtype != dtype or leaf.weak_type:

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from purejaxppo.state import flat
+
 Row = Mapping[str, float]
 Sink = Callable[[Sequence[Row]], None]
 
@@ -24,7 +26,7 @@ def rows_of(
         started: seconds since the start of the run at which the chunk began.
         ended: and ended; the updates of a chunk share its time equally.
     """
-    columns = {name: np.asarray(values, np.float64) for name, values in metrics._asdict().items()}
+    columns = {name: np.asarray(values, np.float64) for name, values in flat(metrics).items()}
     count = len(next(iter(columns.values())))
     rows = []
     for i in range(count):

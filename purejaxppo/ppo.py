@@ -19,6 +19,7 @@ from purejaxppo import statistics as stats
 from purejaxppo.advantages import TARGETS, normalize_advantages
 from purejaxppo.bootstrap import next_state_values
 from purejaxppo.config import Config, Hyperparams, check_parts
+from purejaxppo.diagnostics import improvement
 from purejaxppo.environment import auto_reset, clip_action
 from purejaxppo.minibatches import SHUFFLES, block, first, to_sequences
 from purejaxppo.objectives import OBJECTIVES, importance_ratio, kl_k3, total_loss, value_loss
@@ -59,6 +60,7 @@ def init(parts: Parts, key: Array, h: Hyperparams) -> TrainState:
         obs_moments=stats.init_moments(first(obs)),
         reward_scaler=stats.init_reward_scaler(num_envs),
         control=init_control(h),
+        last_reward=jnp.float32(jnp.nan),
         episodes=stats.init_episode_stats(num_envs),
         key=key,
         num_updates=jnp.int32(0),
@@ -93,14 +95,22 @@ def update(parts: Parts, state: TrainState, h: Hyperparams) -> tuple[TrainState,
     if parts.config.normalize_observations:
         moments = stats.update_moments(moments, rollout.obs)
     ratio, kl, *_ = replay(parts, params, batch)
-    whole = {"kl": kl.mean(), "kl_k3": kl_k3(jnp.log(ratio)).mean(), "advantage_std": jnp.std(batch.advantage)}
+    whole: dict[str, Any] = {
+        "kl": kl.mean(),
+        "kl_k3": kl_k3(jnp.log(ratio)).mean(),
+        "advantage_std": jnp.std(batch.advantage),
+    }
     unexplained = jnp.var(batch.target - batch.value) / jnp.var(batch.target)
     used = {name: getattr(h, name) for name in ("learning_rate", "clip_eps", "beta")}
-    metrics = reduce_metrics(info, taken, finished, **whole, **used, explained_variance=1.0 - unexplained)
+    whole |= {"explained_variance": 1.0 - unexplained, "diagnostics": ()}
+    if parts.config.diagnostics:
+        rewards = (rollout.reward, state.last_reward)
+        whole["diagnostics"] = improvement(ratio, kl, batch.advantage, *rewards, h.gamma)
+    metrics = reduce_metrics(info, taken, finished, **whole, **used)
     control = update_control(state.control, metrics.kl, h)
     state = state._replace(params=params, opt_state=opt_state, obs_moments=moments, reward_scaler=scaler)
-    state = state._replace(control=control, episodes=episodes, key=key, num_updates=state.num_updates + 1)
-    return state, metrics
+    state = state._replace(control=control, last_reward=rollout.reward.mean(), episodes=episodes, key=key)
+    return state._replace(num_updates=state.num_updates + 1), metrics
 
 
 # 1. Rollout ----------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from purejaxppo.config import Config, Hyperparams
+from purejaxppo.diagnostics import Diagnostics
 from purejaxppo.environment import Env, VecEnv
 from purejaxppo.networks import Network
 from purejaxppo.statistics import EpisodeStats, EpisodeSummary, RewardScaler, RunningMoments
@@ -29,6 +30,7 @@ class TrainState(NamedTuple):
     obs_moments: RunningMoments  # moved at the end of an iteration only
     reward_scaler: RewardScaler
     control: Control
+    last_reward: Array  # mean reward per step of the rollout before; NaN at first
     episodes: EpisodeStats  # [N] of the running episodes
     key: Array
     num_updates: Array  # int32; one update is num_envs * num_steps timesteps
@@ -88,6 +90,7 @@ class Metrics(NamedTuple):
     episode_length_mean: Array
     episode_length_min: Array
     episode_length_max: Array
+    diagnostics: Diagnostics | tuple[()]  # () unless Config(diagnostics=True)
 
 
 class Parts(NamedTuple):
@@ -111,13 +114,24 @@ class Algorithm(NamedTuple):
     config: Config
 
 
+def flat(metrics: Any) -> dict[str, Any]:
+    """Every number of a NamedTuple of metrics under its own name, those of a NamedTuple inside it (or `()`) too."""
+    numbers: dict[str, Any] = {}
+    for name, x in metrics._asdict().items():
+        if isinstance(x, tuple):
+            numbers |= flat(x) if x else {}
+        else:
+            numbers[name] = x
+    return numbers
+
+
 def strongly_typed(tree: Any) -> Any:
     """The same arrays without weak types, which an update would strip: then a second compile for the same program."""
     is_key = lambda x: jnp.issubdtype(x.dtype, jax.dtypes.prng_key)  # noqa: E731
     return jax.tree.map(lambda x: x if is_key(x) else jax.lax.convert_element_type(x, x.dtype), tree)
 
 
-def reduce_metrics(steps: dict[str, Array], taken: Array, episodes: EpisodeSummary, **rest: Array) -> Metrics:
+def reduce_metrics(steps: dict[str, Array], taken: Array, episodes: EpisodeSummary, **rest: Any) -> Metrics:
     """Metrics of one iteration. steps, taken: of the minibatch steps, [num_epochs, num_minibatches] each.
 
     Means are over the steps taken; the extremes are over all of them, and `first_ratio_error` is that of the first.

@@ -50,7 +50,7 @@ def iterate(
     while left > 0:
         length = min(chunk, left)
         state, metrics = _chunk(algo.update, chunk, state, h, jnp.int32(length))
-        yield state, Metrics(*(x[:length] for x in jax.device_get(metrics)))
+        yield state, jax.tree.map(lambda x, n=length: x[:n], jax.device_get(metrics))
         left -= length
 
 

@@ -32,7 +32,7 @@ def fake_algorithm(config, env="fake", cost: int = 0, bad_update: int = -1, bad_
         work = jax.lax.fori_loop(0, cost, lambda i, x: jnp.sin(x + 1.0), jnp.zeros(64))
         done = state.num_updates + 1
         count = done.astype(jnp.float32) + 0.0 * work.sum()
-        values = dict.fromkeys(Metrics._fields, count)
+        values = dict.fromkeys(Metrics._fields, count) | {"diagnostics": ()}
         loss = jnp.where(done == bad_update, bad_value, count)
         values |= {"total_loss": loss, "episode_return_mean": 10.0 * count, "num_episodes": jnp.float32(1.0)}
         return state._replace(params=state.params + 1.0, num_updates=done), Metrics(**values)

@@ -211,6 +211,12 @@ def test_the_pool_is_drawn_anew_for_each_rollout_and_never_larger_than_it(key: j
     assert [len(p) for p in pools] == [8, 8]
     assert not pools[0] & pools[1]
     assert len(np.unique(noise(jax.random.key(3), 2, 2).reset[1][..., 0])) <= 4
+    # Each step and each environment draws for itself, all of the pool alike: 320 draws of 8.
+    drawn = np.asarray(noise(jax.random.key(4), 16, 20).reset[1])[..., 0]
+    counts = [int((drawn == x).sum()) for x in np.unique(drawn)]
+    assert len(counts) == 8
+    assert 20 < min(counts) <= max(counts) < 64
+    assert all(len(np.unique(row)) > 3 for row in (*drawn, *drawn.T))
 
 
 def test_all_randomness_of_a_step_is_in_its_noise(key: jax.Array) -> None:
@@ -635,8 +641,15 @@ def test_conform_refuses_states_that_change_shape() -> None:
 def test_check_env_names_everything_that_is_wrong() -> None:
     with jax.numpy_dtype_promotion("standard"), pytest.raises(ValueError, match="conform") as error:
         check_env(sloppy(reward=jnp.ones(1), final_obs=jnp.zeros(1)))
-    for part in ("the state after reset", "the observation of reset", "final_obs", "reward must be a float32 scalar",
-                 "terminated must be a bool scalar", "not of the observation space"):  # fmt: skip
+    for part in (
+        "the state after reset",
+        "weakly typed",
+        "the observation of reset",
+        "final_obs",
+        "reward must be a float32 scalar",
+        "terminated must be a bool scalar",
+        "not of the observation space",
+    ):
         assert part in str(error.value)
 
 

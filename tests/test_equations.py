@@ -223,7 +223,11 @@ def figures_E7():
     rewards = jnp.asarray([1.0, 2.0, 0.0, -1.0, 5.0])
     zero, no = jnp.zeros(5), jnp.zeros(5, bool)
     returns = adv.gae(rewards, zero, zero, no, no, 0.9, 1.0)
-    return [f"{x:.2f}" for x in (*np.asarray(returns), *np.asarray(adv.normalize_advantages(returns)))]
+    # .5g: to two digits two of the returns are ties
+    return [
+        *(f"{x:.5g}" for x in np.asarray(returns)),
+        *(f"{x:.2f}" for x in np.asarray(adv.normalize_advantages(returns))),
+    ]
 
 
 def figures_C1():

@@ -14,7 +14,17 @@ PACKAGE = Path(__file__).parents[1] / "purejaxppo"
 # A module imports from its own floor and from lower ones. `purejaxppo/__init__.py` is the front door: it imports from
 # every floor and nothing inside the package imports from it.
 FLOORS = (
-    {"advantages", "objectives", "distributions", "trust_region", "statistics"},
+    {
+        "advantages",
+        "objectives",
+        "distributions",
+        "trust_region",
+        "statistics",
+        "diagnostics",
+        "bootstrap",
+        "minibatches",
+        "initializers",
+    },
     {
         "config",
         "environment",
@@ -23,9 +33,6 @@ FLOORS = (
         "encoders",
         "heads",
         "recurrent",
-        "initializers",
-        "bootstrap",
-        "minibatches",
         "optimizer",
         "state",
     },
