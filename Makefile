@@ -7,7 +7,7 @@ CONFIG ?= configs/cartpole.toml
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-slow check format install clean
+.PHONY: help train test test-slow results check format install clean
 
 help: ## Say what can be made
 	@echo "usage: make TARGET [PYTHON=python3.12] [CONFIG=configs/cartpole.toml] [ARGS='--seed 1']"
@@ -25,6 +25,10 @@ test: $(VENV)/.test-ready ## Run the tests (minutes)
 test-slow: $(VENV)/.test-ready ## Run the slow tests alone: whole learning runs, many seeds
 	@echo "==> pytest -m slow"
 	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+results: $(VENV)/.test-ready ## Train what docs/results.md shows and print its tables (half an hour)
+	@$(BIN)/python tests/learning.py gates
+	@$(BIN)/python tests/learning.py combinations
 
 check: $(VENV)/.dev-ready ## Check format, lint, types and spelling, then run the tests
 	$(BIN)/ruff format --check .

@@ -3,7 +3,7 @@
 from purejaxppo.config import Config, ConfigError, Hyperparams, NetworkConfig
 from purejaxppo.envs import available, make
 from purejaxppo.evaluate import evaluate, record
-from purejaxppo.networks import Network, mlp
+from purejaxppo.networks import Network, make_network, mlp
 from purejaxppo.ppo import make_ppo
 from purejaxppo.state import Algorithm, Metrics, TrainState
 from purejaxppo.sweep import sweep
@@ -25,6 +25,7 @@ __all__ = [
     "init_state",
     "iterate",
     "make",
+    "make_network",
     "make_ppo",
     "mlp",
     "record",

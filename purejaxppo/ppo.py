@@ -95,17 +95,13 @@ def update(parts: Parts, state: TrainState, h: Hyperparams) -> tuple[TrainState,
     if parts.config.normalize_observations:
         moments = stats.update_moments(moments, rollout.obs)
     ratio, kl, *_ = replay(parts, params, batch)
-    whole: dict[str, Any] = {
-        "kl": kl.mean(),
-        "kl_k3": kl_k3(jnp.log(ratio)).mean(),
-        "advantage_std": jnp.std(batch.advantage),
-    }
     unexplained = jnp.var(batch.target - batch.value) / jnp.var(batch.target)
-    used = {name: getattr(h, name) for name in ("learning_rate", "clip_eps", "beta")}
-    whole |= {"explained_variance": 1.0 - unexplained, "diagnostics": ()}
+    whole: dict[str, Any] = {"kl": kl.mean(), "kl_k3": kl_k3(jnp.log(ratio)).mean(), "diagnostics": ()}
+    whole |= {"explained_variance": 1.0 - unexplained, "advantage_std": jnp.std(batch.advantage)}
     if parts.config.diagnostics:
         rewards = (rollout.reward, state.last_reward)
         whole["diagnostics"] = improvement(ratio, kl, batch.advantage, *rewards, h.gamma)
+    used = {name: getattr(h, name) for name in ("learning_rate", "clip_eps", "beta")}
     metrics = reduce_metrics(info, taken, finished, **whole, **used)
     control = update_control(state.control, metrics.kl, h)
     state = state._replace(params=params, opt_state=opt_state, obs_moments=moments, reward_scaler=scaler)

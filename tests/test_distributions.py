@@ -284,6 +284,28 @@ def test_categorical_sampling_at_the_ends_of_the_unit_interval(mode, size):
     assert allowed[np.arange(2000), action[3]].all()
 
 
+def test_masked_actions_are_not_sampled_where_rounded_sums_disagree():
+    """Among 1000 actions a parallel sum may rise at a masked action by a rounding error; probe u all around there."""
+    rng = np.random.default_rng(13)
+    logits = rng.normal(size=(4, 1000)).astype(np.float32)
+    allowed = rng.uniform(size=logits.shape) < 0.5
+    logits[~allowed] = -np.inf
+    cdf = np.float32(np.cumsum(np_softmax(logits), axis=-1))
+    u = cdf[..., None] + np.float32(2.0**-24) * np.arange(-6, 7, dtype=np.float32)  # [4, 1000, 13]
+    sample = jax.jit(lambda row, noise: jax.lax.map(jax.vmap(lambda z: Categorical(row).sample_from(z)), noise))
+    for row, mask, noise in zip(logits, allowed, np.clip(u, 0.0, 1.0), strict=True):
+        action = np.asarray(sample(array(row), array(noise)))
+        assert mask[action].all()
+
+
+def test_categorical_noise_is_centred_in_the_open_unit_interval():
+    noise = f64(Categorical(jnp.zeros((1000, 2))).noise(jax.random.key(19), (100,)))
+    np.testing.assert_array_equal(noise * 2**24 % 2, 1.0)  # midpoints of a grid of 2⁻²³: never 0, 1 or 1/2
+    assert stats.kstest(noise.ravel(), "uniform").pvalue > 1e-3
+    # u = 1/2 belongs to the second of two equal actions: a is the first with u < the sum up to and including a.
+    assert int(Categorical(jnp.zeros(2)).sample_from(jnp.float32(0.5))) == 1
+
+
 def test_categorical_sampling_covers_a_dominant_action_and_a_rare_one():
     """A probability far below the resolution of the noise is not rounded up to it."""
     draws = 1 << 22

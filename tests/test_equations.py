@@ -21,6 +21,7 @@ import purejaxppo
 from purejaxppo import advantages as adv
 from purejaxppo import objectives as obj
 from purejaxppo import trust_region as tr
+from purejaxppo.diagnostics import Diagnostics
 
 TESTS = Path(__file__).parent
 DOC = (TESTS.parent / "docs" / "derivation.md").read_text(encoding="utf-8")
@@ -136,11 +137,10 @@ def test_nothing_that_looks_like_a_name_escapes_these_checks():
     files = re.findall(r"`((?:tests|docs|notebooks)/[\w.]+)`", DOC)
     assert files
     assert [file for file in files if not (TESTS.parent / file).is_file()] == []
-    fields = set(purejaxppo.Metrics._fields)
-    rows = DOC.split("`purejaxppo.state.Metrics`")[1].split("## 1.11")[0]
-    metrics = {name for line in rows.splitlines() if line.startswith("| `") for name in re.findall(r"`(\w+)`", line)}
-    assert metrics
-    assert metrics <= fields
+    rows = [line.split("|")[1] for line in DOC.split("## Improvement diagnostics")[1].splitlines() if line[:3] == "| `"]
+    metrics = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert set(Diagnostics._fields) <= metrics
+    assert metrics <= {*purejaxppo.Metrics._fields, *Diagnostics._fields}
     settings = {"trpo_delta", "beta_target_kl", "target_kl", "lr_target_kl", "clip_target_kl", "vf_clip_eps"}
     assert settings <= set(purejaxppo.Hyperparams._fields)
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import probes
 import pytest
-from learning import learn
+from learning import COMBINATIONS, GATES, combination, learn
 
 import purejaxppo as pp
 from purejaxppo import Config, Hyperparams
@@ -73,11 +73,29 @@ def test_cartpole_quick_gate():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "gate"), [("cartpole", 490.0), ("acrobot", -90.0), ("pendulum", -250.0), ("catch", 0.95)]
-)
+@pytest.mark.parametrize(("name", "gate"), GATES.items())
 def test_gates_over_16_seeds(name, gate):
     """Interquartile mean of the greedy evaluation of the shipped config."""
     result = learn(name, 16)
     print(f"{name}: IQM {result.iqm:.2f} {result.interval}, {result.seconds:.0f} s, seeds {np.sort(result.greedy)}")
+    assert result.iqm >= gate, result
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("index", range(len(COMBINATIONS)), ids=[name for name, _, _ in COMBINATIONS])
+def test_every_objective_with_every_control_solves_cartpole(index):
+    """Interquartile mean over 8 seeds at 300k steps."""
+    for label, result in combination(index, 8).items():
+        print(f"{label}: IQM {result.iqm:.1f} {result.interval}")
+        assert result.iqm >= 475, (label, result)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "gate"), [("cartpole_trpo", 475.0), ("cartpole_kl", 475.0), ("pendulum_trpo", -300.0)]
+)
+def test_the_other_shipped_configs_learn(name, gate):
+    """TRPO on a discrete and a continuous task, PPO-KL, as shipped; 8 seeds."""
+    result = learn(name, 8)
+    print(f"{name}: IQM {result.iqm:.2f} {result.interval}, seeds {np.sort(result.greedy)}")
     assert result.iqm >= gate, result

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import nbclient
 import nbformat
-import pytest
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 
@@ -45,7 +44,8 @@ def execute(tmp_path, monkeypatch):
     manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=specs)
     notebook = read()
     client = nbclient.NotebookClient(notebook, km=manager, timeout=300, resources={"metadata": {"path": str(ROOT)}})
-    client.execute(env=os.environ | {"PUREJAXPPO_FAST": "1", "JAX_PLATFORMS": "cpu"})
+    # A manager handed in keeps its kernel and its sockets unless told to clean up.
+    client.execute(cleanup_kc=True, env=os.environ | {"PUREJAXPPO_FAST": "1", "JAX_PLATFORMS": "cpu"})
     return notebook
 
 
@@ -54,9 +54,6 @@ def images(cell):
     return [base64.b64decode(x.data["image/png"]) for x in cell.outputs if "image/png" in x.get("data", {})]
 
 
-# pyzmq and tornado close the kernel's sockets from their own threads, after the loop that they belong to.
-@pytest.mark.filterwarnings("ignore:.*(zmq|ZMQ|tornado|event loop).*:RuntimeWarning")
-@pytest.mark.filterwarnings("ignore:.*Jupyter is migrating.*:DeprecationWarning")
 def test_it_runs_and_every_figure_cell_draws_a_figure(tmp_path, monkeypatch):
     """An exception in a cell ends the run and fails the test; so does a warning on its stderr."""
     cells = [cell for cell in execute(tmp_path, monkeypatch).cells if cell.cell_type == "code"]

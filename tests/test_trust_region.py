@@ -279,7 +279,7 @@ def test_eq06_without_backtracks_a_step_that_exceeds_delta_is_refused():
     np.testing.assert_array_equal(bits(new["theta"]), bits(params["theta"]))
 
 
-@pytest.mark.parametrize("spoiled", ["zero", "nan", "no_gain", "infinite_kl"])
+@pytest.mark.parametrize("spoiled", ["zero", "nan", "no_gain", "infinite_kl", "no_minimum"])
 def test_eq06_no_acceptable_step_leaves_parameters_bitwise_unchanged(spoiled):
     """In either lane of a vmap over two values of δ."""
     params, surrogate, kl = problem()
@@ -289,10 +289,14 @@ def test_eq06_no_acceptable_step_leaves_parameters_bitwise_unchanged(spoiled):
         "nan": lambda p: surrogate(p) * jnp.nan,
         # A slope at the start, and nothing but loss wherever one goes.
         "no_gain": lambda p: jnp.where(moved(p), -1.0, surrogate(p)),
-        "infinite_kl": surrogate,
     }
-    bad_kl = (lambda p: kl(p) + jnp.where(moved(p), jnp.inf, 0.0)) if spoiled == "infinite_kl" else kl
-    step = lambda delta: tr.trpo_step(params, surrogates[spoiled], bad_kl, delta, DAMPING)  # noqa: E731
+    kls = {
+        "infinite_kl": lambda p: kl(p) + jnp.where(moved(p), jnp.inf, 0.0),
+        # Curved the wrong way (a `params` that is not the old policy): there is no scale for the step.
+        "no_minimum": lambda p: -kl(p),
+    }
+    surrogate_fn, kl_fn = surrogates.get(spoiled, surrogate), kls.get(spoiled, kl)
+    step = lambda delta: tr.trpo_step(params, surrogate_fn, kl_fn, delta, 1.0)  # noqa: E731
     new, info = jax.jit(jax.vmap(step))(jnp.asarray([0.1, 0.01]))
     for name, x in new.items():
         np.testing.assert_array_equal(bits(x), bits(jnp.stack([params[name]] * 2)))
