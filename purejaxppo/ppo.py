@@ -20,7 +20,7 @@ from purejaxppo.advantages import TARGETS, normalize_advantages
 from purejaxppo.bootstrap import next_state_values
 from purejaxppo.config import Config, Hyperparams, check_parts
 from purejaxppo.diagnostics import improvement
-from purejaxppo.environment import auto_reset, clip_action
+from purejaxppo.environment import auto_reset, check_env, clip_action
 from purejaxppo.minibatches import SHUFFLES, block, first, to_sequences
 from purejaxppo.objectives import OBJECTIVES, importance_ratio, kl_k3, total_loss, value_loss
 from purejaxppo.optimizer import descend, optimizer
@@ -34,10 +34,11 @@ def make_ppo(env, network, config=None, *, objective=None, target_fn=None, shuff
     """PPO for `env` and `network`. A function handed in takes the place of the one that `config` names.
 
     Continuous actions are clipped at the environment's own bounds, on its side of the log-probability.
-    Raises ConfigError on a bad config, all problems at once.
+    Raises ConfigError on a bad config and ValueError on an environment that breaks the protocol, all problems at once.
     """
     config, env = config or Config(), clip_action(env)
     check_parts(config)
+    check_env(env)
     objective = objective or OBJECTIVES["none" if config.policy_step == "trpo" else config.objective]
     target_fn, shuffle = target_fn or TARGETS[config.targets], shuffle or SHUFFLES[config.shuffle]
     parts = Parts(auto_reset(env, config.resets), network, config, objective, target_fn, shuffle)
@@ -237,7 +238,7 @@ def optimise(parts: Parts, state: TrainState, batch: Batch, batch_of: Callable, 
 
 def natural_step(parts: Parts, params: Any, batch: Batch, h: Hyperparams) -> Any:
     """The TRPO step (6) from π_old, on the whole batch."""
-    advantage = normalize_advantages(batch.advantage)
+    advantage = normalize_advantages(batch.advantage) if parts.config.normalize_advantages else batch.advantage
 
     def surrogate(params: Any) -> Array:
         ratio, _, entropy, _ = replay(parts, params, batch)

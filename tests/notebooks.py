@@ -24,6 +24,15 @@ class ThisPython(AsyncKernelManager):
         return KernelSpecManager(kernel_dirs=[])
 
 
+class Client(NotebookClient):
+    """Counts in a cell's metadata how often the cell redrew what it shows: the outputs keep the last one alone."""
+
+    def process_message(self, msg, cell, cell_index):
+        if msg["msg_type"] == "update_display_data":
+            cell.metadata["updates"] = cell.metadata.get("updates", 0) + 1
+        return super().process_message(msg, cell, cell_index)
+
+
 def read(path):
     """The notebook as it is committed, checked against the format."""
     notebook = nbformat.read(ROOT / path, as_version=4)
@@ -31,16 +40,18 @@ def read(path):
     return notebook
 
 
-def execute(path, env=None, timeout=300):
+def execute(path, env=None, timeout=300, then=""):
     """Run the notebook at `path` (relative to the repository) -> the notebook with its outputs.
 
     env: further environment variables of the kernel, such as {"PUREJAXPPO_FAST": "1"}. timeout: seconds per cell.
+    then: code for one more cell at the end, to look into what the notebook left behind.
     Raises nbclient's CellExecutionError, with the traceback, at the first cell that fails.
     """
     notebook = read(path)
+    notebook.cells += [nbformat.v4.new_code_cell(then)] if then else []
     with TemporaryDirectory() as folder:
         resources = {"metadata": {"path": folder}}
-        client = NotebookClient(notebook, kernel_manager_class=ThisPython, kernel_name="python3", resources=resources)
+        client = Client(notebook, kernel_manager_class=ThisPython, kernel_name="python3", resources=resources)
         client.timeout = timeout
         return client.execute(env=_environment(folder, env or {}))
 
