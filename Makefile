@@ -18,9 +18,9 @@ train: $(VENV)/.core-ready ## Train an agent on CONFIG; the run folder lands in 
 	@echo "==> purejaxppo train $(CONFIG) $(ARGS)"
 	@$(BIN)/purejaxppo train $(CONFIG) $(ARGS)
 
-test: $(VENV)/.test-ready ## Run the tests (minutes)
+test: $(VENV)/.test-ready ## Run the tests, two files at a time (minutes)
 	@echo "==> pytest"
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-slow: $(VENV)/.test-ready ## Run the slow tests alone: whole learning runs, many seeds
 	@echo "==> pytest -m slow"
@@ -35,7 +35,7 @@ check: $(VENV)/.dev-ready ## Check format, lint, types and spelling, then run th
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/codespell
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 format: $(VENV)/.dev-ready ## Bring the code into the house format
 	$(BIN)/ruff check --fix-only .

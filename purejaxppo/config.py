@@ -414,6 +414,9 @@ def find_problems(
     if config is None:
         return problems
     recurrent = recurrent or (network is not None and network.kind in RECURRENT_KINDS)
+    if config.policy_step == "trpo" and network is not None and network.shared_torso:
+        text = ' = true: with policy_step "trpo" fitting the values would move the policy; nearest valid value: false'
+        problems.append(Problem("network.shared_torso", text))
     return problems + _joint_problems(config, recurrent, {problem.key for problem in problems})
 
 

@@ -328,3 +328,11 @@ def test_a_file_is_loaded_as_it_says(tmp_path):
     run = load_toml(path)
     assert (run.env, run.seed, run.config.num_envs, run.hyperparams.ent_coef) == ("Acrobot-v1", 3, 32, 0.01)
     assert dataclasses.replace(run.config, num_envs=64) == Config()
+
+
+def test_trpo_needs_a_critic_of_its_own():
+    shared = NetworkConfig(shared_torso=True)
+    with pytest.raises(ConfigError, match="network.shared_torso = true"):
+        check_parts(Config(policy_step="trpo"), shared)
+    check_parts(Config(policy_step="trpo"), NetworkConfig())
+    check_parts(Config(), shared)

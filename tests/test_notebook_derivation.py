@@ -3,10 +3,11 @@
 import base64
 import io
 
-import notebooks
 import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
+
+import notebooks
 
 PATH = "notebooks/derivation.ipynb"
 ENV = {

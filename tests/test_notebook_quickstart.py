@@ -4,11 +4,13 @@ import base64
 import io
 import json
 import re
+import sys
 
-import notebooks
 import numpy as np
 import pytest
 from PIL import Image
+
+import notebooks
 
 PATH = "notebooks/quickstart.ipynb"
 ENV = {
@@ -21,9 +23,9 @@ import json, sys
 print(json.dumps({
     "python": sys.executable,
     "updates": [int(state.num_updates), config.num_updates],
-    "returns": {name: float(x.mean()) for name, x in returns_of_policies.items()},
+    "returns": {name: float(x.mean()) for name, x in policy_returns.items()},
     "seeds": list(states.num_updates.shape),
-    "boat": [float(x) for x in scores],
+    "boat": [float(x) for x in boat_returns],
 }))
 """
 FIGURES = ("train", "curve", "evaluate", "seeds-plot", "sweep", "own-train")
@@ -58,8 +60,6 @@ def test_a_reader_sees_no_warning(run):
 
 
 def test_nothing_is_installed_where_the_package_is_there(cells, facts):
-    import sys
-
     assert "%pip install" in cells["install"].source
     assert not cells["install"].outputs
     assert facts["python"] == sys.executable
