@@ -332,7 +332,7 @@ def test_a_file_is_loaded_as_it_says(tmp_path):
 
 def test_trpo_needs_a_critic_of_its_own():
     shared = NetworkConfig(shared_torso=True)
-    with pytest.raises(ConfigError, match="network.shared_torso = true"):
+    with pytest.raises(ConfigError, match=r"network\.shared_torso = true"):
         check_parts(Config(policy_step="trpo"), shared)
     check_parts(Config(policy_step="trpo"), NetworkConfig())
     check_parts(Config(), shared)

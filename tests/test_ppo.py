@@ -43,15 +43,30 @@ def again(tree):
 # --- the ratio is 1 at the first minibatch ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shuffle", ["permutation", "hash"])
-@pytest.mark.parametrize("normalize", [False, True])
-@pytest.mark.parametrize("env", [chain(limit=5), reward_by_distance(action_dim=2)], ids=["discrete", "continuous"])
-def test_ratio_is_one_at_the_first_minibatch(env, normalize, shuffle):
-    config = Config(**(vars(TINY) | {"normalize_observations": normalize, "shuffle": shuffle, "scale_rewards": True}))
-    _, state, metrics = one_update(algorithm(env, config), Hyperparams(0.1), updates=3)
+PATHS = {
+    "as is": {},
+    "normalised observations, hash": {"normalize_observations": True, "shuffle": "hash"},
+    "scaled rewards, whole batch": {"scale_rewards": True, "num_minibatches": 1},
+    "advantages as they are": {"normalize_advantages": False, "targets": "monte_carlo"},
+    "KL penalty": {"objective": "kl", "targets": "n_step", "n_step": 3},
+    "CPI, resets in the step": {"objective": "cpi", "resets": "every_step"},
+    "TRPO": {"policy_step": "trpo", "normalize_observations": True},
+    "targets anew each epoch": {"recompute_advantages": True, "targets": "td_lambda"},
+    "cuts as ends, pooled resets": {"truncation": "terminal", "resets": "pool"},
+    "cuts masked": {"truncation": "mask"},
+}
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("kind", ["discrete", "continuous"])
+def test_ratio_is_one_at_the_first_minibatch(kind, path):
+    """Whatever the path, in the third update too; networks and actions of other kinds: test_recurrent.py."""
+    env = chain(limit=5) if kind == "discrete" else reward_by_distance(action_dim=2)
+    algo = algorithm(env, Config(**(vars(TINY) | PATHS[path])))
+    _, state, metrics = one_update(algo, Hyperparams(0.1), updates=3)
     assert metrics.first_ratio_error < 1e-5
-    assert metrics.max_ratio > 1.01  # and it moves after that
-    if normalize:
+    assert metrics.kl > 1e-5  # and it moves after that
+    if algo.config.normalize_observations:
         assert state.obs_moments.count == 3 * 24
 
 
@@ -231,6 +246,40 @@ def test_stopped_and_free_seeds_side_by_side():
     for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(plain_state.params), strict=True):
         np.testing.assert_array_equal(a[1], b[1])
         assert not np.array_equal(a[0], b[0])
+
+
+def test_C7_controllers_follow_the_kl_of_the_whole_batch_once_per_update():
+    """β, learning rate and clip range of every update from the KL of the one before, by the rules written out."""
+    config = Config(**(vars(TINY) | {"objective": "kl", "total_timesteps": 24 * 12}))
+    h = Hyperparams(0.1, beta=0.5, beta_target_kl=0.03, lr_target_kl=0.02, clip_target_kl=0.05, lr_anneal=0.5)
+    _, m = pp.train(algorithm(chain(limit=5), config), jax.random.key(0), h)
+    kl = np.asarray(m.kl, np.float64)
+    beta, rate, clip = 0.5, 1.0, 1.0
+    seen = set()
+    for i in range(12):
+        np.testing.assert_allclose(m.beta[i], beta, rtol=1e-5)
+        np.testing.assert_allclose(m.learning_rate[i], 0.1 * rate * (1 - 0.5 * i / 12), rtol=1e-5)
+        np.testing.assert_allclose(m.clip_eps[i], 0.2 * clip, rtol=1e-5)
+        factor = 2.0 if kl[i] > 1.5 * 0.03 else 0.5 if kl[i] < 0.03 / 1.5 else 1.0
+        seen.add(factor)
+        beta *= factor
+        rate = np.clip(rate * (1 / 1.5 if kl[i] > 2 * 0.02 else 1.5 if kl[i] < 0.02 / 2 else 1.0), 0.01, 10)
+        clip = np.clip(clip * (1 / 1.5 if kl[i] > 2 * 0.05 else 1.5 if kl[i] < 0.05 / 2 else 1.0), 0.1, 2)
+    assert {2.0, 0.5} <= seen
+
+
+@pytest.mark.parametrize("env", [chain(limit=5), reward_by_distance(action_dim=2)], ids=["discrete", "continuous"])
+def test_eq06_the_trpo_step_of_the_page_spends_its_delta_and_the_epochs_none(env):
+    """KL near δ after the update; with δ next to nothing the policy stays where it was, whatever the entropy weight."""
+    config = Config(**(vars(TINY) | {"policy_step": "trpo"}))
+    _, _, metrics = one_update(algorithm(env, config), Hyperparams(1e-2, trpo_delta=0.01, ent_coef=0.1))
+    assert 0.005 < metrics.kl <= 0.0101
+    before, after, metrics = one_update(algorithm(env, config), Hyperparams(1e-2, trpo_delta=1e-12, ent_coef=0.1))
+    assert metrics.kl < 1e-7
+    assert metrics.minibatch_steps == 4
+    for name, x in before.params.items():
+        moved = np.abs(np.asarray(after.params[name]) - np.asarray(x)).max()
+        assert moved > 1e-3 if name.startswith("critic") else moved < 1e-3, name
 
 
 def test_learning_rate_anneals_once_per_update():
