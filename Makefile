@@ -7,7 +7,7 @@ CONFIG ?= configs/cartpole.toml
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-slow results check format install clean
+.PHONY: help train test test-slow results mutants check format install clean
 
 help: ## Say what can be made
 	@echo "usage: make TARGET [PYTHON=python3.12] [CONFIG=configs/cartpole.toml] [ARGS='--seed 1']"
@@ -29,6 +29,9 @@ test-slow: $(VENV)/.test-ready ## Run the slow tests alone: whole learning runs,
 results: $(VENV)/.test-ready ## Train what docs/results.md shows and print its tables (half an hour)
 	@$(BIN)/python tests/learning.py gates
 	@$(BIN)/python tests/learning.py combinations
+
+mutants: $(VENV)/.test-ready ## Apply each fault of tests/mutants.toml to a copy and show that a test fails
+	@$(BIN)/python tests/mutants.py $(ARGS)
 
 check: $(VENV)/.dev-ready ## Check format, lint, types and spelling, then run the tests
 	$(BIN)/ruff format --check .

@@ -8,6 +8,7 @@ from probes import endless, reward_by_action, scripted
 
 import purejaxppo as pp
 from purejaxppo import Config
+from purejaxppo.environment import Discrete, Env, TimeStep, box
 
 CONFIG = Config(num_envs=2, num_steps=4, num_epochs=1, num_minibatches=1, total_timesteps=8)
 
@@ -76,3 +77,21 @@ def test_a_recording_is_one_episode_step_by_step():
     np.testing.assert_array_equal(tape.done, [False, False, True])
     np.testing.assert_array_equal(tape.obs[:, 1], [0.0, 1.0, 2.0])
     np.testing.assert_array_equal(tape.env_state.time, [0, 1, 2])
+
+
+def test_an_episode_that_ended_waits_for_the_others_without_counting():
+    """Episodes of 1 to 6 steps; a step after the end pays -100, as nothing is reset."""
+
+    def reset(key):
+        return (jax.random.randint(key, (), 1, 7), jnp.int32(0)), jnp.zeros(1)
+
+    def step(key, state, action):
+        length, time = state
+        reward = jnp.where(time < length, jnp.float32(1), jnp.float32(-100))
+        return (length, time + 1), TimeStep(jnp.zeros(1), reward, time + 1 == length, jnp.bool_(False), jnp.zeros(1))
+
+    algo, state = ready(Env(reset, step, box(-1, 1, (1,)), Discrete(2)))
+    result = pp.evaluate(algo, state, jax.random.key(1), num_episodes=40, max_steps=20)
+    assert set(result.lengths.tolist()) == {1, 2, 3, 4, 5, 6}
+    np.testing.assert_array_equal(result.returns, result.lengths.astype(jnp.float32))
+    assert result.finished.all()

@@ -39,7 +39,7 @@ def run():
 
 @pytest.fixture(scope="module")
 def cells(run):
-    return {cell.id: cell for cell in notebooks.code(run)}
+    return {tag: cell for cell in notebooks.code(run) for tag in cell.metadata.get("tags", ())}
 
 
 @pytest.fixture(scope="module")

@@ -324,3 +324,46 @@ def test_permuting_nothing_but_the_seed_changes_the_run():
     _, a, _ = one_update(algorithm(chain()), seed=0)
     _, b, _ = one_update(algorithm(chain()), seed=1)
     assert not jnp.array_equal(a.params["actor_w0"], b.params["actor_w0"])
+
+
+# --- what is stored, in which order it is read, and what is drawn -----------------------------------------------------
+
+
+def test_actions_are_stored_as_drawn_and_clipped_behind_the_log_probability():
+    """σ = e^(-0.3) against bounds of ±0.5: many actions lie outside; the reward is that of the clipped action."""
+    algo = algorithm(reward_by_distance(target=0.25, action_dim=2, bound=0.5))
+    state, after, rollout, _, _ = values_of(algo)
+    assert (jnp.abs(rollout.action) > 0.5).mean() > 0.2
+    clipped = np.clip(np.asarray(rollout.action), -0.5, 0.5)
+    np.testing.assert_allclose(rollout.reward, -((clipped - 0.25) ** 2).sum(-1), rtol=1e-5, atol=1e-6)
+    batch = ppo.make_batch(parts_of(algo), state.params, state=after, rollout=rollout, h=as_traced(None))
+    mean, log_std = (np.asarray(x, np.float64) for x in (rollout.distribution.mean, rollout.distribution.log_std))
+    normal = -0.5 * ((rollout.action - mean) / np.exp(log_std)) ** 2 - log_std - 0.5 * np.log(2 * np.pi)
+    np.testing.assert_allclose(batch.log_prob.reshape(8, 3), normal.sum(-1), rtol=1e-4)
+
+
+def test_every_epoch_is_the_whole_batch_in_an_order_of_its_own():
+    """At a learning rate of 0 a minibatch's value loss tells its members: same mean per epoch, other minibatches."""
+    algo = algorithm(chain(limit=5), Config(**(vars(TINY) | {"num_epochs": 3, "num_minibatches": 4})))
+    parts, h = parts_of(algo), as_traced(Hyperparams(0.0))
+    state, after, rollout, _, _ = values_of(algo)
+    batch = ppo.make_batch(parts, state.params, state=after, rollout=rollout, h=h)
+    run = jax.jit(lambda key: ppo.optimise(parts, after, batch, lambda params: batch, h, key)[2])
+    info, taken = run(jax.random.key(3))
+    assert taken.shape == (3, 4)
+    losses = np.asarray(info["value_loss"])
+    whole = np.mean((np.asarray(batch.value) - np.asarray(batch.target)) ** 2)
+    np.testing.assert_allclose(losses.mean(1), whole, rtol=1e-5)
+    losses = np.sort(losses, axis=1)
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        assert np.abs(losses[a] - losses[b]).max() > 1e-2 * whole
+
+
+def test_every_iteration_draws_anew():
+    """At a learning rate of 0, in an environment without chance, two iterations differ by the actions drawn alone."""
+    algo = algorithm(reward_by_distance())
+    h = as_traced(Hyperparams(0.0))
+    state = jax.jit(algo.init)(jax.random.key(0), h)
+    after, metrics = jax.jit(algo.update)(state, h)
+    _, later = jax.jit(algo.update)(again(after), h)
+    assert metrics.episode_return_mean != later.episode_return_mean
