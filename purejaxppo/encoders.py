@@ -88,6 +88,8 @@ def to_inputs(space: Space, obs: Any, convolve: bool) -> Inputs:
 
 def _vectors(space: Any, x: Array) -> list[Array]:
     """The pieces [..., D_i] of one leaf, float32."""
+    if isinstance(space, Discrete | MultiDiscrete) and not jnp.issubdtype(x.dtype, jnp.integer):
+        raise ValueError(f"an observation of {space} must arrive as integers, not as {x.dtype}: was it normalised?")
     if isinstance(space, Discrete):
         return [jax.nn.one_hot(x, space.n, dtype=jnp.float32)]
     if isinstance(space, MultiDiscrete):

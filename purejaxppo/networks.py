@@ -109,7 +109,8 @@ def make_network(env: Env, config: NetworkConfig | None = None) -> Network:
 
     Raises:
         ConfigError: a bad `config`, all problems at once.
-        ValueError: the spaces of `env` and `config` do not go together; says why.
+        ValueError: the spaces of `env` and `config` do not go together; says why. When applied: a mask or an integer
+            observation comes as something else, as after a normalisation.
     """
     config = config or NetworkConfig()
     check_parts(network=config)
@@ -118,6 +119,7 @@ def make_network(env: Env, config: NetworkConfig | None = None) -> Network:
     _check_observation(space, config)
     check_action_space(actions, config, seen.mask)
     module = ActorCritic(config, num_logits(actions), num_means(actions))
+    mask_dtypes = [] if seen.mask is None else [x.dtype for x in jax.tree.leaves(zero_of(seen.mask))]
 
     def inputs(obs: Any) -> tuple[Inputs, Inputs]:
         actor, critic, _ = views(obs)
@@ -131,7 +133,10 @@ def make_network(env: Env, config: NetworkConfig | None = None) -> Network:
     def apply(params: Any, carry: Any, obs: Any, reset: Array) -> tuple[Any, Any, Array]:
         applied: Any = module.apply(params, carry, *inputs(obs), reset)
         carry, outputs, log_std, value = applied
-        return carry, policy(actions, config, outputs, log_std, views(obs).mask), value
+        mask = views(obs).mask
+        if [x.dtype for x in jax.tree.leaves(mask)] != mask_dtypes:
+            raise ValueError(f"the action mask must arrive as {mask_dtypes}: was it normalised with the observation?")
+        return carry, policy(actions, config, outputs, log_std, mask), value
 
     return Network(init, module.initial_carry, apply)
 

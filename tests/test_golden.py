@@ -128,3 +128,11 @@ def test_golden_update_where_the_ratio_leaves_the_clip_range():
     assert 0.1 < float(metrics.clip_fraction) < 0.9
     for name, x in golden.params.items():
         np.testing.assert_allclose(end.params[name], x, atol=5e-5, rtol=0, err_msg=name)
+
+
+def test_golden_update_where_the_two_directions_of_the_kl_part():
+    """Near the old policy KL(old ‖ new) and KL(new ‖ old) agree to third order: steps and a β that tell them apart."""
+    _, end, metrics, golden = both("kl", False, True, H._replace(learning_rate=0.03, beta=5.0))
+    assert metrics.kl > 1e-3
+    for name, x in golden.params.items():
+        np.testing.assert_allclose(end.params[name], x, atol=1e-5, rtol=0, err_msg=name)

@@ -563,6 +563,16 @@ def test_spaces_that_do_not_go_with_the_network_are_refused(observation, actions
         make_network(env_of(observation, actions), NetworkConfig(**config))
 
 
+@pytest.mark.parametrize("name", ["x", "action_mask"])
+def test_integers_and_masks_that_were_normalised_are_refused(name):
+    """Numbers around 0 in the place of a mask would allow nearly everything, silently."""
+    network = mlp(env_of({"x": Discrete(3), "action_mask": BOOLS[2]}, Discrete(2)))
+    obs = {"x": jnp.zeros((T, N), jnp.int32), "action_mask": jnp.ones((T, N, 2), bool)}
+    obs[name] = obs[name].astype(jnp.float32)
+    with pytest.raises(ValueError, match="normalised"):
+        network.apply(params_of(network), (), obs, None)
+
+
 def test_a_bad_config_is_refused_with_all_its_problems():
     with pytest.raises(ConfigError, match="2 problems"):
         make_network(four_actions(), NetworkConfig(kind="transformer", hidden_sizes=(0,)))

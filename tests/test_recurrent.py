@@ -357,8 +357,9 @@ def counting(env):
     return Network(lambda key: jnp.float32(1.0), lambda num_envs: jnp.full(num_envs, 77, jnp.int32), apply)
 
 
-def test_the_carry_stored_is_that_before_the_step_and_resets_come_on_time():
-    env = scripted(terminate_at=(3,), truncate_at=(5,), random_start=False)
+@pytest.mark.parametrize(("terminate_at", "truncate_at"), [((3,), (5,)), ((5,), (3,))], ids=["terminated", "truncated"])
+def test_the_carry_stored_is_that_before_the_step_and_resets_come_on_time(terminate_at, truncate_at):
+    env = scripted(terminate_at, truncate_at, random_start=False)
     algo = ppo.make_ppo(env, counting(env), CONFIG)
     state = algo.init(jax.random.key(0), Hyperparams())
     _, rollout = quick_jit(partial(ppo.collect, algo.update.args[0]))(state, jax.random.key(1))
@@ -383,7 +384,8 @@ def test_evaluation_carries_the_memory_and_starts_it_empty():
 
     def step(key, time, action):
         obs = jnp.zeros((1,), jnp.float32)
-        return time + 1, TimeStep(obs, jnp.where(action == time % 3, 1.0, 0.0), time == 9, jnp.bool_(False), obs)
+        reward = (action == time % 3).astype(jnp.float32)
+        return time + 1, TimeStep(obs, reward, time == 9, jnp.bool_(False), obs)
 
     env = Env(reset, step, box(-1, 1, (1,)), Discrete(3))
     algo = ppo.make_ppo(env, counting(env), CONFIG)
