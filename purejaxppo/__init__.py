@@ -3,7 +3,7 @@
 from purejaxppo.config import Config, ConfigError, Hyperparams, NetworkConfig
 from purejaxppo.envs import available, make
 from purejaxppo.evaluate import evaluate, record
-from purejaxppo.networks import Network, make_network, mlp
+from purejaxppo.networks import Network, from_module, make_network, mlp
 from purejaxppo.ppo import make_ppo
 from purejaxppo.state import Algorithm, Metrics, TrainState
 from purejaxppo.sweep import sweep
@@ -22,6 +22,7 @@ __all__ = [
     "TrainState",
     "available",
     "evaluate",
+    "from_module",
     "init_state",
     "iterate",
     "make",

@@ -149,6 +149,14 @@ def zero_of(space: Space) -> Any:
     return _rebuild(space, [zero_of(child) for _, child in _children(space)])
 
 
+def normalized_leaves(space: Space, on: bool = True, name: str = "") -> tuple[bool, ...]:
+    """Which leaves of an observation, in pytree order, normalisation is for, if it is on: Box, not codes or masks."""
+    if _is_compound(space):
+        parts = (normalized_leaves(child, on, name or str(key)) for key, child in _children(space))
+        return tuple(flag for part in parts for flag in part)
+    return (on and isinstance(space, Box) and name != "action_mask" and space.dtype != np.bool_,)
+
+
 def encode(space: Space, x: Any) -> jax.Array:
     """One element as a float32 vector: integers one-hot, arrays raveled, compounds one after the other."""
     if isinstance(space, Discrete):

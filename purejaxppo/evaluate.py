@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from purejaxppo.environment import normalized_leaves
 from purejaxppo.minibatches import block, first
 from purejaxppo.state import Algorithm, TrainState
 from purejaxppo.statistics import RunningMoments, normalize
@@ -41,7 +42,7 @@ class Player(NamedTuple):
     step: Callable
     initial_carry: Callable
     apply: Callable
-    normalized: bool
+    normalized: tuple[bool, ...]
     greedy: bool
 
 
@@ -68,7 +69,7 @@ def record(algo: Algorithm, state: TrainState, key: Array, num_steps: int = 500,
 
 def _player(algo: Algorithm, greedy: bool) -> Player:
     env, network = algo.env, algo.network
-    normalized = algo.config.normalize_observations
+    normalized = normalized_leaves(env.observation_space, algo.config.normalize_observations)
     return Player(env.reset, env.step, network.initial_carry, network.apply, normalized, greedy)
 
 
@@ -82,7 +83,7 @@ def _act(player: Player, params: Any, moments: RunningMoments, position: tuple, 
     env_state, obs, carry = position
     num_envs = jax.tree.leaves(obs)[0].shape[0]
     action_key, env_key = jax.random.split(key)
-    seen = normalize(moments, obs) if player.normalized else obs
+    seen = normalize(moments, obs, only=player.normalized)
     reset = jnp.broadcast_to(starts, (1, num_envs))
     carry, distribution, _ = player.apply(params, carry, block(seen), reset)
     distribution = first(distribution)

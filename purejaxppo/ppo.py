@@ -20,7 +20,7 @@ from purejaxppo.advantages import TARGETS, normalize_advantages
 from purejaxppo.bootstrap import next_state_values
 from purejaxppo.config import Config, Hyperparams, check_parts
 from purejaxppo.diagnostics import improvement
-from purejaxppo.environment import auto_reset, check_env, clip_action
+from purejaxppo.environment import auto_reset, check_env, clip_action, normalized_leaves
 from purejaxppo.minibatches import SHUFFLES, block, first, to_sequences
 from purejaxppo.objectives import OBJECTIVES, importance_ratio, kl_k3, total_loss, value_loss
 from purejaxppo.optimizer import descend, optimizer
@@ -37,11 +37,12 @@ def make_ppo(env, network, config=None, *, objective=None, target_fn=None, shuff
     Raises ConfigError on a bad config and ValueError on an environment that breaks the protocol, all problems at once.
     """
     config, env = config or Config(), clip_action(env)
-    check_parts(config)
+    check_parts(config, recurrent=bool(jax.tree.leaves(jax.eval_shape(lambda: network.initial_carry(1)))))
     check_env(env)
     objective = objective or OBJECTIVES["none" if config.policy_step == "trpo" else config.objective]
     target_fn, shuffle = target_fn or TARGETS[config.targets], shuffle or SHUFFLES[config.shuffle]
-    parts = Parts(auto_reset(env, config.resets), network, config, objective, target_fn, shuffle)
+    normalized = normalized_leaves(env.observation_space, config.normalize_observations)
+    parts = Parts(auto_reset(env, config.resets), network, config, objective, target_fn, shuffle, normalized)
     return Algorithm(partial(init, parts), partial(update, parts), env, network, config)
 
 
@@ -100,13 +101,12 @@ def update(parts: Parts, state: TrainState, h: Hyperparams) -> tuple[TrainState,
     whole: dict[str, Any] = {"kl": kl.mean(), "kl_k3": kl_k3(jnp.log(ratio)).mean(), "diagnostics": ()}
     whole |= {"explained_variance": 1.0 - unexplained, "advantage_std": jnp.std(batch.advantage)}
     if parts.config.diagnostics:
-        rewards = (rollout.reward, state.last_reward)
-        whole["diagnostics"] = improvement(ratio, kl, batch.advantage, *rewards, h.gamma)
+        whole["diagnostics"] = improvement(ratio, kl, batch.advantage, rollout.reward, state.last_reward, h.gamma)
     used = {name: getattr(h, name) for name in ("learning_rate", "clip_eps", "beta")}
     metrics = reduce_metrics(info, taken, finished, **whole, **used)
     control = update_control(state.control, metrics.kl, h)
-    state = state._replace(params=params, opt_state=opt_state, obs_moments=moments, reward_scaler=scaler)
-    state = state._replace(control=control, last_reward=rollout.reward.mean(), episodes=episodes, key=key)
+    state = state._replace(params=params, opt_state=opt_state, obs_moments=moments, reward_scaler=scaler, key=key)
+    state = state._replace(control=control, last_reward=rollout.reward.mean(), episodes=episodes)
     return state._replace(num_updates=state.num_updates + 1), metrics
 
 
@@ -140,8 +140,8 @@ def collect(parts: Parts, state: TrainState, key: Array) -> tuple[TrainState, Tr
 
 
 def observe(parts: Parts, state: TrainState, obs: Any) -> Any:
-    """What the network reads: the observation, normalised where the config says so."""
-    return stats.normalize(state.obs_moments, obs) if parts.config.normalize_observations else obs
+    """What the network reads: the observation, its quantities normalised where the config says so."""
+    return stats.normalize(state.obs_moments, obs, only=parts.normalized)
 
 
 # 2. Targets ----------------------------------------------------------------------------------------------------------

@@ -102,6 +102,7 @@ class Parts(NamedTuple):
     objective: Callable[..., Array]  # (ratio, advantage, kl, hyperparams) -> per-sample surrogate, maximised
     target_fn: Callable[..., tuple[Array, Array]]
     shuffle: Callable[[Array, int], Array]  # (key, size) -> order
+    normalized: tuple[bool, ...]  # which leaves of an observation are normalised
 
 
 class Algorithm(NamedTuple):

@@ -78,10 +78,11 @@ def _mean_and_var(leaf: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, j
     return samples[0] + offset[0], jnp.mean(jnp.square(deviations - offset), axis=0)
 
 
-def normalize(moments: RunningMoments, x: Any, clip: float = 10.0) -> Any:
+def normalize(moments: RunningMoments, x: Any, clip: float = 10.0, only: Sequence[bool] | None = None) -> Any:
     """(x - mean) / √(var + 1e-8), clipped to ±clip; x itself as float32 while the count is 0.
 
-    The leaves of x are [..., *shape]; the result is float32 of the same shape.
+    The leaves of x are [..., *shape]; the result is float32 of the same shape. `only` has one flag per leaf, in pytree
+    order: where it is false the leaf is left as it is (masks and codes are not quantities).
     """
 
     def one(mean: jax.Array, var: jax.Array, leaf: jax.Array) -> jax.Array:
@@ -89,7 +90,11 @@ def normalize(moments: RunningMoments, x: Any, clip: float = 10.0) -> Any:
         mean, scale = (jnp.broadcast_to(v, leaf.shape) for v in (mean, jax.lax.rsqrt(var + 1e-8)))
         return jnp.where(moments.count > 0.0, jnp.clip((leaf - mean) * scale, -clip, clip), leaf)
 
-    return jax.tree.map(one, moments.mean, moments.var, x)
+    leaves, structure = jax.tree.flatten(x)
+    means, variances = jax.tree.leaves(moments.mean), jax.tree.leaves(moments.var)
+    flags = [True] * len(leaves) if only is None else only
+    rows = zip(flags, means, variances, leaves, strict=True)
+    return structure.unflatten([one(*row) if flag else row[-1] for flag, *row in rows])
 
 
 class RewardScaler(NamedTuple):

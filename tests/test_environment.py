@@ -30,6 +30,7 @@ from purejaxppo.environment import (
     frame_stack,
     map_observation,
     mask_observation,
+    normalized_leaves,
     rescale_action,
     sample_space,
     sticky_actions,
@@ -748,3 +749,18 @@ def test_longer_probes_pay_and_end_as_they_say() -> None:
     _, timestep = env.step(jax.random.key(4), state, forbidden)
     assert float(timestep.reward) == -10
     assert bool(timestep.terminated)
+
+
+def test_normalisation_is_for_quantities_only():
+    """In pytree order: dict keys sorted; masks, whatever their dtype, and codes stay as they are."""
+    image = box(0, 255, (4, 4), np.uint8)
+    space = {
+        "z": Discrete(3),
+        "action_mask": box(0, 1, (3,)),
+        "b": (box(0, 1, (2,)), MultiDiscrete((2, 2))),
+        "c": image,
+    }
+    assert normalized_leaves(space) == (False, True, False, True, False)
+    assert normalized_leaves(space, on=False) == (False,) * 5
+    assert normalized_leaves(box(0, 1, (2,))) == (True,)
+    assert normalized_leaves(Box(np.zeros(2, bool), np.ones(2, bool))) == (False,)

@@ -80,11 +80,12 @@ def test_ratio_is_one_at_the_first_minibatch(kind, path):
         assert state.obs_moments.count == 3 * 24
 
 
-def test_masks_go_through_the_page():
+def test_masks_go_through_the_page_and_are_not_normalised():
     """A forbidden action ends the episode and costs 10: none is ever taken, and the first ratio is 1."""
     env = masked()
     network = pp.make_network(env, pp.NetworkConfig())
-    _, _, metrics = one_update(pp.make_ppo(env, network, TINY), Hyperparams(0.1), updates=3)
+    config = Config(**(vars(TINY) | {"normalize_observations": True}))
+    _, _, metrics = one_update(pp.make_ppo(env, network, config), Hyperparams(0.1), updates=3)
     assert metrics.first_ratio_error < 1e-5
     assert metrics.episode_return_min >= 0.0
 
