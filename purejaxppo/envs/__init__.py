@@ -1,7 +1,6 @@
 """Environments by name: `make("CartPole-v1")` or `make("gymnax/CartPole-v1")`; suites are imported when needed."""
 
 import dataclasses
-import difflib
 import importlib
 import importlib.util
 from typing import Any
@@ -10,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from purejaxppo.config import nearest
 from purejaxppo.environment import Env
 
 # suite -> (package that it needs, what to install). The adapter is the module of this folder of the same name;
@@ -34,12 +34,6 @@ class MissingSuite(EnvironmentProblem):
 
 class EnvironmentUnavailable(EnvironmentProblem):
     """The environment needs something that is not there, such as the network."""
-
-
-def nearest(name: str, names: Any, n: int = 3) -> list[str]:
-    """The n of `names` most like `name`, the best first, upper and lower case taken alike."""
-    by_folded = {x.casefold(): x for x in names}
-    return [by_folded[x] for x in difflib.get_close_matches(name.casefold(), by_folded, n=n, cutoff=0.0)]
 
 
 def installed(suite: str) -> bool:
@@ -79,7 +73,8 @@ def _resolve(name: str) -> tuple[str, str]:
     if not known:
         raise missing_suite(next(iter(SUITES)))
     raise UnknownEnvironment(
-        f"unknown environment {name!r}; the nearest are {', '.join(nearest(name, known))} (`purejaxppo envs` lists all)"
+        f"unknown environment {name!r}; the nearest are {', '.join(nearest(name, known, 3))} "
+        "(`purejaxppo envs` lists all)"
     )
 
 
@@ -107,7 +102,7 @@ def replace_params(name: str, params: Any, given: dict[str, Any], other_names: t
     """
     fields = {f.name: getattr(params, f.name) for f in dataclasses.fields(params)}
     known = (*fields, *other_names)
-    unknown = [f"{k!r} (nearest: {', '.join(nearest(k, known))})" for k in given if k not in known]
+    unknown = [f"{k!r} (nearest: {', '.join(nearest(k, known, 3))})" for k in given if k not in known]
     if unknown:
         raise ValueError(f"{name} has no parameter {', '.join(unknown)}")
     values = {k: _like(f"{name}: {k}", v, fields[k]) for k, v in given.items() if k in fields}
