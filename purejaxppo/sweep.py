@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from purejaxppo.config import Hyperparams
 from purejaxppo.state import Algorithm, Metrics, TrainState
-from purejaxppo.train import as_traced, train
+from purejaxppo.train import as_traced, checked_length
 
 Array = jax.Array
 
@@ -15,8 +19,9 @@ Array = jax.Array
 def sweep(
     algo: Algorithm, keys: Array, hyperparams: Hyperparams, num_updates: int | None = None
 ) -> tuple[TrainState, Metrics]:
-    """Train every setting with every seed -> (states [H, S, ...], metrics [H, S, num_updates]). One compile.
+    """Train every setting with every seed -> (states [H, S, ...], metrics [H, S, num_updates]).
 
+    One program, compiled once for any numbers of the same shapes.
     keys [S]: one typed key per seed; the settings share them, so that they are compared on the same luck.
     hyperparams: each field a number or an array [H]; the arrays vary together (zip, not product).
     Raises ValueError where two arrays differ in length or have more than one axis.
@@ -28,7 +33,14 @@ def sweep(
     num_settings = next(iter(shapes.values()), (1,))[0]
     settings = Hyperparams(*(jnp.broadcast_to(x, (num_settings,)) for x in h))
 
-    def of_setting(h: Hyperparams) -> tuple[TrainState, Metrics]:
-        return jax.vmap(lambda key: train(algo, key, h, num_updates))(keys)
+    return _grid(algo.init, algo.update, checked_length(algo, h, 0, num_updates), keys, settings)
 
-    return jax.jit(jax.vmap(of_setting))(settings)
+
+@partial(jax.jit, static_argnames=("init", "update", "num_updates"))
+def _grid(
+    init: Callable[..., Any], update: Callable[..., Any], num_updates: int, keys: Array, settings: Hyperparams
+) -> Any:
+    def run(key: Array, h: Hyperparams) -> Any:
+        return jax.lax.scan(lambda state, _: update(state, h), init(key, h), length=num_updates)
+
+    return jax.vmap(jax.vmap(run, (0, None)), (None, 0))(keys, settings)

@@ -216,7 +216,7 @@ def test_sequences_are_stretches_of_one_environment(length):
 # --- controls ---------------------------------------------------------------------------------------------------------
 
 
-def test_early_stop_leaves_parameters_optimiser_and_count_bitwise():
+def test_early_stop_leaves_the_first_step_and_nothing_else():
     """With κ below the KL after the first step, the update is that first step alone, also per seed under vmap."""
     algo = algorithm(CHAIN)
     once = algorithm(CHAIN, Config(**(vars(TINY) | {"num_epochs": 1})))
@@ -244,6 +244,17 @@ def test_early_stop_leaves_parameters_optimiser_and_count_bitwise():
         np.testing.assert_allclose(a, b, atol=1e-6)
     _, _, free = one_update(once, Hyperparams(0.05))
     assert free.minibatch_steps == 2
+
+
+def test_after_an_early_stop_two_epochs_or_three_are_bitwise_the_same():
+    """Whatever would still have come: parameters, moments and count stay exactly as they are."""
+    h = Hyperparams(0.05, target_kl=1e-6)
+    three = algorithm(CHAIN, Config(**(vars(TINY) | {"num_epochs": 3})))
+    (_, a, metrics), (_, b, _) = one_update(algorithm(CHAIN), h), one_update(three, h)
+    assert metrics.minibatch_steps == 1
+    assert a.opt_state[1].count == 1
+    for x, y in zip(*map(jax.tree.leaves, ((a.params, a.opt_state), (b.params, b.opt_state))), strict=True):
+        np.testing.assert_array_equal(x, y)
 
 
 def test_stopped_and_free_seeds_side_by_side():

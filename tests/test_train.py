@@ -11,6 +11,7 @@ from probes import chain
 
 import purejaxppo as pp
 from purejaxppo import Config, ConfigError, Hyperparams
+from purejaxppo.sweep import _grid
 from purejaxppo.train import _chunk, _scan, as_traced
 
 CONFIG = Config(num_envs=4, num_steps=8, num_epochs=2, num_minibatches=2, total_timesteps=32 * 7)
@@ -112,7 +113,10 @@ def test_a_sweep_is_the_runs_it_stands_for_and_one_program():
     )
     keys = jax.random.split(jax.random.key(0), 2)
     with jax.debug_key_reuse(False):
+        before = _grid._cache_size()
+        pp.sweep(ALGO, keys, h._replace(gamma=0.9, clip_eps=jnp.array([0.5, 0.4, 0.3])), 2)
         _, metrics = pp.sweep(ALGO, keys, h, 2)
+        assert _grid._cache_size() == before + 1
     assert metrics.kl.shape == (3, 2, 2)
     one = Hyperparams(1e-2, gae_lambda=1.0, clip_eps=0.1, target_kl=1e-5, beta=2.0)
     _, alone = pp.train(ALGO, keys[1], one, 2)
