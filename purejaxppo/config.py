@@ -77,7 +77,7 @@ class Hyperparams(NamedTuple):
     """Traced numbers: each may be an array under `vmap`. `inf` switches a limit off."""
 
     learning_rate: Number = 2.5e-4  # of Adam
-    lr_anneal: Number = 1.0  # 1: linear to 0 over total_timesteps, 0: constant
+    lr_anneal: Number = 1.0  # 1: learning rate and trpo_delta linear to 0 over total_timesteps, 0: constant
     gamma: Number = 0.99  # discount
     gae_lambda: Number = 0.95  # λ of (10)
     clip_eps: Number = 0.2  # ε of (7)

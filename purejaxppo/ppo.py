@@ -74,8 +74,8 @@ def update(parts: Parts, state: TrainState, h: Hyperparams) -> tuple[TrainState,
     """One iteration (1.11): rollout, targets, K epochs of minibatches, θ_old ← θ."""
     key, rollout_key, epoch_key = jax.random.split(state.key, 3)
     progress = state.num_updates.astype(jnp.float32) / max(parts.config.num_updates, 1)
-    h = apply_control(state.control, h)
-    h = h._replace(learning_rate=h.learning_rate * jnp.maximum(1.0 - h.lr_anneal * progress, 0.0))
+    h, left = apply_control(state.control, h), jnp.maximum(1.0 - h.lr_anneal * progress, 0.0)
+    h = h._replace(learning_rate=h.learning_rate * left, trpo_delta=h.trpo_delta * left)
 
     state, rollout = collect(parts, state, rollout_key)
     done = rollout.terminated | rollout.truncated
