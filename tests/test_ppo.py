@@ -297,6 +297,8 @@ def test_eq06_the_trpo_step_of_the_page_spends_its_delta_and_the_epochs_none(env
     config = Config(**(vars(TINY) | {"policy_step": "trpo"}))
     _, _, metrics = one_update(algorithm(env, config), Hyperparams(1e-2, trpo_delta=0.01, ent_coef=0.1))
     assert 0.005 < metrics.kl <= 0.0101
+    _, _, third = one_update(algorithm(env, config), Hyperparams(1e-2, trpo_delta=0.01), updates=3)
+    assert 0.0025 < third.kl <= 0.00505  # δ is annealed like the learning rate: half of it is left
     before, after, metrics = one_update(algorithm(env, config), Hyperparams(1e-2, trpo_delta=1e-12, ent_coef=0.1))
     assert metrics.kl < 1e-7
     assert metrics.minibatch_steps == 4
