@@ -27,6 +27,7 @@ FLOORS = (
     },
     {
         "config",
+        "workloads",
         "environment",
         "envs",
         "networks",
