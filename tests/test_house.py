@@ -24,6 +24,7 @@ FLOORS = (
         "bootstrap",
         "minibatches",
         "initializers",
+        "hlo",
     },
     {
         "config",
