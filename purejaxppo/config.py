@@ -66,11 +66,17 @@ class NetworkConfig:
     activation: Literal["tanh", "relu", "silu", "gelu", "elu"] = "tanh"  # behind every layer
     layer_norm: bool = False  # before every activation
     shared_torso: bool = False  # one torso for actor and critic
+    encoder: Literal["dense", "cnn"] = "dense"  # how images are read, before a memory too; kind "cnn" implies "cnn"
     rnn_size: int = 128  # width of the recurrent state
     log_std_init: float = 0.0  # of the Gaussian policy
     action_distribution: Literal["gaussian", "tanh_gaussian"] = "gaussian"  # for continuous actions
     state_dependent_std: bool = False  # the deviation is an output of the network, not a parameter
     compute_dtype: Literal["float32", "bfloat16"] = "float32"  # of the layers; parameters stay float32
+
+    @property
+    def convolves(self) -> bool:
+        """Whether images go through convolutions; otherwise they are raveled."""
+        return "cnn" in (self.kind, self.encoder)
 
 
 class Hyperparams(NamedTuple):

@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from purejaxppo.config import NetworkConfig
-from purejaxppo.environment import Box, Discrete, MultiDiscrete, Space
 from purejaxppo.initializers import orthogonal
+from purejaxppo.masks import action_mask
+from purejaxppo.spaces import Box, Discrete, MultiDiscrete, Space
 
 Array = jax.Array
 
@@ -38,17 +39,14 @@ def views(x: Any) -> Views:
     A dict of "actor" and "critic" is an asymmetric observation: each reads its own entry. "action_mask" may stand in
     the dict itself or in the actor's entry; neither reads it as a feature. Anything else is read by both.
     """
-    x, mask = _without_mask(x)
+    mask, x = action_mask(x), _without_mask(x)
     if not isinstance(x, dict) or set(x) != {"actor", "critic"}:
         return Views(x, x, mask)
-    actor, inner_mask = _without_mask(x["actor"])
-    return Views(actor, _without_mask(x["critic"])[0], inner_mask if mask is None else mask)
+    return Views(_without_mask(x["actor"]), _without_mask(x["critic"]), mask)
 
 
-def _without_mask(x: Any) -> tuple[Any, Any]:
-    if not isinstance(x, dict):
-        return x, None
-    return {name: entry for name, entry in x.items() if name != "action_mask"}, x.get("action_mask")
+def _without_mask(x: Any) -> Any:
+    return {name: entry for name, entry in x.items() if name != "action_mask"} if isinstance(x, dict) else x
 
 
 class Inputs(NamedTuple):
@@ -126,10 +124,35 @@ def _convolve(x: Array, config: NetworkConfig, name: str) -> Array:
     large = min(x.shape[-3:-1]) >= LARGE
     for i, (width, size, stride) in enumerate(LARGE_CONVOLUTIONS if large else SMALL_CONVOLUTIONS):
         shape = {"kernel_size": (size, size), "strides": (stride, stride), "padding": "VALID"}
-        kernel_init = orthogonal(math.sqrt(2))
-        x = nn.Conv(width, **shape, kernel_init=kernel_init, dtype=config.compute_dtype, name=f"{name}_{i}")(x)
+        options = {"kernel_init": orthogonal(math.sqrt(2)), "dtype": config.compute_dtype, "name": f"{name}_{i}"}
+        x = (nn.Conv(width, **shape, **options) if large else PatchConvolution(width, size, **options))(x)
         x = _activate(x, config, f"{name}_{i}")
     return x.reshape(*lead, math.prod(x.shape[-3:]))
+
+
+class PatchConvolution(nn.Module):
+    """What `nn.Conv` with stride 1 and no padding is, parameters included, as one matrix product over all patches.
+
+    For few channels, where a convolution is slow, and slower still under `vmap`, which makes it a grouped one: an
+    update of the MinAtar network takes a fifth of the time on a CPU.
+    """
+
+    features: int
+    size: int
+    kernel_init: Any
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Images [..., H, W, C] -> [..., H - size + 1, W - size + 1, features]."""
+        rows, columns = (n - self.size + 1 for n in x.shape[-3:-1])
+        kernel = self.param("kernel", self.kernel_init, (self.size, self.size, x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        x, kernel, bias = (y.astype(self.dtype) for y in (x, kernel, bias))
+        corners = [(i, j) for i in range(self.size) for j in range(self.size)]
+        patches = jnp.concatenate([x[..., i : i + rows, j : j + columns, :] for i, j in corners], axis=-1)
+        y = patches @ kernel.reshape(patches.shape[-1], self.features)
+        return y + jnp.broadcast_to(bias, y.shape)
 
 
 def _activate(x: Array, config: NetworkConfig, name: str) -> Array:

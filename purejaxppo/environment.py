@@ -6,179 +6,66 @@ into a `VecEnv`, N environments that do, and is the only place where that happen
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
-# --- spaces -----------------------------------------------------------------------------------------------
+from purejaxppo.masks import action_mask, check_mask, has_action, sample_allowed
+from purejaxppo.spaces import (
+    Box,
+    Discrete,
+    MultiDiscrete,
+    Space,
+    box,
+    children,
+    encode,
+    encoded_space,
+    is_compound,
+    normalized_leaves,
+    rebuild,
+    sample_space,
+    zero_of,
+)
 
-
-@dataclass(frozen=True)
-class Discrete:
-    """The integers 0 .. n-1, one int32 scalar."""
-
-    n: int
-
-
-@dataclass(frozen=True)
-class MultiDiscrete:
-    """A vector of integers, the i-th in 0 .. nvec[i]-1, int32 of shape [len(nvec)]."""
-
-    nvec: tuple[int, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Box:
-    """Arrays between `low` and `high`, which are NumPy arrays of the shape and dtype of the elements.
-
-    Raises:
-        ValueError: `low` and `high` differ in shape or dtype.
-    """
-
-    low: np.ndarray
-    high: np.ndarray
-
-    def __post_init__(self) -> None:
-        if self.low.shape != self.high.shape or self.low.dtype != self.high.dtype:
-            raise ValueError(
-                f"the bounds of a Box must agree in shape and dtype; low has {self.low.shape} {self.low.dtype}, "
-                f"high has {self.high.shape} {self.high.dtype}"
-            )
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of an element."""
-        return self.low.shape
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Dtype of an element."""
-        return self.low.dtype
-
-    def __repr__(self) -> str:
-        low, high = (str(x.flat[0]) if x.size and (x == x.flat[0]).all() else "..." for x in (self.low, self.high))
-        return f"Box({low}, {high}, {self.shape}, {self.dtype})"
-
-    def __eq__(self, other: object) -> bool:
-        return (
-            isinstance(other, Box)
-            and self.dtype == other.dtype
-            and np.array_equal(self.low, other.low)
-            and np.array_equal(self.high, other.high)
-        )
-
-    def __hash__(self) -> int:
-        return hash((self.shape, self.dtype.name))
-
-
-# A space is a leaf (one of the three above) or a dict or tuple of spaces.
-Space = Discrete | MultiDiscrete | Box | dict[str, Any] | tuple[Any, ...]
-
-
-def box(low: Any, high: Any, shape: Sequence[int], dtype: Any = np.float32) -> Box:
-    """A Box from bounds that broadcast to `shape`; bounds outside of the dtype's range are moved into it."""
-    dtype = np.dtype(dtype)
-
-    def fill(bound: Any) -> np.ndarray:
-        bound = np.broadcast_to(np.asarray(bound), tuple(shape))
-        if np.issubdtype(dtype, np.integer):
-            bound = np.clip(bound.astype(np.float64), np.iinfo(dtype).min, np.iinfo(dtype).max)
-        return bound.astype(dtype)
-
-    return Box(fill(low), fill(high))
-
-
-def _is_compound(space: Space) -> bool:
-    return isinstance(space, dict | tuple)
-
-
-def _children(space: Any) -> list[tuple[Any, Any]]:
-    """(index, child) of a compound space; dicts in the order of their sorted keys, as pytrees have it."""
-    return sorted(space.items()) if isinstance(space, dict) else list(enumerate(space))
-
-
-def _rebuild(space: Any, values: list[Any]) -> Any:
-    """The values of a compound space's children, put together as the space is."""
-    if isinstance(space, dict):
-        return dict(zip(sorted(space), values, strict=True))
-    return tuple(values)
-
-
-def sample_space(space: Space, key: jax.Array) -> Any:
-    """A random element: uniform where bounded, standard normal where not (half-open: bound +- exponential)."""
-    if isinstance(space, Discrete):
-        return jax.random.randint(key, (), 0, space.n, jnp.int32)
-    if isinstance(space, MultiDiscrete):
-        return jax.random.randint(key, (len(space.nvec),), 0, jnp.asarray(space.nvec, jnp.int32), jnp.int32)
-    if isinstance(space, Box):
-        return _sample_box(space, key)
-    keys = jax.random.split(key, len(space))
-    return _rebuild(space, [sample_space(child, k) for (_, child), k in zip(_children(space), keys, strict=True)])
-
-
-def _sample_box(space: Box, key: jax.Array) -> jax.Array:
-    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-    if not np.issubdtype(space.dtype, np.floating):
-        span = jnp.asarray(high - low + 1, jnp.float32)
-        offset = jnp.floor(jax.random.uniform(key, space.shape) * span)
-        return (jnp.asarray(low, jnp.float32) + offset).astype(space.dtype)
-    # Bounds near the largest float stand for "none": their difference overflows.
-    below, above = low > -1e30, high < 1e30
-    low, high = (jnp.asarray(np.where(ok, x, 0), jnp.float32) for ok, x in ((below, low), (above, high)))
-    key_uniform, key_normal, key_exponential = jax.random.split(key, 3)
-    uniform = low + jax.random.uniform(key_uniform, space.shape) * (high - low)
-    exponential = jax.random.exponential(key_exponential, space.shape)
-    half_open = jnp.where(below, low + exponential, high - exponential)
-    unbounded = jax.random.normal(key_normal, space.shape)
-    bounded = jnp.where(below & above, uniform, half_open)
-    return jnp.where(below | above, bounded, unbounded).astype(space.dtype)
-
-
-def zero_of(space: Space) -> Any:
-    """The element of a space that is zero everywhere (whether or not its bounds allow it)."""
-    if isinstance(space, Discrete):
-        return jnp.zeros((), jnp.int32)
-    if isinstance(space, MultiDiscrete):
-        return jnp.zeros((len(space.nvec),), jnp.int32)
-    if isinstance(space, Box):
-        return jnp.zeros(space.shape, space.dtype)
-    return _rebuild(space, [zero_of(child) for _, child in _children(space)])
-
-
-def normalized_leaves(space: Space, on: bool = True, name: str = "") -> tuple[bool, ...]:
-    """Which leaves of an observation, in pytree order, normalisation is for, if it is on: Box, not codes or masks."""
-    if _is_compound(space):
-        parts = (normalized_leaves(child, on, name or str(key)) for key, child in _children(space))
-        return tuple(flag for part in parts for flag in part)
-    return (on and isinstance(space, Box) and name != "action_mask" and space.dtype != np.bool_,)
-
-
-def encode(space: Space, x: Any) -> jax.Array:
-    """One element as a float32 vector: integers one-hot, arrays raveled, compounds one after the other."""
-    if isinstance(space, Discrete):
-        return jax.nn.one_hot(x, space.n, dtype=jnp.float32)
-    if isinstance(space, MultiDiscrete):
-        return jnp.concatenate([jax.nn.one_hot(x[i], n, dtype=jnp.float32) for i, n in enumerate(space.nvec)])
-    if isinstance(space, Box):
-        return jnp.ravel(x).astype(jnp.float32)
-    return jnp.concatenate([encode(child, x[i]) for i, child in _children(space)])
-
-
-def encoded_space(space: Space) -> Box:
-    """The Box [D] that `encode` maps a space to."""
-    if isinstance(space, Discrete):
-        return box(0, 1, (space.n,))
-    if isinstance(space, MultiDiscrete):
-        return box(0, 1, (sum(space.nvec),))
-    if isinstance(space, Box):
-        return Box(space.low.ravel().astype(np.float32), space.high.ravel().astype(np.float32))
-    parts = [encoded_space(child) for _, child in _children(space)]
-    return Box(np.concatenate([p.low for p in parts]), np.concatenate([p.high for p in parts]))
-
+__all__ = [  # with the spaces: one import for whoever writes an environment
+    "RESETS",
+    "Box",
+    "Discrete",
+    "Env",
+    "FrameStackState",
+    "MultiDiscrete",
+    "Space",
+    "StepNoise",
+    "StickyState",
+    "TimeLimitState",
+    "TimeStep",
+    "VecEnv",
+    "append_previous",
+    "auto_reset",
+    "box",
+    "check_env",
+    "clip_action",
+    "conform",
+    "encode",
+    "encoded_space",
+    "flatten_observation",
+    "frame_stack",
+    "loose",
+    "map_action",
+    "map_observation",
+    "mask_observation",
+    "normalized_leaves",
+    "rescale_action",
+    "sample_space",
+    "step_avals",
+    "sticky_actions",
+    "time_limit",
+    "zero_of",
+]
 
 # --- the protocol -----------------------------------------------------------------------------------------
 
@@ -204,6 +91,7 @@ class Env(NamedTuple):
     step: Callable[[jax.Array, Any, Any], tuple[Any, TimeStep]]
     observation_space: Space
     action_space: Space
+    name: str = ""  # what messages call it; `make` sets it and wrappers keep it
 
 
 class VecEnv(NamedTuple):
@@ -360,15 +248,15 @@ def loose() -> Iterator[None]:
 
 def _regular(space: Space, obs: Any) -> Any:
     """Discrete observations one-hot, scalars as [1], everything else as it is."""
-    if _is_compound(space):
-        return _rebuild(space, [_regular(child, obs[i]) for i, child in _children(space)])
+    if is_compound(space):
+        return rebuild(space, [_regular(child, obs[i]) for i, child in children(space)])
     return encode(space, obs) if isinstance(space, Discrete) else jnp.atleast_1d(obs)
 
 
 def _true_space(space: Any, obs: Any) -> Space:
     """The space with the shape and dtype that regular observations really have."""
-    if _is_compound(space):
-        return _rebuild(space, [_true_space(child, obs[i]) for i, child in _children(space)])
+    if is_compound(space):
+        return rebuild(space, [_true_space(child, obs[i]) for i, child in children(space)])
     if not isinstance(space, Box):
         return encoded_space(space) if isinstance(space, Discrete) else space
     low, high = (space.low, space.high) if space.shape in (obs.shape, ()) else (-np.inf, np.inf)
@@ -413,15 +301,16 @@ def conform(env: Env) -> Env:
         timestep = _cast(timestep, TimeStep(obs_dtypes, _FLOAT, _BOOL, _BOOL, obs_dtypes))
         return _cast(env_state, state_dtypes), timestep._replace(final_obs=timestep.obs)
 
-    exact = Env(reset, step, env.observation_space, env.action_space)
+    exact = env._replace(reset=reset, step=step)
     return exact._replace(observation_space=_true_space(env.observation_space, step_avals(exact)[1]))
 
 
 def check_env(env: Env) -> None:
-    """Check by shapes alone that an environment keeps to the protocol.
+    """Check that an environment keeps to the protocol: by shapes, and one with an action mask by playing it a while.
 
     Raises:
-        ValueError: names everything that is wrong, and `conform` where that would mend it.
+        ValueError: names everything that is wrong, and `conform` where that would mend it; or a state was found in
+            which every action is masked.
     """
     state, obs, next_state, timestep = step_avals(env)
     problems: list[str] = []
@@ -444,10 +333,41 @@ def check_env(env: Env) -> None:
     expected = jax.eval_shape(partial(sample_space, env.observation_space), _key_aval())
     if jax.tree.map(lambda x: (x.shape, x.dtype), obs) != jax.tree.map(lambda x: (x.shape, x.dtype), expected):
         problems.append(f"the observation {obs} is not of the observation space {env.observation_space}")
+    named = f"the environment {env.name}" if env.name else "the environment"
     if problems:
-        raise ValueError(
-            "the environment does not keep to the protocol (conform(env) mends dtypes): " + "; ".join(problems)
-        )
+        raise ValueError(f"{named} does not keep to the protocol (conform(env) mends dtypes): {'; '.join(problems)}")
+    if action_mask(env.observation_space) is not None:
+        _check_masks(env, named)
+
+
+def _check_masks(env: Env, named: str, num_steps: int = 128, num_envs: int = 16) -> None:
+    """Play at random among the allowed actions and raise ValueError where a state allows none."""
+    check_mask(env.action_space, action_mask(env.observation_space))
+    vec, choose = auto_reset(env, "every_step"), jax.vmap(partial(sample_allowed, env.action_space))
+
+    def step(loop: tuple, noise: tuple) -> tuple[tuple, tuple]:
+        env_state, obs, age = loop
+        mask = action_mask(obs)
+        env_state, ts = vec.step(noise[0], env_state, choose(mask, noise[1]))
+        stuck = jnp.broadcast_to(~has_action(env.action_space, mask), age.shape)
+        return (env_state, ts.obs, jnp.where(ts.terminated | ts.truncated, 0, age + 1)), (stuck, age, mask)
+
+    @jax.jit
+    def play(key: jax.Array) -> tuple[jax.Array, jax.Array, Any]:
+        reset_key, noise_key, action_key = jax.random.split(key, 3)
+        noise = vec.noise(noise_key, num_steps, num_envs), jax.random.split(action_key, (num_steps, num_envs))
+        start = (*vec.reset(reset_key, num_envs), jnp.zeros(num_envs, jnp.int32))
+        return jax.lax.scan(step, start, noise)[1]
+
+    stuck, age, mask = play(jax.random.key(0))
+    if isinstance(stuck, Tracer) or not stuck.any():  # inside of a jit nothing is known yet
+        return
+    t, n = np.argwhere(np.asarray(stuck))[0]
+    seen = jax.tree.map(lambda x: np.asarray(x)[t, n].astype(int).tolist(), mask)
+    raise ValueError(
+        f"{named} allows no action in {int(stuck.sum())} of {stuck.size} states of random play, first {age[t, n]} "
+        f"steps into an episode with the action mask {seen}: a state without an allowed action must end the episode"
+    )
 
 
 # --- wrappers: Env -> Env ---------------------------------------------------------------------------------
@@ -465,7 +385,7 @@ def map_observation(env: Env, function: Callable[[Any], Any], space: Space) -> E
         obs = function(timestep.obs)
         return env_state, timestep._replace(obs=obs, final_obs=obs)
 
-    return Env(reset, step, space, env.action_space)
+    return env._replace(reset=reset, step=step, observation_space=space)
 
 
 def map_action(env: Env, function: Callable[[Any], Any], space: Space) -> Env:
@@ -486,8 +406,8 @@ def _is_image(space: Space) -> bool:
 
 
 def _leaves(space: Space) -> list[Space]:
-    if _is_compound(space):
-        return [leaf for _, child in _children(space) for leaf in _leaves(child)]
+    if is_compound(space):
+        return [leaf for _, child in children(space) for leaf in _leaves(child)]
     return [space]
 
 
@@ -526,8 +446,8 @@ def clip_action(env: Env) -> Env:
     def clip(space: Space, action: Any) -> Any:
         if isinstance(space, Box):
             return jnp.clip(action, jnp.asarray(space.low), jnp.asarray(space.high))
-        if _is_compound(space):
-            return _rebuild(space, [clip(child, action[i]) for i, child in _children(space)])
+        if is_compound(space):
+            return rebuild(space, [clip(child, action[i]) for i, child in children(space)])
         return action
 
     return map_action(env, partial(clip, env.action_space), env.action_space)
@@ -653,7 +573,7 @@ def append_previous(env: Env) -> Env:
         obs = append(timestep.obs, encode(env.action_space, action), timestep.reward)
         return env_state, timestep._replace(obs=obs, final_obs=obs)
 
-    return Env(reset, step, _with_main(env, Box(low, high)), env.action_space)
+    return env._replace(reset=reset, step=step, observation_space=_with_main(env, Box(low, high)))
 
 
 class FrameStackState(NamedTuple):
@@ -689,7 +609,7 @@ def frame_stack(env: Env, num_frames: int) -> Env:
         obs = _set_main(timestep.obs, frames)
         return FrameStackState(env_state, frames), timestep._replace(obs=obs, final_obs=obs)
 
-    return Env(reset, step, space, env.action_space)
+    return env._replace(reset=reset, step=step, observation_space=space)
 
 
 class StickyState(NamedTuple):

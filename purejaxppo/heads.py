@@ -19,7 +19,8 @@ from purejaxppo.distributions import (
     MultiCategorical,
     TanhGaussian,
 )
-from purejaxppo.environment import Box, Discrete, MultiDiscrete, Space
+from purejaxppo.masks import check_mask, component_masks, leaf_masks
+from purejaxppo.spaces import Box, Discrete, MultiDiscrete, Space
 
 Array = jax.Array
 LOG_STD_RANGE = 5.0
@@ -98,11 +99,11 @@ def policy(space: Space, config: NetworkConfig, outputs: Array, log_std: Array |
     """The distribution over `space` that the numbers of the policy head stand for.
 
     outputs [..., D]: logits and means, part by part in the order of the space's leaves; log_std [..., A], None where
-    nothing is continuous; mask: as `check_action_space` says. A dict or tuple of spaces gives a Joint of its structure.
+    nothing is continuous; mask: as `purejaxppo.masks` says. A dict or tuple of spaces gives a Joint of its structure.
     """
     leaves, structure = jax.tree.flatten(space)
     parts, shapes, start, std_start = [], [], 0, 0
-    for leaf, leaf_mask in zip(leaves, _leaf_masks(space, mask), strict=True):
+    for leaf, leaf_mask in zip(leaves, leaf_masks(space, mask), strict=True):
         end, std_end = start + num_logits(leaf) + num_means(leaf), std_start + num_means(leaf)
         log_stds = None if log_std is None else _slice(log_std, std_start, std_end)
         parts.append(_leaf_policy(leaf, config, _slice(outputs, start, end), log_stds, leaf_mask))
@@ -118,46 +119,33 @@ def _slice(x: Array, start: int, end: int) -> Array:
 
 def _leaf_policy(space: Any, config: NetworkConfig, numbers: Array, log_std: Any, mask: Any) -> Any:
     if isinstance(space, Discrete):
-        return Categorical(_masked(numbers, mask))
+        return Categorical(numbers if mask is None else _masked(numbers, mask))
     if isinstance(space, MultiDiscrete):
-        ends = np.cumsum(space.nvec).tolist()[:-1]
-        logits = jnp.split(numbers, ends, axis=-1)
+        logits = jnp.split(numbers, np.cumsum(space.nvec).tolist()[:-1], axis=-1)
         if mask is None:
             return MultiCategorical(tuple(logits))
-        masks = mask if isinstance(mask, tuple) else jnp.split(mask, ends, axis=-1)
-        return MultiCategorical(tuple(_masked(x, m) for x, m in zip(logits, masks, strict=True)))
+        return MultiCategorical(tuple(map(_masked, logits, component_masks(space, mask))))
     if config.action_distribution == "gaussian":
         return DiagonalGaussian(numbers, log_std)
     low, high = (jnp.asarray(bound.ravel(), jnp.float32) for bound in (space.low, space.high))
     return TanhGaussian(numbers, log_std, *(jnp.broadcast_to(bound, numbers.shape) for bound in (low, high)))
 
 
-def _masked(logits: Array, mask: Array | None) -> Array:
-    """Logits with those of forbidden actions replaced, which also stops their gradient."""
-    return logits if mask is None else jnp.where(mask.astype(bool), logits, MASKED_LOGIT)
+def _masked(logits: Array, mask: Array) -> Array:
+    """Logits with those of forbidden actions replaced, which also stops their gradient.
 
-
-def _leaf_masks(space: Any, mask: Any) -> list[Any]:
-    """The mask of every leaf of an action space, None where it has none; of mask spaces as of masks."""
-    if mask is None:
-        return [None] * len(jax.tree.leaves(space))
-    if isinstance(space, dict):
-        return [m for name in sorted(space) for m in _leaf_masks(space[name], mask.get(name))]
-    if isinstance(space, tuple):
-        masks = [None if isinstance(m, tuple) and not m else m for m in mask]
-        return [m for child, masked in zip(space, masks, strict=True) for m in _leaf_masks(child, masked)]
-    return [mask]
+    All of them NaN where none is allowed: there is no policy in such a state, and what follows from it shows.
+    """
+    allowed = mask.astype(bool)
+    forbidden = jnp.where(allowed.any(-1, keepdims=True), MASKED_LOGIT, jnp.nan)
+    return jnp.where(allowed, logits, jnp.broadcast_to(forbidden, logits.shape))
 
 
 # --- what cannot be acted in --------------------------------------------------------------------------------------
 
 
 def check_action_space(space: Space, config: NetworkConfig, mask_space: Space | None = None) -> None:
-    """Check that there is a policy over `space`, and that the mask fits.
-
-    A mask is an array of bools or numbers, true (not 0) where an action is allowed: [n] for Discrete(n); for
-    MultiDiscrete the concatenated [Σ nᵢ], or a tuple of [nᵢ]; for a dict of spaces a dict with some of its keys; for a
-    tuple of spaces a tuple as long, with () for parts without a mask.
+    """Check that there is a policy over `space`, and that the mask fits (`purejaxppo.masks` says of which form).
 
     Raises:
         ValueError: names what is wrong with the space or with the mask.
@@ -168,7 +156,7 @@ def check_action_space(space: Space, config: NetworkConfig, mask_space: Space | 
     for leaf in leaves:
         _check_leaf(leaf, config)
     if mask_space is not None:
-        _check_mask(space, mask_space)
+        check_mask(space, mask_space)
 
 
 def _check_leaf(leaf: Any, config: NetworkConfig) -> None:
@@ -184,33 +172,3 @@ def _check_leaf(leaf: Any, config: NetworkConfig) -> None:
             f'action_distribution = "tanh_gaussian" needs finite bounds, low < high, not those of {leaf}: '
             'give the environment bounds with map_action, or use "gaussian"'
         )
-
-
-def _check_mask(space: Space, mask: Any) -> None:
-    what = f'the "action_mask" {mask} does not fit the action space {space}'
-    if isinstance(space, dict):
-        if not isinstance(mask, dict) or not set(mask) <= set(space):
-            raise ValueError(f"{what}: it must be a dict with some of the keys {', '.join(map(str, sorted(space)))}")
-        for name in mask:
-            _check_mask(space[name], mask[name])
-    elif isinstance(space, tuple):
-        if not isinstance(mask, tuple) or len(mask) != len(space):
-            raise ValueError(f"{what}: it must be a tuple of {len(space)}, () for a part without a mask")
-        for child, child_mask in zip(space, mask, strict=True):
-            if child_mask != ():
-                _check_mask(child, child_mask)
-    elif isinstance(space, Box):
-        raise ValueError(f"{what}: continuous actions have no mask")
-    else:
-        sizes = (space.n,) if isinstance(space, Discrete) else tuple(space.nvec)
-        found = tuple(_length(m) for m in (mask if isinstance(mask, tuple) else (mask,)))
-        split_up = isinstance(mask, tuple) and isinstance(space, MultiDiscrete)
-        if found != (sizes if split_up else (sum(sizes),)) or isinstance(mask, tuple) > split_up:
-            raise ValueError(f"{what}: it must have the length {sum(sizes)}")
-
-
-def _length(space: Any) -> int | None:
-    """Length of a vector, None for anything else."""
-    if isinstance(space, MultiDiscrete):
-        return len(space.nvec)
-    return space.shape[0] if isinstance(space, Box) and len(space.shape) == 1 else None

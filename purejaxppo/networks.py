@@ -15,10 +15,11 @@ import jax.numpy as jnp
 
 from purejaxppo.config import RECURRENT_KINDS, NetworkConfig, check_parts
 from purejaxppo.encoders import Inputs, encode, has_image, to_inputs, views
-from purejaxppo.environment import Env, zero_of
+from purejaxppo.environment import Env
 from purejaxppo.heads import LOG_STD_RANGE, check_action_space, num_logits, num_means, policy
 from purejaxppo.initializers import orthogonal
 from purejaxppo.recurrent import CELLS
+from purejaxppo.spaces import zero_of
 
 Array = jax.Array
 
@@ -102,10 +103,10 @@ def make_network(env: Env, config: NetworkConfig | None = None) -> Network:
 
     Observations: any Box (bool and integers are cast, uint8 is divided by 255), Discrete, MultiDiscrete, and dicts and
     tuples of them. {"actor": ..., "critic": ...} is asymmetric: the actor reads the one, the critic the other. An
-    "action_mask" forbids actions and is no feature (`heads.check_action_space` says of which form).
+    "action_mask" forbids actions and is no feature (`purejaxppo.masks` says of which form).
     Actions: Discrete, MultiDiscrete, Box of any shape, dicts and tuples of them.
-    Kind "cnn" convolves every [H, W] and [H, W, C] Box and ravels the rest; the others ravel everything. "gru", "lstm"
-    and "lru" have a memory of `rnn_size` behind the dense layers, one for the actor and one for the critic.
+    Everything is raveled, unless kind or encoder is "cnn": then every [H, W] and [H, W, C] Box is convolved first.
+    Kinds "gru", "lstm" and "lru" have a memory of `rnn_size` behind the dense layers, of the actor and of the critic.
 
     Raises:
         ConfigError: a bad `config`, all problems at once.
@@ -114,7 +115,7 @@ def make_network(env: Env, config: NetworkConfig | None = None) -> Network:
     """
     config = config or NetworkConfig()
     check_parts(network=config)
-    space, actions, convolve = env.observation_space, env.action_space, config.kind == "cnn"
+    space, actions, convolve = env.observation_space, env.action_space, config.convolves
     seen = views(space)
     _check_observation(space, config)
     check_action_space(actions, config, seen.mask)
@@ -146,8 +147,9 @@ def _check_observation(space: Any, config: NetworkConfig) -> None:
     for name, view in (("actor", seen.actor), ("critic", seen.critic)):
         if not jax.tree.leaves(view):
             raise ValueError(f"there is nothing to see for the {name} in the observation space {space}")
-    if config.kind == "cnn" and not (has_image(seen.actor) or has_image(seen.critic)):
-        raise ValueError(f'kind = "cnn" needs an image [H, W] or [H, W, C], at least 3 pixels a side, not {space}')
+    if config.convolves and not (has_image(seen.actor) or has_image(seen.critic)):
+        key = "kind" if config.kind == "cnn" else "encoder"
+        raise ValueError(f'{key} = "cnn" needs an image [H, W] or [H, W, C], at least 3 pixels a side, not {space}')
     if config.shared_torso and seen.critic is not seen.actor:
         raise ValueError("actor and critic see different observations: shared_torso must be false")
 

@@ -654,6 +654,88 @@ def test_check_env_names_everything_that_is_wrong() -> None:
         assert part in str(error.value)
 
 
+def names_kept() -> dict[str, Env]:
+    """A named environment through every wrapper."""
+    chain, push = probes.chain()._replace(name="Chain"), probes.reward_by_distance()._replace(name="Chain")
+    wrappers: dict[str, Any] = {
+        "conform": conform,
+        "map_observation": lambda env: map_observation(env, lambda obs: obs, env.observation_space),
+        "flatten_observation": flatten_observation,
+        "time_limit": lambda env: time_limit(env, 3),
+        "mask_observation": lambda env: mask_observation(env, [1]),
+        "append_previous": append_previous,
+        "frame_stack": lambda env: frame_stack(env, 2),
+        "sticky_actions": sticky_actions,
+    }
+    named = {name: wrapper(chain) for name, wrapper in wrappers.items()}
+    return named | {"clip_action": clip_action(push), "rescale_action": rescale_action(push)}
+
+
+def test_wrappers_keep_the_name_and_messages_say_it() -> None:
+    assert {env.name for env in names_kept().values()} == {"Chain"}
+    broken = probes.chain()._replace(name="Chain", observation_space=box(0, 1, (7,)))
+    with pytest.raises(ValueError, match="the environment Chain does not keep to the protocol"):
+        check_env(broken)
+
+
+# --- masks ------------------------------------------------------------------------------------------------
+
+
+def countdown(masks: list[tuple[bool, ...]], actions: Any, space: Any, name: str = "") -> Env:
+    """One mask after the other, the end after the last; the mask of a step is put into its form by `space`."""
+    table = jnp.asarray(masks)
+
+    def observe(time: jax.Array) -> dict[str, Any]:
+        row = table[jnp.minimum(time, len(masks) - 1)]
+        mask = row if isinstance(space, Box) else (row[:2], row[2:])
+        return {"observation": jnp.ones((1,), jnp.float32), "action_mask": mask}
+
+    def step(key: jax.Array, time: jax.Array, action: Any) -> tuple[jax.Array, TimeStep]:
+        obs = observe(time + 1)
+        return time + 1, TimeStep(obs, jnp.float32(0), time + 1 == len(masks), jnp.bool_(False), obs)
+
+    spaces = {"observation": box(0, 1, (1,)), "action_mask": space}
+    return Env(lambda key: (integer(0), observe(integer(0))), step, spaces, actions, name)
+
+
+FLAGS = {n: box(0, 1, (n,), np.bool_) for n in (2, 3, 5)}
+NONE, SOME = (False, False, False), (False, True, False)
+HALF = (True, False, False, False, False)  # a choice for the first of (2, 3), none for the second
+
+
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [
+        (countdown([SOME, SOME, NONE], Discrete(3), FLAGS[3], "Stuck-v0"), r"Stuck-v0 .* first 2 steps .* \[0, 0, 0\]"),
+        (
+            countdown([NONE], Discrete(3), FLAGS[3]),
+            r"the environment allows no action in 2048 of 2048 .* first 0 steps",
+        ),
+        (countdown([HALF], MultiDiscrete((2, 3)), FLAGS[5], "Half-v0"), r"Half-v0 .* \[1, 0, 0, 0, 0\]"),
+        (countdown([HALF], MultiDiscrete((2, 3)), (FLAGS[2], FLAGS[3]), "Pair-v0"), r"Pair-v0 .*\[1, 0\], \[0, 0, 0\]"),
+    ],
+    ids=["later", "at once", "one component", "one component of a tuple"],
+)
+def test_all_actions_masked_is_an_error_that_names_the_environment(env: Env, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        check_env(env)
+
+
+def test_only_masked_environments_are_played_and_none_while_tracing(monkeypatch: pytest.MonkeyPatch) -> None:
+    stuck = countdown([NONE], Discrete(3), FLAGS[3])
+
+    @jax.jit
+    def traced(x: jax.Array) -> jax.Array:
+        check_env(stuck)  # nothing is known inside of a jit: no error, and none about tracers either
+        return x
+
+    jax.eval_shape(traced, jnp.ones(()))
+    monkeypatch.setattr("purejaxppo.environment._check_masks", lambda *args: pytest.fail("played"))
+    check_env(probes.chain())
+    with pytest.raises(pytest.fail.Exception):
+        check_env(probes.masked())
+
+
 # --- the probes are what they claim -----------------------------------------------------------------------
 
 

@@ -352,7 +352,7 @@ def test_an_unknown_environment_names_the_three_nearest(name: str, near: str) ->
     with pytest.raises(UnknownEnvironment) as error:
         make(name)
     message = str(error.value)
-    named = [x for x in IDS if x in message]
+    named = [x for suite in available().values() for x in suite if x in message]
     assert repr(name) in message
     assert near in message
     assert len([x for x in named if not any(x != y and x in y for y in named)]) == 3

@@ -30,6 +30,8 @@ FLOORS = (
         "config",
         "workloads",
         "environment",
+        "spaces",
+        "masks",
         "envs",
         "networks",
         "encoders",

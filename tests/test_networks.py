@@ -14,10 +14,11 @@ from probes import masked, quick_jit, reward_by_many_actions, reward_by_mixed_ac
 from purejaxppo import ppo
 from purejaxppo.config import Config, ConfigError, Hyperparams, NetworkConfig
 from purejaxppo.distributions import Categorical, DiagonalGaussian
-from purejaxppo.encoders import to_inputs
+from purejaxppo.encoders import PatchConvolution, to_inputs
 from purejaxppo.environment import Box, Discrete, MultiDiscrete, box, encode, sample_space
 from purejaxppo.heads import Shaped
-from purejaxppo.networks import from_module, make_network, mlp
+from purejaxppo.networks import Network, from_module, make_network, mlp
+from purejaxppo.recurrent import CELLS
 
 KINDS = ("mlp", "cnn", "gru", "lstm", "lru")
 SMALL = NetworkConfig(hidden_sizes=(8,), rnn_size=4)
@@ -190,6 +191,55 @@ def test_cnn_is_convolutions_and_dense_layers(shape, dtype):
     np.testing.assert_allclose(distribution.logits, dense(layers["policy"], x), atol=1e-5)
 
 
+def test_convolution_by_patches_is_convolution():
+    """The same parameters, outputs and gradients as flax's own layer of this shape, in float32 and bfloat16."""
+    image = sample_block(box(-1, 1, (6, 5, 4)), 2, 3)
+    for dtype in (jnp.float32, jnp.bfloat16):
+        options = {"kernel_init": nn.initializers.ones, "dtype": dtype}
+        by_patches, convolution = PatchConvolution(7, 3, **options), nn.Conv(7, (3, 3), padding="VALID", **options)
+        params = params_of(Network(lambda key, m=convolution: m.init(key, image), lambda n: (), convolution.apply))
+
+        @quick_jit
+        def both(params, pair=(by_patches, convolution)):
+            def loss(params, layer):
+                return jnp.sum(jnp.sin(layer.apply(params, image).astype(jnp.float32)))
+
+            return [(layer.apply(params, image), jax.grad(loss)(params, layer)) for layer in pair]
+
+        found, expected = both(params)
+        assert shapes(found) == shapes(expected)
+        assert shapes(jax.eval_shape(by_patches.init, jax.random.key(0), image)) == shapes(params)
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(np.float64(a), np.float64(b), atol=1e-5 if dtype == jnp.float32 else 0.3)
+
+
+@pytest.mark.parametrize("kind", ["gru", "lstm", "lru"])
+def test_a_cnn_in_front_of_a_memory(kind):
+    """Convolutions and dense layers of every image alone, as loops, then the cell over their features."""
+    env = env_of(box(0, 255, (5, 6, 2), np.uint8), Discrete(4))
+    network = make_network(env, small(kind=kind, encoder="cnn", activation="relu", shared_torso=True))
+    params, obs = params_of(network), sample_block(env.observation_space, T, N)
+    layers, reset = params["params"], jnp.asarray([[True, False], [False, False], [False, True]])
+    x = np.maximum(slow_convolution(layers["shared_conv0_0"], np.float64(obs) / 255, 1), 0)
+    x = np.maximum(dense(layers["shared_0"], x.reshape(T, N, -1)), 0)
+    cell, carry = CELLS[kind](4), network.initial_carry(N)
+    memory, x = cell.apply({"params": layers[f"shared_{kind}"]}, carry["shared"], jnp.asarray(x, jnp.float32), reset)
+    after, distribution, value = quick_jit(network.apply)(params, carry, obs, reset)
+    for a, b in zip(jax.tree.leaves(after["shared"]), jax.tree.leaves(memory), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    np.testing.assert_allclose(distribution.logits, dense(layers["policy"], np.float64(x)), atol=1e-5)
+    np.testing.assert_allclose(value, dense(layers["value"], np.float64(x))[..., 0], atol=1e-5)
+
+
+def test_kind_cnn_is_an_mlp_with_a_cnn_encoder():
+    env = env_of(OBSERVATIONS["dict"], Discrete(3))
+    networks = [make_network(env, small(**changes)) for changes in ({"kind": "cnn"}, {"encoder": "cnn"})]
+    obs, params = sample_block(env.observation_space, T, N), params_of(networks[0])
+    assert shapes(params) == shapes(params_of(networks[1]))
+    a, b = (jax.tree.leaves(network.apply(params, (), obs, None)) for network in networks)
+    assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
 def primitives(jaxpr):
     """Names and output dtypes of all operations, those of inner functions too."""
     for eqn in jaxpr.eqns:
@@ -331,6 +381,21 @@ def test_masked_actions_are_never_sampled(key):
     counts = np.stack([np.bincount(draws[:, t, n], minlength=5) for t in range(T) for n in range(N)]).reshape(T, N, 5)
     assert (counts[~mask] == 0).all()
     np.testing.assert_allclose(counts / 200_000, probabilities(distribution), atol=0.01)
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_a_state_without_an_allowed_action_has_no_policy(name):
+    """NaN there and nowhere else: no forbidden action is played as if nothing were wrong."""
+    network, params, obs_of, mask = masked_case(name)
+    _, before, _ = network.apply(params, (), obs_of(mask), None)
+    mask[0, 0] = False
+    _, distribution, value = network.apply(params, (), obs_of(mask), None)
+    found = probabilities(distribution)
+    assert np.isnan(found[0, 0]).all()
+    assert np.isnan(distribution.entropy()[0, 0])
+    found[0, 0] = probabilities(before)[0, 0]
+    np.testing.assert_array_equal(found, probabilities(before))
+    assert np.isfinite(value).all()
 
 
 @pytest.mark.parametrize(
@@ -548,7 +613,8 @@ ASYMMETRIC = {"actor": box(-1, 1, (3,)), "critic": box(-1, 1, (4,))}
     ("observation", "actions", "config", "message"),
     [
         (box(-1, 1, (3,)), Discrete(2), {"kind": "cnn"}, "needs an image"),
-        (box(0, 1, (2, 9)), Discrete(2), {"kind": "cnn"}, "needs an image"),
+        (box(0, 1, (2, 9)), Discrete(2), {"kind": "cnn"}, 'kind = "cnn" needs an image'),
+        (box(-1, 1, (3,)), Discrete(2), {"kind": "gru", "encoder": "cnn"}, 'encoder = "cnn" needs an image'),
         (ASYMMETRIC, Discrete(2), {"shared_torso": True}, "shared_torso must be false"),
         ({"action_mask": BOOLS[2]}, Discrete(2), {}, "nothing to see"),
         (box(-1, 1, (3,)), {}, {}, "action space is empty"),

@@ -17,6 +17,7 @@ from purejaxppo.evaluate import evaluate
 from purejaxppo.minibatches import first, to_sequences
 from purejaxppo.networks import Network, make_network, mlp
 from purejaxppo.recurrent import GRU, LRU, LSTM
+from purejaxppo.train import as_traced
 
 KINDS = ("gru", "lstm", "lru")
 T, N, D = 6, 3, 2
@@ -280,6 +281,33 @@ def test_first_ratio_is_one_in_an_update_with_memory(kind):
     assert metrics.num_episodes > 0
     assert metrics.kl > 0
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
+
+
+@pytest.mark.parametrize("kind", ["gru", "lru"])
+def test_permuting_environments_permutes_targets_and_leaves_the_gradient(kind):
+    """One rollout with its environments in another order: sequences follow, and the whole batch's gradient stays."""
+    network, order = network_of(kind), np.array([2, 0, 3, 1])
+    algo = ppo.make_ppo(env_of(SPACE, Discrete(3)), network, CONFIG)
+    parts, h, params = algo.update.args[0], as_traced(None), params_of(network)
+
+    def batch_and_gradient(state, rollout):
+        batch = ppo.make_batch(parts, params, state=state, rollout=rollout, h=h)
+        return batch, jax.grad(ppo.loss, has_aux=True)(params, parts, batch, h)[0]
+
+    @quick_jit
+    def both(key):
+        state = algo.init(key, h)._replace(params=params)
+        state, rollout = ppo.collect(parts, state, state.key)
+        moved = {name: jax.tree.map(lambda x: x[order], getattr(state, name)) for name in ("obs", "carry", "reset")}
+        other = jax.tree.map(lambda x: x[:, order], rollout)
+        return batch_and_gradient(state, rollout), batch_and_gradient(state._replace(**moved), other)
+
+    (batch, gradient), (other, other_gradient) = both(jax.random.key(0))
+    chunks = CONFIG.num_steps // CONFIG.sequence_length
+    columns = np.concatenate([order + c * CONFIG.num_envs for c in range(chunks)])
+    assert_close(other, jax.tree.map(lambda x: x[:, columns], batch))
+    assert_close(other_gradient, gradient)
+    assert any(np.abs(g).max() > 1e-3 for g in jax.tree.leaves(gradient))
 
 
 def with_idle_memory(network):

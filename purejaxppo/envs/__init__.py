@@ -17,6 +17,7 @@ from purejaxppo.environment import Env
 # for in this order.
 SUITES: dict[str, tuple[str, str]] = {
     "gymnax": ("gymnax", "'gymnax>=1.0.1' six"),
+    "examples": ("purejaxppo", "purejaxppo"),
 }
 
 
@@ -88,7 +89,7 @@ def make(name: str, **env_params: Any) -> Env:
         ValueError: unknown parameter, or one of a wrong type.
     """
     suite, env_id = _resolve(name)
-    return _adapter(suite).make(env_id, **env_params)
+    return _adapter(suite).make(env_id, **env_params)._replace(name=name)
 
 
 def replace_params(name: str, params: Any, given: dict[str, Any], other_names: tuple[str, ...] = ()) -> Any:

@@ -1,0 +1,59 @@
+"""Masks by brute force: where they are found, what they allow, and what is drawn under them."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from probes import quick_jit
+
+from purejaxppo.environment import Discrete, MultiDiscrete, box
+from purejaxppo.masks import action_mask, has_action, sample_allowed
+
+DICT = {"a": Discrete(3), "b": MultiDiscrete((2, 2)), "c": box(-1, 1, (2,))}
+
+
+def test_masks_are_found_where_observations_carry_them():
+    mask, obs = jnp.ones(3, bool), jnp.zeros(2)
+    assert action_mask(obs) is None
+    assert action_mask({"x": obs, "actor": {"action_mask": mask}}) is None  # not asymmetric: a dict of any entries
+    assert action_mask({"x": obs, "action_mask": mask}) is mask
+    assert action_mask({"actor": {"x": obs, "action_mask": mask}, "critic": obs}) is mask
+    assert action_mask({"actor": obs, "critic": obs}) is None
+    assert action_mask({"actor": obs, "critic": obs, "action_mask": mask}) is mask
+
+
+@pytest.mark.parametrize(
+    ("space", "shape", "sizes"),
+    [
+        (Discrete(3), lambda m: m, (3,)),
+        (MultiDiscrete((2, 2)), lambda m: m, (2, 2)),
+        (MultiDiscrete((2, 2)), lambda m: (m[..., :2], m[..., 2:]), (2, 2)),
+        (DICT, lambda m: {"a": m[..., :3].astype(jnp.float32), "b": m[..., 3:]}, (3, 2, 2)),
+        ((DICT["c"], DICT["a"]), lambda m: ((), m), (3,)),
+    ],
+    ids=["discrete", "concatenated", "tuple", "dict", "compound"],
+)
+def test_an_action_is_one_choice_of_every_component(space, shape, sizes):
+    masks = np.array(list(itertools.product((False, True), repeat=sum(sizes))))
+    ends = np.cumsum(sizes)
+    expected = np.stack([masks[:, end - n : end].any(-1) for n, end in zip(sizes, ends, strict=True)]).all(0)
+    np.testing.assert_array_equal(has_action(space, shape(jnp.asarray(masks))), expected)
+
+
+def test_nothing_masked_allows_everything():
+    assert has_action(DICT, {})
+    assert has_action(Discrete(2), None)
+
+
+def test_draws_are_uniform_over_what_is_allowed(key):
+    mask = {"a": jnp.asarray([True, False, True]), "b": jnp.asarray([False, True, True, True])}
+    draws = quick_jit(jax.vmap(lambda k: sample_allowed(DICT, mask, k)))(jax.random.split(key, 20_000))
+    np.testing.assert_allclose(np.bincount(draws["a"], minlength=3) / 20_000, [0.5, 0, 0.5], atol=0.02)
+    np.testing.assert_array_equal(draws["b"][:, 0], 1)
+    assert abs(np.mean(draws["b"][:, 1]) - 0.5) < 0.02
+    assert np.abs(draws["c"]).max() <= 1
+    assert abs(np.corrcoef(draws["a"], draws["b"][:, 1])[0, 1]) < 0.03
+    nowhere = sample_allowed(Discrete(3), jnp.zeros(3, bool), jax.random.key(1))
+    assert 0 <= nowhere < 3
