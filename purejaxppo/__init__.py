@@ -1,13 +1,23 @@
-"""Proximal Policy Optimization as pure JAX functions: a whole training run is one XLA program."""
+"""Proximal Policy Optimization as pure JAX functions: a whole training run is one XLA program.
 
-from purejaxppo.config import Config, ConfigError, Hyperparams, NetworkConfig
-from purejaxppo.envs import available, make
-from purejaxppo.evaluate import evaluate, record
-from purejaxppo.networks import Network, from_module, make_network, mlp
-from purejaxppo.ppo import make_ppo
-from purejaxppo.state import Algorithm, Metrics, TrainState
-from purejaxppo.sweep import sweep
-from purejaxppo.train import init_state, iterate, train
+The names below are imported when they are first used: JAX takes a second to load, and `purejaxppo --help` needs none
+of it.
+"""
+
+from importlib import import_module
+from sys import modules
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the same as HOME, for editors and type checkers
+    from purejaxppo.config import Config, ConfigError, Hyperparams, NetworkConfig
+    from purejaxppo.envs import available, make
+    from purejaxppo.evaluate import evaluate, record
+    from purejaxppo.networks import Network, from_module, make_network, mlp
+    from purejaxppo.ppo import make_ppo
+    from purejaxppo.state import Algorithm, Metrics, TrainState
+    from purejaxppo.sweep import sweep
+    from purejaxppo.train import init_state, iterate, train
 
 __version__ = "0.1.0"
 
@@ -33,3 +43,36 @@ __all__ = [
     "sweep",
     "train",
 ]
+
+HOME = {
+    "config": ("Config", "ConfigError", "Hyperparams", "NetworkConfig"),
+    "envs": ("available", "make"),
+    "evaluate": ("evaluate", "record"),
+    "networks": ("Network", "from_module", "make_network", "mlp"),
+    "ppo": ("make_ppo",),
+    "state": ("Algorithm", "Metrics", "TrainState"),
+    "sweep": ("sweep",),
+    "train": ("init_state", "iterate", "train"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in HOME.items():
+        if name in names:
+            value = globals()[name] = getattr(import_module(f"purejaxppo.{home}"), name)
+            return value
+    raise AttributeError(f"module 'purejaxppo' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]
+
+
+class _FrontDoor(ModuleType):
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Python hangs a module that it imports onto its package; `train` here is the function, not the module
+        if not (isinstance(value, ModuleType) and name in __all__):
+            super().__setattr__(name, value)
+
+
+modules[__name__].__class__ = _FrontDoor

@@ -1,9 +1,10 @@
-"""The command line: `purejaxppo train`, `purejaxppo evaluate`, `purejaxppo envs`.
+"""The command line: `purejaxppo train`, `purejaxppo evaluate`, `purejaxppo envs`, `purejaxppo bench`.
 
 JAX and the environments are imported only when a command needs them, so that `--help` is quick.
 """
 
 import hashlib
+import json
 import math
 import os
 import platform
@@ -17,7 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Union
 
 import tyro
 
@@ -78,7 +79,22 @@ class Envs:
     suite: tyro.conf.Positional[str] = ""  # one suite only
 
 
-def _parse(argv: Sequence[str]) -> Train | Evaluate | Envs:
+@dataclass(frozen=True)
+class Bench:
+    """Measure what PPO costs on this machine: a table, and a picture `bench.png`. Takes minutes."""
+
+    workload: tuple[str, ...] = ()  # such as W1 W2; else all, but on a CPU without those that are made for a GPU
+    json: Path | None = None  # write every number into this file too
+    out: Path | None = None  # folder of the picture; else that of the JSON file, else the working folder
+    scaling: bool = False  # also: speed against the number of environments, and time per update as a run goes on
+    repetitions: int = 5  # timed ones, of which the median counts
+    seconds: float = 0.5  # least duration of a repetition
+
+
+Command = Train | Evaluate | Envs | Bench
+
+
+def _parse(argv: Sequence[str]) -> Command:
     """Parse the command line. The TOML file that it names gives the defaults of all other options."""
     # The file is nearly always the word after `train`; where it is not, the first pass finds it for a second one.
     guess = Path(argv[1]) if argv[:1] == ["train"] and len(argv) > 1 and not argv[1].startswith("-") else None
@@ -86,7 +102,7 @@ def _parse(argv: Sequence[str]) -> Train | Evaluate | Envs:
     return _parse_with(argv, args.file) if isinstance(args, Train) and args.file != guess else args
 
 
-def _parse_with(argv: Sequence[str], file: Path | None) -> Train | Evaluate | Envs:
+def _parse_with(argv: Sequence[str], file: Path | None) -> Command:
     run = Run()
     if file is not None:
         with suppress(ConfigError):
@@ -94,11 +110,10 @@ def _parse_with(argv: Sequence[str], file: Path | None) -> Train | Evaluate | En
     settings = {"env": run.env, "seed": run.seed, "config": run.config, "network": run.network}
     default = Train(file=tyro.MISSING, hyperparams=run.hyperparams, **settings)
     train = Annotated[Train, tyro.conf.subcommand("train", default=default)]
-    commands = (
-        train | Annotated[Evaluate, tyro.conf.subcommand("evaluate")] | Annotated[Envs, tyro.conf.subcommand("envs")]
-    )
+    others = [Annotated[cls, tyro.conf.subcommand(cls.__name__.lower())] for cls in (Evaluate, Envs, Bench)]
+    commands: Any = Union[train, *others]
     about = "Proximal Policy Optimization as pure JAX functions. Each command has its own --help."
-    return tyro.cli(commands, args=argv, prog="purejaxppo", description=about)  # type: ignore[arg-type]
+    return tyro.cli(commands, args=argv, prog="purejaxppo", description=about)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -108,15 +123,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"purejaxppo {__version__}")
         return FINISHED
     args = _parse(argv)
-    command: Callable[[Any], int] = {Train: train, Evaluate: evaluate, Envs: envs}[type(args)]
+    command: Callable[[Any], int] = {Train: train, Evaluate: evaluate, Envs: envs, Bench: bench}[type(args)]
     try:
-        return command(args)
+        code = command(args)
+        sys.stdout.flush()  # a closed pipe is noticed here
+        return code
     except (Mistake, ConfigError) as mistake:
         print(f"purejaxppo: error: {mistake}", file=sys.stderr)
         return MISTAKE
     except KeyboardInterrupt:
         print("purejaxppo: aborted", file=sys.stderr)
         return _leave(128 + signal.SIGINT)
+    except BrokenPipeError:  # whoever read our output has seen enough, as in `purejaxppo envs | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python complains when it flushes at exit
+        return 128 + signal.SIGPIPE
     except OSError as error:  # such as a full disk
         print(f"purejaxppo: error: {error}", file=sys.stderr)
         return FAILED
@@ -513,6 +533,71 @@ def evaluate(args: Evaluate) -> int:
     name = "sampled" if args.sampled else "greedy"
     print(f"{run.env}: " + _told(name, _play(algo, policy, args.seed, args.num_episodes, not args.sampled)))
     return FINISHED
+
+
+# ---------------------------------------------------------------------------- bench
+
+
+def bench(args: Bench) -> int:
+    """Measure, and leave a table, a picture and, where wanted, all numbers as JSON."""
+    from purejaxppo.workloads import WORKLOADS
+
+    out = args.out or (args.json.parent if args.json else Path())
+    problems = _bench_problems(args, out, list(WORKLOADS))
+    if problems:
+        raise Mistake("bench cannot be run so:\n" + "\n".join(f"  {problem}" for problem in problems))
+
+    from rich.console import Console
+
+    from purejaxppo.bench import Effort
+    from purejaxppo.bench import bench as measure
+    from purejaxppo.checkpoint import write_file
+    from purejaxppo.plots import plot_bench
+    from purejaxppo.progress import bench_table, duration
+
+    started = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"{duration(time.monotonic() - started):>6}  {text}", flush=True)
+
+    chosen = {name: WORKLOADS[name] for name in args.workload}
+    curves = WORKLOADS["W1"].run if args.scaling else None
+    report = measure(chosen or None, Effort(args.repetitions, args.seconds), say, curves)
+    if args.json:
+        write_file(args.json, json.dumps(report, indent=1))
+    plot_bench(out / "bench.png", report)
+    Console().print(bench_table(report))
+    print(f"kept: {', '.join(str(path) for path in (args.json, out / 'bench.png') if path)}")
+    failed = {name: result["error"] for name, result in report["workloads"].items() if "error" in result}
+    for name, error in failed.items():
+        print(f"purejaxppo: {name} failed: {error}", file=sys.stderr)
+    return FAILED if failed else FINISHED
+
+
+def _bench_problems(args: Bench, out: Path, names: Sequence[str]) -> list[Problem]:
+    """What is wrong with the options: better said now than after minutes."""
+    problems = [
+        Problem(
+            "--workload",
+            f" {name}: no such workload; did you mean {' or '.join(nearest(name, names, 2))}? "
+            f"(one of {', '.join(names)})",
+        )
+        for name in args.workload
+        if name not in names
+    ]
+    if not 1 <= args.repetitions <= 1000:
+        problems.append(Problem("--repetitions", f" {args.repetitions}: must lie between 1 and 1000"))
+    if not 0.0 <= args.seconds <= 3600.0:
+        problems.append(Problem("--seconds", f" {args.seconds}: must lie between 0 and 3600"))
+    if args.json and args.json.is_dir():
+        problems.append(Problem("--json", f" {args.json}: is a folder, not a file"))
+    option = "--out" if args.out or not args.json else "--json"
+    folders = {"--json": args.json.parent} if args.json else {}
+    return problems + [
+        Problem(option, f" {folder}: no folder that can be written to")
+        for option, folder in (folders | {option: out}).items()
+        if not (folder.is_dir() and os.access(folder, os.W_OK))
+    ]
 
 
 if __name__ == "__main__":

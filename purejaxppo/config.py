@@ -37,12 +37,14 @@ class Config:
     n_step: int = 5  # horizon of targets "n_step"
     policy_step: Literal["gradient", "trpo"] = "gradient"  # how the policy moves: optimiser steps or one step of (6)
     sequence_length: int = 0  # steps of back-propagation through time; 0: num_steps; recurrent networks only
+    burn_in: int = 0  # steps before a sequence that refresh the memory it starts from; recurrent networks only
     normalize_observations: bool = False  # by running mean and variance, frozen within an update
     scale_rewards: bool = False  # by the running deviation of the discounted return
     normalize_advantages: bool = True  # per minibatch
     truncation: Literal["bootstrap", "terminal", "mask"] = "bootstrap"  # what a time limit means
     recompute_advantages: bool = False  # anew before every epoch
     shuffle: Literal["permutation", "hash"] = "permutation"  # how minibatches are drawn
+    microbatch_size: int = 0  # samples that a gradient is taken of at once; 0: what fits a CPU's cache, else all
     resets: Literal["fresh", "every_step", "pool"] = "fresh"  # where the states of new episodes come from
     diagnostics: bool = False  # more (and dearer) metrics
 
@@ -128,6 +130,8 @@ INTERVALS = {
     "config.total_timesteps": "[1, 1000000000000000]",
     "config.n_step": "[1, 2147483647]",
     "config.sequence_length": "[0, 2147483647]",
+    "config.burn_in": "[0, 2147483647]",
+    "config.microbatch_size": "[0, 2147483647]",
     "network.hidden_sizes": "[1, 1000000]",
     "network.rnn_size": "[1, 1000000]",
     "network.log_std_init": "[-20, 20]",
@@ -333,10 +337,22 @@ def _multiples_around(value: int, unit: int) -> list[int]:
     return [m for m in (value // unit * unit, (value // unit + 1) * unit) if m > 0]
 
 
-def _sequence_problems(c: Config) -> list[Problem]:
+def _sequence_problems(c: Config, recurrent: bool) -> list[Problem]:
     if c.sequence_length and c.num_steps % c.sequence_length:
         text = f" = {c.sequence_length}: does not divide num_steps = {c.num_steps}; nearest valid values: "
         return [Problem("config.sequence_length", text + _around(c.sequence_length, _divisors(c.num_steps)))]
+    if not c.burn_in:
+        return []
+    if not recurrent:
+        return [
+            Problem("config.burn_in", f" = {c.burn_in}: a network without a memory has none to refresh; set it to 0")
+        ]
+    if c.sequence_length in (0, c.num_steps):
+        text = f" = {c.burn_in}: a sequence of all num_steps = {c.num_steps} has no steps before it"
+        return [Problem("config.burn_in", f"{text}; set it to 0, or sequence_length below num_steps")]
+    if c.burn_in > c.sequence_length:
+        text = f" = {c.burn_in}: more than the sequence_length = {c.sequence_length} steps before a sequence"
+        return [Problem("config.burn_in", f"{text}; nearest valid value: {c.sequence_length}")]
     return []
 
 
@@ -368,10 +384,10 @@ def _joint_problems(config: Config, recurrent: bool, bad: set[str]) -> list[Prob
     """Check what settings must satisfy together; skipped where one of them is known to be wrong by itself."""
     problems = []
     rollout = {"config.num_envs", "config.num_steps"}
-    sequences = {"config.num_steps", "config.sequence_length"}
+    sequences = {"config.num_steps", "config.sequence_length", "config.burn_in"}
     c = config
     if not bad & sequences:
-        problems += _sequence_problems(c)
+        problems += _sequence_problems(c, recurrent)
     if not bad & rollout and c.timesteps_per_update > 2**31 - 1:
         text = f" = {c.num_envs}: num_envs * num_steps = {c.timesteps_per_update} exceeds 2147483647"
         return [*problems, Problem("config.num_envs", f"{text}; at most {(2**31 - 1) // c.num_steps}")]

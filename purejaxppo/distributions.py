@@ -26,6 +26,7 @@ import jax.numpy as jnp
 
 # A masked logit counts as this one: exp of it is exactly 0, and 0 · log 0 is 0 · (-1e9) = 0, never 0 · (-inf) = NaN.
 MASKED_LOGIT = -1e9
+SHORT = 20
 # Uniform floats are multiples of 2⁻²³: half a step puts them on the midpoints, symmetric about 1/2 and never 0 or 1.
 _HALF_STEP = 2.0**-24
 _LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
@@ -36,9 +37,29 @@ _WEIGHTS = [math.exp(-0.5 * z * z) for z in _NODES]
 _WEIGHTS = [weight / math.fsum(_WEIGHTS) for weight in _WEIGHTS]
 
 
+def _sum(x: jax.Array) -> jax.Array:
+    """Sum over the last axis, [..., K] -> [...].
+
+    Over a short axis as additions: they fuse with what surrounds them into one vectorised loop over the other axes. A
+    reduction is a kernel of its own, and on a CPU a loop of K turns inside of each row.
+    """
+    if x.shape[-1] > SHORT:
+        return jnp.sum(x, axis=-1)
+    return _total(jnp.unstack(x, axis=-1))
+
+
+def _max(x: jax.Array) -> jax.Array:
+    """Greatest along the last axis, [..., K] -> [...]; as `_sum`."""
+    if x.shape[-1] > SHORT:
+        return jnp.max(x, axis=-1)
+    return functools.reduce(jnp.maximum, jnp.unstack(x, axis=-1))
+
+
 def _log_softmax(logits: jax.Array) -> jax.Array:
     """Log-probabilities [..., K], finite for every finite or -inf logit; NaN stays NaN."""
-    return jax.nn.log_softmax(jnp.maximum(logits, MASKED_LOGIT))
+    logits = jnp.maximum(logits, MASKED_LOGIT)
+    shifted = logits - jax.lax.stop_gradient(_max(logits))[..., None]
+    return shifted - jnp.log(_sum(jnp.exp(shifted)))[..., None]
 
 
 def _total(terms: Iterable[jax.Array]) -> jax.Array:
@@ -47,7 +68,7 @@ def _total(terms: Iterable[jax.Array]) -> jax.Array:
 
 def _running_sums(weights: jax.Array) -> jax.Array:
     """Sums over the last axis up to and including each element [..., K]."""
-    if weights.shape[-1] > 20:
+    if weights.shape[-1] > SHORT:
         return jnp.cumsum(weights, axis=-1)
     # Additions one after the other fuse with what surrounds them; a scan primitive is kernels of its own.
     return jnp.stack(list(itertools.accumulate(jnp.unstack(weights, axis=-1))), axis=-1)
@@ -94,17 +115,17 @@ class Categorical(NamedTuple):
         log_probs = _log_softmax(self.logits)
         # A sum over a comparison, not a gather: its gradient is element-wise, a gather's is a scatter.
         index = jnp.broadcast_to(jnp.arange(log_probs.shape[-1], dtype=action.dtype), log_probs.shape)
-        return jnp.sum(jnp.where(index == action[..., None], log_probs, 0.0), axis=-1)
+        return _sum(jnp.where(index == action[..., None], log_probs, 0.0))
 
     def entropy(self) -> jax.Array:
         """H(π) = -Σₐ π(a) log π(a) [...] (12), with 0 log 0 = 0."""
         log_probs = _log_softmax(self.logits)
-        return -jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)
+        return -_sum(jnp.exp(log_probs) * log_probs)
 
     def kl(self, new: "Categorical") -> jax.Array:
         """KL(self ‖ new) = Σₐ π_old(a) (log π_old(a) - log π_new(a)) [...], with 0 log 0 = 0; exactly 0 for equals."""
         old_log_probs, new_log_probs = _log_softmax(self.logits), _log_softmax(new.logits)
-        return jnp.sum(jnp.exp(old_log_probs) * (old_log_probs - new_log_probs), axis=-1)
+        return _sum(jnp.exp(old_log_probs) * (old_log_probs - new_log_probs))
 
 
 class MultiCategorical(NamedTuple):

@@ -18,9 +18,11 @@ import optax
 from purejaxppo import statistics as stats
 from purejaxppo.advantages import TARGETS, normalize_advantages
 from purejaxppo.bootstrap import next_state_values
+from purejaxppo.burn_in import lead_in, start_carry
 from purejaxppo.config import Config, Hyperparams, check_parts
 from purejaxppo.diagnostics import improvement
 from purejaxppo.environment import auto_reset, check_env, clip_action, normalized_leaves
+from purejaxppo.gradients import mean_gradient, num_parts
 from purejaxppo.minibatches import SHUFFLES, block, first, to_sequences
 from purejaxppo.objectives import OBJECTIVES, importance_ratio, kl_k3, total_loss, value_loss
 from purejaxppo.optimizer import descend, optimizer
@@ -181,7 +183,8 @@ def make_batch(parts: Parts, params: Any, *, state: TrainState, rollout: Transit
     policy = (rollout.action, rollout.distribution, log_prob)
     batch = Batch(obs, rollout.reset, rollout.carry, *policy, values, advantage, target)
     batch = jax.tree.map(lambda x: to_sequences(x, length), batch)
-    return batch._replace(carry=block(first(batch.carry)))
+    lead = lead_in(batch, parts.config.num_envs, parts.config.burn_in)
+    return batch._replace(carry=block(first(batch.carry)), lead_in=lead)
 
 
 # 3. Optimisation -----------------------------------------------------------------------------------------------------
@@ -189,16 +192,21 @@ def make_batch(parts: Parts, params: Any, *, state: TrainState, rollout: Transit
 
 def replay(parts: Parts, params: Any, batch: Batch) -> tuple[Array, Array, Array, Array]:
     """Ratio (4), KL(π_old(·|s) || π_θ(·|s)), entropy (12) and V_φ(s) along sequences, [L, M] each."""
-    _, distribution, value = parts.network.apply(params, first(batch.carry), batch.obs, batch.reset)
+    carry = start_carry(parts.network.apply, params, batch.carry, batch.lead_in)
+    _, distribution, value = parts.network.apply(params, carry, batch.obs, batch.reset)
     ratio = importance_ratio(distribution.log_prob(batch.action), batch.log_prob)
     return ratio, batch.distribution.kl(distribution), distribution.entropy(), value
 
 
+def surrogate_advantage(parts: Parts, advantage: Array) -> Array:
+    """The advantages of a minibatch as they enter the surrogate; the value targets never are normalised."""
+    return normalize_advantages(advantage) if parts.config.normalize_advantages else advantage
+
+
 def loss(params: Any, parts: Parts, batch: Batch, h: Hyperparams) -> tuple[Array, tuple[dict, Array]]:
-    """The loss (13) of one minibatch, and what it was made of."""
+    """The loss (13) of (a part of) a minibatch, and what it was made of."""
     ratio, kl, entropy, value = replay(parts, params, batch)
-    advantage = normalize_advantages(batch.advantage) if parts.config.normalize_advantages else batch.advantage
-    surrogate = parts.objective(ratio, advantage, kl, h)
+    surrogate = parts.objective(ratio, batch.advantage, kl, h)
     errors = value_loss(value, batch.target, batch.value, h.vf_clip_eps)
     total = total_loss(surrogate, errors, entropy, h.vf_coef, h.ent_coef)
     change = jnp.abs(ratio - 1.0)
@@ -217,19 +225,28 @@ def loss(params: Any, parts: Parts, batch: Batch, h: Hyperparams) -> tuple[Array
 def optimise(parts: Parts, state: TrainState, batch: Batch, batch_of: Callable, h: Hyperparams, key: Array) -> Any:
     """K epochs over random minibatches -> (params, opt_state, steps). From KL > κ on nothing moves (1.10)."""
 
+    columns = batch.value.shape[1] // parts.config.num_minibatches
+    split = (parts.config.num_minibatches, num_parts(columns, len(batch.value), parts.config.microbatch_size), -1)
+
     def minibatch_step(data: Batch, loop: tuple, index: Array) -> tuple[tuple, tuple]:
         params, opt_state, stopped = loop
-        minibatch = jax.tree.map(lambda x: x[:, index], data)
-        grads, (info, kl) = jax.grad(loss, has_aux=True)(params, parts, minibatch, h)
-        stopped = should_stop(stopped, kl, h.target_kl)
+
+        def part_loss(params: Any, all: Any, index: Array, advantage: Array) -> Any:
+            data, h = all
+            part = jax.tree.map(lambda x: x[:, index], data)
+            return loss(params, parts, part._replace(advantage=advantage), h)
+
+        advantage = surrogate_advantage(parts, data.advantage[:, index])  # over all parts: [L, parts, columns]
+        grads, (info, kl) = mean_gradient(part_loss, params, (data, h), (index, advantage.swapaxes(0, 1)))
+        stopped = should_stop(stopped, kl.mean(), h.target_kl)
         moved = descend(h, grads, opt_state, params)
         loop = select(stopped, (params, opt_state), moved)
-        return (*loop, stopped), (info | {"grad_norm": optax.tree.norm(grads)}, ~stopped)
+        return (*loop, stopped), (info | {"grad_norm": optax.tree.norm(grads)[None]}, ~stopped)
 
     def epoch(loop: tuple, key: Array) -> tuple[tuple, tuple]:
         data = batch_of(loop[0]) if parts.config.recompute_advantages else batch
-        order = parts.shuffle(key, data.value.shape[1]).reshape(parts.config.num_minibatches, -1)
-        return jax.lax.scan(partial(minibatch_step, data), loop, order)
+        order = parts.shuffle(key, data.value.shape[1])
+        return jax.lax.scan(partial(minibatch_step, data), loop, order.reshape(split))
 
     start = (state.params, state.opt_state, jnp.bool_(False))
     loop, steps = jax.lax.scan(epoch, start, jax.random.split(key, parts.config.num_epochs))
@@ -238,7 +255,7 @@ def optimise(parts: Parts, state: TrainState, batch: Batch, batch_of: Callable, 
 
 def natural_step(parts: Parts, params: Any, batch: Batch, h: Hyperparams) -> Any:
     """The TRPO step (6) from π_old, on the whole batch."""
-    advantage = normalize_advantages(batch.advantage) if parts.config.normalize_advantages else batch.advantage
+    advantage = surrogate_advantage(parts, batch.advantage)
 
     def surrogate(params: Any) -> Array:
         ratio, _, entropy, _ = replay(parts, params, batch)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from purejaxppo.burn_in import LeadingSteps
 from purejaxppo.config import Config, Hyperparams
 from purejaxppo.diagnostics import Diagnostics
 from purejaxppo.environment import Env, VecEnv
@@ -62,6 +63,7 @@ class Batch(NamedTuple):
     value: Array
     advantage: Array
     target: Array
+    lead_in: LeadingSteps | tuple[()] = ()  # the steps before, where there is a burn-in
 
 
 class Metrics(NamedTuple):
@@ -133,11 +135,11 @@ def strongly_typed(tree: Any) -> Any:
 
 
 def reduce_metrics(steps: dict[str, Array], taken: Array, episodes: EpisodeSummary, **rest: Any) -> Metrics:
-    """Metrics of one iteration. steps, taken: of the minibatch steps, [num_epochs, num_minibatches] each.
+    """Metrics of one iteration. taken: the minibatch steps made, [num_epochs, num_minibatches]; steps: [..., P] parts.
 
     Means are over the steps taken; the extremes are over all of them, and `first_ratio_error` is that of the first.
     """
-    mean = {name: jnp.mean(x, where=taken) for name, x in steps.items()}
-    mean |= {"max_ratio": steps["max_ratio"].max(), "first_ratio_error": steps["first_ratio_error"][0, 0]}
+    mean = {name: jnp.mean(x, where=taken[..., None]) for name, x in steps.items()}
+    mean |= {"max_ratio": steps["max_ratio"].max(), "first_ratio_error": steps["first_ratio_error"][0, 0].max()}
     named = {name if name == "num_episodes" else f"episode_{name}": x for name, x in episodes._asdict().items()}
     return Metrics(**mean, **named, **rest, minibatch_steps=taken.sum(dtype=jnp.float32))

@@ -25,6 +25,8 @@ FLOORS = (
         "minibatches",
         "initializers",
         "hlo",
+        "gradients",
+        "burn_in",
     },
     {
         "config",
@@ -41,7 +43,7 @@ FLOORS = (
         "state",
     },
     {"ppo"},
-    {"train", "evaluate", "sweep", "checkpoint"},
+    {"train", "evaluate", "sweep", "checkpoint", "bench", "isolate"},
     {"cli", "progress", "loggers", "plots"},
 )
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}

@@ -1,0 +1,472 @@
+"""Ours against a peer on the same work: executed in turns, A B B A, so that whatever the machine does hits both.
+
+    python benchmarks/compare.py --setup purejaxrl
+    python benchmarks/compare.py --peer purejaxrl --checkout PATH --workload W1 W2 --json out.json --markdown out.md
+
+Each side is a worker process with an environment of its own (`peers/protocol.py`): it compiles once, then executes
+the whole training run once per request while the other side waits. What is compared is environment steps per second,
+pair by pair; beside it stands what both sides learned in a run of the length that `LEARNING_UPDATES` says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import datetime
+import json
+import math
+import os
+import pathlib
+import platform
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+HERE = pathlib.Path(__file__).absolute().parent
+VENVS = HERE / ".venvs"
+
+# Whole updates of one timed execution: 3 to 10 s of the slower side on 2 CPU cores. The time per update is constant.
+TIMED_UPDATES = {"W1": 2, "W2": 976, "W3": 64, "W4": 24, "W5": 4, "W6": 20}
+# Of one learning run: long enough that the return has risen far and, on W2, stands near its bound.
+LEARNING_UPDATES = {"W1": 20, "W2": 976, "W3": 976, "W4": 122, "W5": 20, "W6": 100}
+
+
+@dataclasses.dataclass(frozen=True)
+class Peer:
+    """One peer: its adapter, what to install, the workloads it can do, and in what it differs from ours."""
+
+    adapter: str
+    options: tuple[str, ...] = ()
+    requirements: tuple[str, ...] = ()
+    workloads: tuple[str, ...] = ("W1", "W2", "W3", "W4", "W5", "W6")
+    timed_updates: dict[str, int] = dataclasses.field(default_factory=dict)  # instead of TIMED_UPDATES
+    learning_updates: dict[str, int] = dataclasses.field(default_factory=dict)  # on both sides
+    differs: str = ""
+
+
+# gymnax 0.0.9 is the last release with the 5-value step that these were written for; it needs six without saying so.
+GYMNAX = ("gymnax==0.0.9", "six==1.17.0")
+PEERS = {
+    "ours": Peer("ours.py", differs="what --config says"),
+    "purejaxrl": Peer(
+        "purejaxrl_ppo.py",
+        requirements=("jax==0.10.2", "distrax==0.1.9", "flax==0.12.8", "optax==0.2.8", *GYMNAX),
+        differs="time limits are terminations; W5: its continuous script with layers of 64 in the place of 256, on "
+        "gymnax, statistics of observations and rewards moved at every step",
+    ),
+    "rejax": Peer(
+        "rejax_ppo.py",
+        requirements=("jax==0.10.2", "rejax==0.1.3", "distrax==0.1.9", "flax==0.12.8", "optax==0.2.8", *GYMNAX),
+        differs="gradients clipped element by element, Adam eps 1e-8, layers not orthogonal, time limits are "
+        "terminations; its returns are of 128 episodes after training",
+    ),
+    "sb3": Peer(
+        "stable_baselines.py",
+        options=("sb3",),
+        requirements=("stable-baselines3==2.9.2", "torch==2.13.0", "gymnasium==1.4.0"),
+        workloads=("W2",),
+        timed_updates={"W2": 32},
+        learning_updates={"W2": 196},
+        differs="gymnasium's CartPole on the host, one thread of torch (quicker here than two); the clipped value loss "
+        "is not the larger of both",
+    ),
+    "sbx": Peer(
+        "stable_baselines.py",
+        options=("sbx",),
+        requirements=("sbx-rl==0.28.0", "torch==2.13.0", "jax==0.10.2", "flax==0.12.8", "gymnasium==1.4.0"),
+        workloads=("W2",),
+        timed_updates={"W2": 32},
+        learning_updates={"W2": 196},
+        differs="gymnasium's CartPole on the host; no clipped value loss; gradients of actor and critic clipped apart",
+    ),
+    "brax": Peer(
+        "brax_ppo.py",
+        # its release calls what jax 0.10 has removed
+        requirements=("jax==0.9.2", "brax==0.14.2", "flax==0.12.6", "optax==0.2.8", *GYMNAX),
+        workloads=("W5",),
+        differs="minibatches of whole sequences, constant learning rate, advantages anew for every minibatch, rewards "
+        "not scaled, Adam eps 1e-8, layers not orthogonal, resets to one cached state per environment; its returns are "
+        "of 128 episodes after training. It has no discrete policy, so W5 is all it can do",
+    ),
+}
+
+
+# ---------------------------------------------------------------------------- the work
+
+
+def spec_of(name: str, num_updates: int, num_seeds: int | None = None, config: dict[str, Any] | None = None) -> dict:
+    """The workload as plain JSON for a worker: `num_updates` updates of it, annealed to their end."""
+    from purejaxppo.workloads import WORKLOADS
+
+    workload = WORKLOADS[name]
+    run = workload.run
+    settings = dataclasses.asdict(run.config) | (config or {})
+    settings["total_timesteps"] = num_updates * settings["num_envs"] * settings["num_steps"]
+    return {
+        "workload": name,
+        "env": run.env,
+        "config": settings,
+        "network": dataclasses.asdict(run.network),
+        "hyperparams": run.hyperparams._asdict(),
+        "num_seeds": num_seeds or workload.num_seeds,
+    }
+
+
+class Worker:
+    """A worker process. Raises RuntimeError with the end of what it said where it dies."""
+
+    def __init__(self, command: Sequence[str], spec: dict, env: dict[str, str] | None = None):
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the process
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.errors, "text": True}
+        self.process = subprocess.Popen([*command, json.dumps(spec)], env=env, **pipes)  # type: ignore[call-overload]
+        self.command = command
+        self.ready: dict[str, Any] = {}
+
+    def wait(self) -> dict[str, Any]:
+        """What it says once it has compiled."""
+        self.ready = self._answer()
+        return self.ready
+
+    def run(self, seed: int) -> dict[str, Any]:
+        """Execute once: {"seconds", "env_steps", "final_returns"}."""
+        with contextlib.suppress(BrokenPipeError):  # it is dead; what it said last is told below
+            self.process.stdin.write(f"run {seed}\n")
+            self.process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        line = self.process.stdout.readline()
+        if line:
+            return json.loads(line)
+        code = self.process.wait()
+        self.errors.seek(0)
+        raise RuntimeError(f"{shlex.join(self.command)} ended with {code}:\n{self.errors.read()[-4000:]}")
+
+    def close(self) -> None:
+        """End it; it ends by itself when its input does."""
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        try:
+            self.process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process.stdout.close()
+        self.errors.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """How to start the workers of one side."""
+
+    command: tuple[str, ...]
+    env: dict[str, str]
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)  # fields of Config that differ from the workload's
+
+    @contextlib.contextmanager
+    def worker(self, spec: dict) -> Iterator[Worker]:
+        """A worker that has compiled; ended afterwards, whatever happens."""
+        worker = Worker(self.command, spec | {"config": spec["config"] | self.config}, self.env)
+        try:
+            worker.wait()
+            yield worker
+        finally:
+            worker.close()
+
+
+# ---------------------------------------------------------------------------- turns and what they say
+
+
+def turns(pairs: int) -> list[tuple[str, str]]:
+    """The order of execution, A B B A A B B A ...: either side is first equally often."""
+    return [("A", "B") if i % 2 == 0 else ("B", "A") for i in range(pairs)]
+
+
+def interleave(a: Worker, b: Worker, pairs: int) -> list[tuple[dict, dict]]:
+    """Execute in turns -> (reply of a, reply of b) for every pair. One execution of each before goes uncounted."""
+    side = {"A": a, "B": b}
+    for worker in side.values():
+        worker.run(0)
+    replies = []
+    for seed, order in enumerate(turns(pairs), start=1):
+        reply = {name: side[name].run(seed) for name in order}
+        replies.append((reply["A"], reply["B"]))
+    return replies
+
+
+def steps_per_second(reply: dict) -> float:
+    """Environment steps of all seeds per second of one execution."""
+    return reply["env_steps"] / reply["seconds"]
+
+
+def median_interval(values: Sequence[float], level: float = 0.95) -> dict[str, float]:
+    """Median with its order-statistic interval: {"median", "low", "high", "coverage"}.
+
+    The interval reaches from the k-th smallest to the k-th largest of n values and holds the true median with
+    probability 1 - 2 P(Binomial(n, 1/2) < k), whatever the distribution. k is the largest that reaches `level`, or 1
+    where none does (n < 6 for 95 %): then `coverage` is less than asked for.
+    """
+    x, n = sorted(values), len(values)
+
+    def coverage(k: int) -> float:
+        return 1.0 - 2.0 * sum(math.comb(n, i) for i in range(k)) / 2.0**n
+
+    k = max((k for k in range(1, (n + 1) // 2 + 1) if coverage(k) >= level), default=1)
+    return {"median": statistics.median(x), "low": x[k - 1], "high": x[n - k], "coverage": max(coverage(k), 0.0)}
+
+
+def compare_returns(ours: Sequence[float], peer: Sequence[float], resamples: int = 10_000) -> dict[str, Any]:
+    """Final returns of both sides, one per seed: means and their difference with 95 % bootstrap intervals.
+
+    "verdict" is "equal" where the interval of ours - peer holds 0, else "better" or "worse" (of ours).
+    """
+    rng = np.random.default_rng(0)
+
+    def bootstrap(x: Sequence[float]) -> np.ndarray:
+        x = np.asarray(x, np.float64)
+        return rng.choice(x, (resamples, len(x))).mean(1)
+
+    means = {"ours": bootstrap(ours), "peer": bootstrap(peer)}
+    means["difference"] = means["ours"] - means["peer"]
+    centre = {"ours": float(np.mean(ours)), "peer": float(np.mean(peer))}
+    centre["difference"] = centre["ours"] - centre["peer"]
+    result: dict[str, Any] = {}
+    for name, samples in means.items():
+        low, high = np.percentile(samples, [2.5, 97.5])
+        result[name] = {"mean": centre[name], "low": float(low), "high": float(high)}
+    low, high = result["difference"]["low"], result["difference"]["high"]
+    result["verdict"] = "better" if low > 0 else "worse" if high < 0 else "equal"
+    return result
+
+
+def learn(side: Side, spec: dict, seeds: int) -> dict[str, Any]:
+    """Final returns of at least `seeds` seeds: as many executions as that takes."""
+    returns: list[float] = []
+    with side.worker(spec) as worker:
+        for seed in range(math.ceil(seeds / spec["num_seeds"])):
+            returns += worker.run(seed)["final_returns"]
+    if None in returns:
+        raise RuntimeError(
+            f"{spec['workload']}: no episode ended in the last tenth: the learning check needs more updates"
+        )
+    return {"final_returns": returns, "env_steps_per_seed": spec["config"]["total_timesteps"]}
+
+
+def race(ours: Side, peer: Side, specs: tuple[dict, dict], pairs: int) -> dict[str, Any]:
+    """Speed of both sides on one workload: every time, the ratio of each pair, its median and interval."""
+    with ours.worker(specs[0]) as a, peer.worker(specs[1]) as b:
+        replies = interleave(a, b, pairs)
+        ready = {"ours": a.ready, "peer": b.ready}
+    speeds = {"ours": [steps_per_second(x) for x, _ in replies], "peer": [steps_per_second(y) for _, y in replies]}
+    ratios = [x / y for x, y in zip(speeds["ours"], speeds["peer"], strict=True)]
+    return {
+        **{name: ready[name] | {"steps_per_second": median_interval(speeds[name])} for name in speeds},
+        "speeds": speeds,
+        "ratios": ratios,
+        "ratio": median_interval(ratios),
+    }
+
+
+# ---------------------------------------------------------------------------- the report
+
+HEADER = (
+    "| workload | peer | ours, steps/s | peer, steps/s | ratio (interval) | compile, ours / peer | return, ours "
+    "| return, peer | learning of ours |\n|---|---|---|---|---|---|---|---|---|\n"
+)
+
+
+def row(result: dict[str, Any]) -> str:
+    """One line of the Markdown table."""
+    ours, peer, ratio = result["ours"], result["peer"], result["ratio"]
+    compiled = " / ".join("-" if s is None else f"{s:.1f} s" for s in (x["compile_seconds"] for x in (ours, peer)))
+    learning = result.get("learning")
+    cells = [
+        result["workload"],
+        peer["peer"],
+        *(f"{side['steps_per_second']['median']:,.0f}" for side in (ours, peer)),
+        f"**{ratio['median']:.2f}** ({ratio['low']:.2f} to {ratio['high']:.2f}, {100 * ratio['coverage']:.0f} %)",
+        compiled,
+    ]
+    if learning:
+        cells += [f"{x['mean']:.1f} ({x['low']:.1f} to {x['high']:.1f})" for x in (learning["ours"], learning["peer"])]
+        steps, seeds = learning["env_steps_per_seed"], len(learning["returns"]["ours"])
+        cells += [f"{learning['verdict']} ({seeds} seeds, {steps / 1e6:.2g}M steps)"]
+    else:
+        cells += ["-", "-", "not checked"]
+    return "| " + " | ".join(cells) + " |\n"
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers are of, and how busy it was with other things."""
+    names = [line for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    flags = {k: v for k, v in os.environ.items() if k.startswith(("XLA_", "JAX_", "OMP_"))}
+    return {
+        "cpu": names[0].split(":")[1].strip() if names else platform.processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "system": platform.platform(terse=True),
+        "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else [],
+        "flags": flags,
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),
+    }
+
+
+def _lines(path: str) -> list[str]:
+    return pathlib.Path(path).read_text().splitlines() if pathlib.Path(path).exists() else []
+
+
+def about(report: dict[str, Any]) -> str:
+    """Machine, versions, flags and differences, under the table."""
+    place, lines = report["machine"], []
+    lines.append(
+        f"{place['cpu']}, {place['cores']} cores, {place['system']}; load {place['load_average']} at the start."
+    )
+    for side in ("ours", "peer"):
+        ready = report["results"][0][side]
+        versions = ", ".join(f"{k} {v}" for k, v in ready["versions"].items())
+        lines.append(
+            f"{ready['peer']} on {ready.get('device', 'cpu')}: {versions}; flags: {report['flags'][side] or 'none'}."
+        )
+    if report["differs"]:
+        lines.append(f"What differs in the peer: {report['differs']}.")
+    return "\n" + "\n".join(f"* {line}" for line in lines) + "\n"
+
+
+# ---------------------------------------------------------------------------- command line
+
+
+def setup(name: str, cuda: bool = False) -> None:
+    """Make the peer's virtual environment and install its pinned requirements."""
+    import venv
+
+    requirements = [r.replace("jax==", "jax[cuda12]==") if cuda else r for r in PEERS[name].requirements]
+    venv.create(VENVS / name, with_pip=True, clear=True)
+    print(f"==> {VENVS / name}: {' '.join(requirements)}", file=sys.stderr)
+    subprocess.run([str(python_of(name)), "-m", "pip", "install", "--quiet", *requirements], check=True)
+
+
+def python_of(name: str) -> pathlib.Path:
+    """The Python of a peer: its own, or this one for ours."""
+    return pathlib.Path(sys.executable) if name == "ours" else VENVS / name / "bin" / "python"
+
+
+def side_of(name: str, args: argparse.Namespace) -> Side:
+    """Ours, or the named peer, as the command line describes it."""
+    command: tuple[str, ...] = (str(python_of(name)), str(HERE / "peers" / PEERS[name].adapter), *PEERS[name].options)
+    if name == "purejaxrl":
+        if args.checkout is None:
+            raise SystemExit("compare.py: PureJaxRL is no package: give a clone of it with --checkout PATH")
+        command += ("--checkout", str(args.checkout.absolute()))
+    if not pathlib.Path(command[0]).exists():
+        raise SystemExit(f"compare.py: {name} is not set up; do: python benchmarks/compare.py --setup {name}")
+    return Side(command, environment(ours=name == "ours"))
+
+
+def environment(ours: bool) -> dict[str, str]:
+    """The environment variables of a worker. On a GPU each side may have somewhat less than half of the memory."""
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.45"}
+    if ours:
+        env["PYTHONPATH"] = str(HERE.parent)
+    return env
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--setup", choices=sorted(set(PEERS) - {"ours"}), help="make the peer's environment, and stop")
+    which.add_argument("--peer", choices=sorted(PEERS), help="what to compare with")
+    which.add_argument("--peer-command", help="a command of your own that speaks peers/protocol.py")
+    parser.add_argument("--ours-command", help="the same in the place of ours")
+    parser.add_argument("--cuda", action="store_true", help="with --setup: the CUDA build of JAX")
+    parser.add_argument("--checkout", type=pathlib.Path, help="a clone of PureJaxRL")
+    parser.add_argument("--workload", nargs="+", default=["W1"], help="W1 to W6")
+    parser.add_argument("--num-seeds", type=int, help="seeds side by side, in the place of the workload's")
+    parser.add_argument("--pairs", type=int, default=6, help="pairs of timed executions, at least 5")
+    parser.add_argument(
+        "--updates", type=int, help="updates of one timed execution, in the place of the built-in number"
+    )
+    parser.add_argument("--learning-seeds", type=int, default=8, help="seeds of the learning check; 0: none")
+    parser.add_argument("--learning-updates", type=int, help="updates of one learning run")
+    parser.add_argument(
+        "--config", nargs="*", default=[], metavar="NAME=VALUE", help="fields of Config, our side alone"
+    )
+    parser.add_argument("--flags", help="XLA_FLAGS of our side; without it those of this process")
+    parser.add_argument("--peer-flags", help="XLA_FLAGS of the peer")
+    parser.add_argument("--json", type=pathlib.Path, help="everything measured")
+    parser.add_argument("--markdown", type=pathlib.Path, help="the table")
+    args = parser.parse_args(argv)
+    if args.pairs < 5:
+        parser.error("--pairs: at least 5")
+    return args
+
+
+def sides(args: argparse.Namespace) -> tuple[Side, Side, Peer]:
+    """(ours, peer, what is known of the peer)."""
+    config = dict(item.split("=", 1) for item in args.config)
+    config = {name: _value(text) for name, text in config.items()}
+    custom = [shlex.split(c) if c else None for c in (args.ours_command, args.peer_command)]
+    ours = Side(tuple(custom[0]), dict(os.environ)) if custom[0] else side_of("ours", args)
+    peer = Side(tuple(custom[1]), dict(os.environ)) if custom[1] else side_of(args.peer, args)
+    known = PEERS[args.peer] if args.peer else Peer("")
+    flagged = [
+        dataclasses.replace(side, env=side.env | ({} if flags is None else {"XLA_FLAGS": flags}))
+        for side, flags in ((ours, args.flags), (peer, args.peer_flags))
+    ]
+    return dataclasses.replace(flagged[0], config=config), flagged[1], known
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def measure(name: str, args: argparse.Namespace, ours: Side, peer: Side, known: Peer) -> dict[str, Any]:
+    """Speed and learning on one workload."""
+    updates = args.updates or TIMED_UPDATES[name]
+    theirs = args.updates or known.timed_updates.get(name, updates)
+    specs = (spec_of(name, updates, args.num_seeds), spec_of(name, theirs, args.num_seeds))
+    result = {"workload": name, **race(ours, peer, specs, args.pairs)}
+    if args.learning_seeds:
+        updates = args.learning_updates or known.learning_updates.get(name, LEARNING_UPDATES[name])
+        spec = spec_of(name, updates, args.num_seeds) | {"learning": True}
+        learned = {"ours": learn(ours, spec, args.learning_seeds), "peer": learn(peer, spec, args.learning_seeds)}
+        returns = {side: x["final_returns"] for side, x in learned.items()}
+        result["learning"] = compare_returns(**returns) | {"returns": returns}
+        result["learning"]["env_steps_per_seed"] = learned["ours"]["env_steps_per_seed"]
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Set up a peer, or compare with one and write what was found after every workload."""
+    args = parse(argv)
+    if args.setup:
+        return setup(args.setup, args.cuda)
+    ours, peer, known = sides(args)
+    if left := [w for w in args.workload if w not in known.workloads]:
+        raise SystemExit(f"compare.py: {args.peer} cannot do {' '.join(left)}: {known.differs}")
+    flags = {"ours": ours.env.get("XLA_FLAGS", ""), "peer": peer.env.get("XLA_FLAGS", "")}
+    report = {"machine": machine(), "flags": flags, "config": ours.config, "differs": known.differs, "results": []}
+    print(HEADER, end="")
+    for name in args.workload:
+        result = measure(name, args, ours, peer, known)
+        report["results"].append(result)
+        print(row(result), end="", flush=True)
+        if args.json:
+            args.json.write_text(json.dumps(report, indent=1) + "\n")
+        if args.markdown:
+            args.markdown.write_text(HEADER + "".join(map(row, report["results"])) + about(report))
+    return None
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(HERE.parent))
+    main()

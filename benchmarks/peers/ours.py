@@ -1,0 +1,39 @@
+"""purejaxppo as a worker, through its public functions."""
+
+import jax
+import numpy as np
+from protocol import jax_worker, serve, tenth, whole
+
+import purejaxppo as pp
+
+
+def build(spec):
+    """Train `num_seeds` seeds in one program, by vmap where there is more than one."""
+    env = pp.make(spec["env"])
+    network = pp.NetworkConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in spec["network"].items()})
+    algo = pp.make_ppo(env, pp.make_network(env, network), pp.Config(**spec["config"]))
+    h = pp.Hyperparams(**spec["hyperparams"])
+
+    def one(key):
+        return pp.train(algo, key, h)
+
+    def train(keys):
+        if spec["num_seeds"] > 1:
+            return jax.vmap(one)(keys)
+        return jax.tree.map(lambda x: x[None], one(keys[0]))
+
+    def keys(seeds):
+        return jax.vmap(jax.random.key)(seeds)
+
+    def final_returns(out):
+        metrics = jax.tree.map(lambda x: np.asarray(x, np.float64)[:, -tenth(whole(spec)) :], out[1])
+        counts = metrics.num_episodes
+        sums = np.where(counts > 0, metrics.episode_return_mean, 0.0) * counts
+        with np.errstate(invalid="ignore"):  # NaN where no episode ended
+            return sums.sum(1) / counts.sum(1)
+
+    return jax_worker(train, keys, final_returns, spec)
+
+
+if __name__ == "__main__":
+    serve("purejaxppo", ("jax", "jaxlib", "flax", "optax", "gymnax"), build, purejaxppo=pp.__version__)

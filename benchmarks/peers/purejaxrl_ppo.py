@@ -1,0 +1,123 @@
+"""PureJaxRL from a local checkout as a worker: its `ppo.py`, and `ppo_continuous_action.py` on a gymnax environment.
+
+Its algorithm is left alone. Set from outside are the config, and for continuous actions three names of the script: the
+environment (gymnax in the place of brax), the bounds of the actions and the width of the layers, which it fixes at 256.
+"""
+
+import argparse
+import functools
+import pathlib
+import re
+import sys
+import types
+from unittest import mock
+
+import gymnax
+import jax
+import numpy as np
+from protocol import jax_worker, serve, tenth, whole
+
+UNUSED = ("brax", "brax.envs", "brax.envs.wrappers", "brax.envs.wrappers.training", "navix")
+
+
+class Gymnax:
+    """A gymnax environment with its default parameters, where the continuous script has a brax one and passes None."""
+
+    def __init__(self, env, params):
+        self.env, self.params = env, params
+
+    def reset(self, key, params=None):
+        return self.env.reset(key, self.params)
+
+    def step(self, key, state, action, params=None):
+        return self.env.step(key, state, action, self.params)
+
+    def observation_space(self, params):
+        return self.env.observation_space(self.params)
+
+    def action_space(self, params):
+        return self.env.action_space(self.params)
+
+
+def load(script, width=None):
+    """The module of a script, its imports of suites that no workload uses answered by nothing."""
+    sys.path.insert(0, str(script.parent))
+    sys.modules.update({name: mock.MagicMock() for name in UNUSED if name not in sys.modules})
+    source = script.read_text()
+    if width is not None:
+        source, count = re.subn(r"(nn\.Dense\(\s*)256\b", rf"\g<1>{width}", source)
+        assert count == 4, f"{script}: {count} layers of width 256 where 4 were expected"
+    module = types.ModuleType(script.stem)
+    exec(compile(source, str(script), "exec"), module.__dict__)
+    return module
+
+
+def scripted(checkout, spec):
+    """make_train of the script for the workload."""
+    env, params = gymnax.make(spec["env"])
+    if hasattr(env.action_space(params), "n"):
+        return load(checkout / "purejaxrl" / "ppo.py").make_train
+    module = load(checkout / "purejaxrl" / "ppo_continuous_action.py", width=64)
+    module.BraxGymnaxWrapper = lambda name: Gymnax(env, params)
+    space = env.action_space(params)
+    module.ClipAction = functools.partial(module.ClipAction, low=space.low, high=space.high)
+    return module.make_train
+
+
+def translated(spec):
+    """Its config. Its value loss has a factor of one half that ours has not: twice our coefficient is the same loss."""
+    config, h = spec["config"], spec["hyperparams"]
+    assert h["vf_clip_eps"] == h["clip_eps"], "it has one range for both clips"
+    assert spec["network"]["hidden_sizes"] == [64, 64]
+    assert spec["network"]["activation"] == "tanh"
+    assert config["normalize_observations"] == config["scale_rewards"], "it has one switch for both"
+    assert h["adam_eps"] == 1e-5
+    return {
+        "ENV_NAME": spec["env"],
+        "NUM_ENVS": config["num_envs"],
+        "NUM_STEPS": config["num_steps"],
+        "TOTAL_TIMESTEPS": config["total_timesteps"],
+        "UPDATE_EPOCHS": config["num_epochs"],
+        "NUM_MINIBATCHES": config["num_minibatches"],
+        "LR": h["learning_rate"],
+        "ANNEAL_LR": h["lr_anneal"] == 1.0,
+        "GAMMA": h["gamma"],
+        "GAE_LAMBDA": h["gae_lambda"],
+        "CLIP_EPS": h["clip_eps"],
+        "ENT_COEF": h["ent_coef"],
+        "VF_COEF": 2.0 * h["vf_coef"],
+        "MAX_GRAD_NORM": h["max_grad_norm"],
+        "ACTIVATION": "tanh",
+        "NORMALIZE_ENV": config["normalize_observations"],
+        "DEBUG": False,
+    }
+
+
+def build(checkout, spec):
+    """Train `num_seeds` seeds in one program, by vmap where there is more than one."""
+    one = scripted(checkout, spec)(translated(spec))
+
+    def train(keys):
+        if spec["num_seeds"] > 1:
+            return jax.vmap(one)(keys)
+        return jax.tree.map(lambda x: x[None], one(keys[0]))
+
+    def keys(seeds):
+        return jax.vmap(jax.random.PRNGKey)(seeds)
+
+    def final_returns(out):
+        metrics = out["metrics"]
+        late = slice(-tenth(whole(spec)), None)
+        ended = np.asarray(metrics["returned_episode"][:, late], bool)
+        returns = np.asarray(metrics["returned_episode_returns"][:, late], np.float64)
+        return [r[e].mean() if e.any() else np.nan for r, e in zip(returns, ended, strict=True)]
+
+    return jax_worker(train, keys, final_returns, spec)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--checkout", type=pathlib.Path, required=True)
+    parser.add_argument("spec")
+    packages = ("jax", "jaxlib", "flax", "optax", "distrax", "gymnax")
+    serve("PureJaxRL", packages, functools.partial(build, parser.parse_args().checkout))

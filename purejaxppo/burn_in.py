@@ -1,0 +1,57 @@
+"""Burn-in: the memory a sequence starts from, refreshed with today's parameters (Kapturowski et al. 2019, R2D2).
+
+The carry stored in the rollout is that of π_old. After some minibatches it is stale: the network would be trained on
+memories that it no longer makes. With a burn-in of b steps the b steps before each sequence are read again first,
+without a gradient; the sequence then starts from where they lead. At unchanged parameters this changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+class LeadingSteps(NamedTuple):
+    """The b steps before each of M sequences."""
+
+    known: Array  # [1, M] bool; the first sequence of a rollout has none before it in the same rollout
+    carry: Any  # [1, M, ...] stored before the first of the steps
+    obs: Any  # [b, M, ...]
+    reset: Array  # [b, M]
+
+
+def lead_in(sequences: Any, num_envs: int, steps: int) -> LeadingSteps | tuple[()]:
+    """The lead-ins of all sequences (fields carry, obs, reset, leaves [L, M, ...]), 1 <= steps <= L; () for 0 steps.
+
+    As `minibatches.to_sequences` makes them, column c is of environment c mod num_envs, and column c - num_envs holds
+    the stretch of its time just before.
+    """
+    if not steps:
+        return ()
+
+    def before(tree: Any) -> Any:
+        return jax.tree.map(lambda x: jnp.roll(x[-steps:], num_envs, axis=1), tree)
+
+    carry, obs, reset = before((sequences.carry, sequences.obs, sequences.reset))
+    known = jnp.arange(reset.shape[1])[None] >= num_envs
+    return LeadingSteps(known, jax.tree.map(lambda x: x[:1], carry), obs, reset)
+
+
+def start_carry(apply: Callable[..., Any], params: Any, stored: Any, lead: LeadingSteps | tuple[()]) -> Any:
+    """The carry [M, ...] that sequences start from: `stored` [1, M, ...], or where the lead-in leads, where one is."""
+    stored = jax.tree.map(lambda x: x[0], stored)
+    if not lead:
+        return stored
+    # by `params` that take no gradient: the memory is an input of the sequence, as the stored one is
+    fresh = apply(jax.lax.stop_gradient(params), jax.tree.map(lambda x: x[0], lead.carry), lead.obs, lead.reset)[0]
+    return jax.tree.map(lambda a, b: jnp.where(_like(lead.known[0], a), a, b), fresh, stored)
+
+
+def _like(known: Array, x: Array) -> Array:
+    """[M] -> [M, 1, ...], to be broadcast against x [M, ...]."""
+    return known.reshape(-1, *[1] * (x.ndim - 1))
