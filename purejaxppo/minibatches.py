@@ -6,15 +6,18 @@ every order equally likely); `hashed` is a keyed bijection without a sort, sever
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from math import isqrt
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Array = jax.Array
 ROUNDS = 8
+NARROW = 32  # numbers in a row
 
 
 def to_sequences(x: Array, length: int) -> Array:
@@ -34,6 +37,39 @@ def block(tree: Any) -> Any:
 def first(tree: Any) -> Any:
     """The first step of a block of time: leaves [T, N, ...] -> [N, ...]."""
     return jax.tree.map(lambda x: x[0], tree)
+
+
+def packed(batch: Any) -> Callable[[Array], Any]:
+    """A function that takes columns: index [C] -> `batch` with leaves [L, C, ...], of leaves [L, M, ...].
+
+    All narrow leaves of 4 bytes lie side by side in one array, so that a minibatch is one gather of whole rows and not
+    one for each leaf. Wide ones, such as images, stay where they are, in their own dtype, and are not copied.
+    """
+    leaves, structure = jax.tree.flatten(batch)
+    width = [math.prod(x.shape[2:]) for x in leaves]
+    together: dict[int, list[int]] = {}  # by length L
+    for i, x in enumerate(leaves):
+        if x.dtype.itemsize == 4 and width[i] <= NARROW:
+            together.setdefault(x.shape[0], []).append(i)
+
+    def bits(i: int) -> Array:
+        return jax.lax.bitcast_convert_type(leaves[i], jnp.uint32).reshape(*leaves[i].shape[:2], width[i])
+
+    rows = {length: jnp.concatenate([bits(i) for i in group], axis=-1) for length, group in together.items()}
+
+    def columns(x: Array, index: Array) -> Array:
+        return x.at[:, index].get(mode="promise_in_bounds")
+
+    def take(index: Array) -> Any:
+        taken = {i: columns(x, index) for i, x in enumerate(leaves) if not any(i in g for g in together.values())}
+        for length, group in together.items():
+            ends = np.cumsum([width[i] for i in group]).tolist()
+            for i, x in zip(group, jnp.split(columns(rows[length], index), ends[:-1], axis=-1), strict=True):
+                x = x.reshape(*x.shape[:2], *leaves[i].shape[2:])
+                taken[i] = jax.lax.bitcast_convert_type(x, leaves[i].dtype)
+        return structure.unflatten([taken[i] for i in range(len(leaves))])
+
+    return take
 
 
 def permutation(key: Array, size: int) -> Array:

@@ -59,6 +59,7 @@ class ActorCritic(nn.Module):
     @nn.compact
     def __call__(self, carry: Any, actor: Inputs, critic: Inputs, reset: Array) -> tuple[Any, Array, Any, Array]:
         """Inputs [T, N, ...] -> (carry, logits and means [T, N, D], log σ [T, N, A] or None, value [T, N])."""
+        actor, critic = (jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), inputs) for inputs in (actor, critic))
         if self.config.shared_torso:
             carry, features = self._torso(carry, actor, reset, "shared")
             of_actor = of_critic = features
@@ -67,21 +68,25 @@ class ActorCritic(nn.Module):
             critic_carry, of_critic = self._torso(carry, critic, reset, "critic")
             carry = {**actor_carry, **critic_carry} if carry else carry
         value = nn.Dense(1, kernel_init=orthogonal(1.0), name="value")(of_critic)
-        outputs, log_std = self._policy(of_actor)
-        return carry, outputs, log_std, value[..., 0]
+        outputs = self._policy(of_actor)
+        outputs, log_std = jax.tree.map(lambda x: x.reshape(*reset.shape, x.shape[-1]), outputs)
+        return carry, outputs, log_std, value.reshape(reset.shape)
 
     def _torso(self, carry: Any, inputs: Inputs, reset: Array, name: str) -> tuple[Any, Array]:
-        """What a head reads, float32 [T, N, ...], and the part of the carry that is called `name`."""
+        """What a head reads, float32 [T * N, D], and the part of the carry that is called `name`. Inputs [T * N, ...].
+
+        The rows have one axis, since XLA's CPU backend takes twice as long over dense layers with two leading ones.
+        """
         config = self.config
         x = encode(inputs, config, name)
         if config.kind not in RECURRENT_KINDS:
             return carry, x.astype(jnp.float32)
         cell = CELLS[config.kind](config.rnn_size, config.compute_dtype, name=f"{name}_{config.kind}")
-        memory, x = cell(carry[name], x, reset)
-        return {name: memory}, x.astype(jnp.float32)
+        memory, x = cell(carry[name], x.reshape(*reset.shape, x.shape[-1]), reset)
+        return {name: memory}, x.reshape(-1, x.shape[-1]).astype(jnp.float32)
 
     def _policy(self, features: Array) -> tuple[Array, Array | None]:
-        """Logits and means [T, N, D]; log σ [T, N, A], one number per component, or from the state; None where A = 0.
+        """Logits and means [B, D]; log σ [B, A], one number per component, or from the state; None where A = 0.
 
         From the state it is log_std_init + 5 tanh(y / 5): near y where y is small, and never so large that σ overflows.
         """

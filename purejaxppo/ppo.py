@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
 
 from purejaxppo import statistics as stats
 from purejaxppo.advantages import TARGETS, normalize_advantages
@@ -22,11 +23,12 @@ from purejaxppo.burn_in import lead_in, start_carry
 from purejaxppo.config import Config, Hyperparams, check_parts
 from purejaxppo.diagnostics import improvement
 from purejaxppo.environment import auto_reset, check_env, clip_action, normalized_leaves
-from purejaxppo.gradients import mean_gradient, num_parts
-from purejaxppo.minibatches import SHUFFLES, block, first, to_sequences
+from purejaxppo.microbatches import map_parts, mean_gradient, num_parts
+from purejaxppo.minibatches import SHUFFLES, block, first, packed, to_sequences
 from purejaxppo.objectives import OBJECTIVES, importance_ratio, kl_k3, total_loss, value_loss
 from purejaxppo.optimizer import descend, optimizer
-from purejaxppo.state import Algorithm, Batch, Metrics, Parts, TrainState, Transition, reduce_metrics, strongly_typed
+from purejaxppo.state import REPORT, Algorithm, Batch, Metrics, Parts, TrainState, Transition
+from purejaxppo.state import joined, reduce_metrics, report, strongly_typed
 from purejaxppo.trust_region import apply_control, init_control, select, should_stop, trpo_step, update_control
 
 Array = jax.Array
@@ -56,7 +58,7 @@ def init(parts: Parts, key: Array, h: Hyperparams) -> TrainState:
     env_state, obs = parts.env.reset(env_key, num_envs)
     state = TrainState(
         params=params,
-        opt_state=optimizer(h).init(params),
+        opt_state=optimizer(h).init(ravel_pytree(params)[0]),
         env_state=env_state,
         obs=obs,
         carry=parts.network.initial_carry(num_envs),
@@ -91,7 +93,7 @@ def update(parts: Parts, state: TrainState, h: Hyperparams) -> tuple[TrainState,
     batch = batch_of(state.params)
     trpo = parts.config.policy_step == "trpo"  # the epochs then fit the values and leave the policy alone
     fit = h._replace(ent_coef=jnp.zeros_like(h.ent_coef)) if trpo else h
-    params, opt_state, (info, taken) = optimise(parts, state, batch, batch_of, fit, epoch_key)
+    params, opt_state, steps = optimise(parts, state, batch, batch_of, fit, epoch_key)
     if trpo:
         params = natural_step(parts, params, batch, h)
 
@@ -105,7 +107,7 @@ def update(parts: Parts, state: TrainState, h: Hyperparams) -> tuple[TrainState,
     if parts.config.diagnostics:
         whole["diagnostics"] = improvement(ratio, kl, batch.advantage, rollout.reward, state.last_reward, h.gamma)
     used = {name: getattr(h, name) for name in ("learning_rate", "clip_eps", "beta")}
-    metrics = reduce_metrics(info, taken, finished, **whole, **used)
+    metrics = reduce_metrics(*steps, h, finished, **whole, **used)
     control = update_control(state.control, metrics.kl, h)
     state = state._replace(params=params, opt_state=opt_state, obs_moments=moments, reward_scaler=scaler, key=key)
     state = state._replace(control=control, last_reward=rollout.reward.mean(), episodes=episodes)
@@ -203,54 +205,42 @@ def surrogate_advantage(parts: Parts, advantage: Array) -> Array:
     return normalize_advantages(advantage) if parts.config.normalize_advantages else advantage
 
 
-def loss(params: Any, parts: Parts, batch: Batch, h: Hyperparams) -> tuple[Array, tuple[dict, Array]]:
+def loss(params: Any, parts: Parts, batch: Batch, h: Hyperparams) -> tuple[Array, Array]:
     """The loss (13) of (a part of) a minibatch, and what it was made of."""
     ratio, kl, entropy, value = replay(parts, params, batch)
     surrogate = parts.objective(ratio, batch.advantage, kl, h)
     errors = value_loss(value, batch.target, batch.value, h.vf_clip_eps)
     total = total_loss(surrogate, errors, entropy, h.vf_coef, h.ent_coef)
-    change = jnp.abs(ratio - 1.0)
-    info = {
-        "total_loss": total,
-        "policy_loss": -surrogate.mean(),
-        "value_loss": errors.mean(),
-        "entropy": entropy.mean(),
-        "clip_fraction": (change > h.clip_eps).mean(),
-        "max_ratio": ratio.max(),
-        "first_ratio_error": change.max(),
-    }
-    return total, (info, kl.mean())
+    return total, report(surrogate, errors, entropy, kl, ratio, h.clip_eps)
 
 
 def optimise(parts: Parts, state: TrainState, batch: Batch, batch_of: Callable, h: Hyperparams, key: Array) -> Any:
     """K epochs over random minibatches -> (params, opt_state, steps). From KL > κ on nothing moves (1.10)."""
+    config, (length, size) = parts.config, batch.value.shape
+    split = (config.num_minibatches, num_parts(size // config.num_minibatches, length, config.microbatch_size), -1)
+    start, unravel = ravel_pytree(state.params)
 
-    columns = batch.value.shape[1] // parts.config.num_minibatches
-    split = (parts.config.num_minibatches, num_parts(columns, len(batch.value), parts.config.microbatch_size), -1)
-
-    def minibatch_step(data: Batch, loop: tuple, index: Array) -> tuple[tuple, tuple]:
+    def minibatch_step(advantage: Array, take: Callable, loop: tuple, index: Array) -> tuple[tuple, tuple]:
         params, opt_state, stopped = loop
 
-        def part_loss(params: Any, all: Any, index: Array, advantage: Array) -> Any:
-            data, h = all
-            part = jax.tree.map(lambda x: x[:, index], data)
-            return loss(params, parts, part._replace(advantage=advantage), h)
+        def part_loss(params: Any, index: Array, advantage: Array) -> tuple[Array, Array]:
+            return loss(params, parts, take(index)._replace(advantage=advantage), h)
 
-        advantage = surrogate_advantage(parts, data.advantage[:, index])  # over all parts: [L, parts, columns]
-        grads, (info, kl) = mean_gradient(part_loss, params, (data, h), (index, advantage.swapaxes(0, 1)))
-        stopped = should_stop(stopped, kl.mean(), h.target_kl)
-        moved = descend(h, grads, opt_state, params)
-        loop = select(stopped, (params, opt_state), moved)
-        return (*loop, stopped), (info | {"grad_norm": optax.tree.norm(grads)[None]}, ~stopped)
+        advantage = surrogate_advantage(parts, advantage[:, index])  # over all parts: [L, P, columns]
+        grads, reports = mean_gradient(part_loss, unravel(params), (index, advantage.swapaxes(0, 1)))
+        step = joined(reports, optax.tree.norm(grads))
+        stopped = should_stop(stopped, step[REPORT.index("kl")], h.target_kl)
+        loop = select(stopped, (params, opt_state), descend(h, grads, opt_state, params))
+        return (*loop, stopped), (step, ~stopped)
 
     def epoch(loop: tuple, key: Array) -> tuple[tuple, tuple]:
-        data = batch_of(loop[0]) if parts.config.recompute_advantages else batch
-        order = parts.shuffle(key, data.value.shape[1])
-        return jax.lax.scan(partial(minibatch_step, data), loop, order.reshape(split))
+        data = batch_of(unravel(loop[0])) if config.recompute_advantages else batch
+        step = partial(minibatch_step, data.advantage, packed(data))
+        return jax.lax.scan(step, loop, parts.shuffle(key, size).reshape(split))
 
-    start = (state.params, state.opt_state, jnp.bool_(False))
-    loop, steps = jax.lax.scan(epoch, start, jax.random.split(key, parts.config.num_epochs))
-    return *loop[:2], steps
+    loop = (start, state.opt_state, jnp.bool_(False))
+    (params, opt_state, _), steps = jax.lax.scan(epoch, loop, jax.random.split(key, config.num_epochs))
+    return unravel(params), opt_state, steps
 
 
 def natural_step(parts: Parts, params: Any, batch: Batch, h: Hyperparams) -> Any:

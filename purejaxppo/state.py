@@ -134,12 +134,33 @@ def strongly_typed(tree: Any) -> Any:
     return jax.tree.map(lambda x: x if is_key(x) else jax.lax.convert_element_type(x, x.dtype), tree)
 
 
-def reduce_metrics(steps: dict[str, Array], taken: Array, episodes: EpisodeSummary, **rest: Any) -> Metrics:
-    """Metrics of one iteration. taken: the minibatch steps made, [num_epochs, num_minibatches]; steps: [..., P] parts.
+REPORT = ("policy_loss", "value_loss", "entropy", "clip_fraction", "kl", "max_ratio", "first_ratio_error", "grad_norm")
 
-    Means are over the steps taken; the extremes are over all of them, and `first_ratio_error` is that of the first.
+
+def report(surrogate: Array, errors: Array, entropy: Array, kl: Array, ratio: Array, clip_eps: Array) -> Array:
+    """What a part of a minibatch says of itself, from numbers per sample [L, C]: the first seven of REPORT, [7].
+
+    One array and two reductions, as every one of them is paid for at every step.
     """
-    mean = {name: jnp.mean(x, where=taken[..., None]) for name, x in steps.items()}
-    mean |= {"max_ratio": steps["max_ratio"].max(), "first_ratio_error": steps["first_ratio_error"][0, 0].max()}
+    change = jnp.abs(ratio - 1.0)
+    means = jnp.stack([-surrogate, errors, entropy, (change > clip_eps).astype(jnp.float32), kl])
+    return jnp.concatenate([means.mean((1, 2)), jnp.stack([ratio, change]).max((1, 2))])
+
+
+def joined(reports: Array, grad_norm: Array) -> Array:
+    """The reports [P, 7] of the parts of a minibatch and the norm of its gradient as one, [8]: REPORT."""
+    return jnp.concatenate([reports[:, :5].mean(0), reports[:, 5:].max(0), grad_norm[None]])
+
+
+def reduce_metrics(steps: Array, taken: Array, h: Hyperparams, episodes: EpisodeSummary, **rest: Any) -> Metrics:
+    """Metrics of one iteration. steps: REPORT of every minibatch step, [K, num_minibatches, 8]; taken: those that moved.
+
+    Means are over the steps taken; the greatest ratio is over all of them, and `first_ratio_error` that of the first.
+    """
+    mean = dict(zip(REPORT, jnp.mean(steps, (0, 1), where=taken[..., None]), strict=True))
+    del mean["kl"]  # `rest` has that of the whole batch, after the update
+    highest, first = REPORT.index("max_ratio"), REPORT.index("first_ratio_error")
+    mean |= {"max_ratio": steps[..., highest].max(), "first_ratio_error": steps[0, 0, first]}
+    total = mean["policy_loss"] + h.vf_coef * mean["value_loss"] - h.ent_coef * mean["entropy"]
     named = {name if name == "num_episodes" else f"episode_{name}": x for name, x in episodes._asdict().items()}
-    return Metrics(**mean, **named, **rest, minibatch_steps=taken.sum(dtype=jnp.float32))
+    return Metrics(total, **mean, **named, **rest, minibatch_steps=taken.sum(dtype=jnp.float32))

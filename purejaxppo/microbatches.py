@@ -1,0 +1,65 @@
+"""Work on a large batch, part by part.
+
+The activations of a large batch do not fit a core's cache (65,536 rows through a 64-wide layer are 16 MB), and a CPU then
+waits for memory. Parts of a few thousand rows stay in the cache, and bound what one step needs where memory is short.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+Array = jax.Array
+CACHED_ROWS = 2048
+
+
+def num_parts(columns: int, length: int, limit: int) -> int:
+    """Into how many equal parts to cut `columns` sequences of `length` steps, for at most `limit` steps in each.
+
+    limit = 0: CACHED_ROWS on a CPU, one part on anything else. The number divides `columns`; where no divisor near
+    enough exists (a prime number of columns), or one sequence is longer than `limit`, the parts are as near as they get
+    without being less than half as large as they may be.
+    """
+    if not limit and jax.default_backend() != "cpu":
+        return 1
+    wanted = -(-columns * length // (limit or CACHED_ROWS))
+    near = range(max(wanted, 1), min(2 * wanted, columns) + 1)
+    return next((n for n in near if columns % n == 0), 1)
+
+
+def mean_gradient(loss: Callable[..., Any], params: Any, parts: Any) -> tuple[Array, Any]:
+    """Gradient by `params` of the mean of `loss` over parts, raveled, and what each part reports.
+
+    The mean of the gradients of equal parts is the gradient of the mean. loss(params, *part) -> (number, report);
+    parts: leaves [P, ...]. Returns (gradient [number of parameters], reports [P, ...]).
+    """
+    gradient = jax.grad(loss, has_aux=True)
+    count = jax.tree.leaves(parts)[0].shape[0]
+
+    def add(total: Array, part: Any) -> tuple[Array, Any]:
+        grads, report = gradient(params, *part)
+        return total + ravel_pytree(grads)[0], report
+
+    if count == 1:
+        grads, report = gradient(params, *jax.tree.map(lambda x: x[0], parts))
+        return ravel_pytree(grads)[0], jax.tree.map(lambda x: x[None], report)
+    total, reports = jax.lax.scan(add, jnp.zeros_like(ravel_pytree(params)[0]), parts)
+    return total / count, reports
+
+
+def map_parts(function: Callable[[Any], Any], batch: Any, count: int) -> Any:
+    """`function(batch)` by `count` parts of the second axis: of leaves [L, M, ...] to leaves [L', M, ...]."""
+    if count == 1:
+        return function(batch)
+
+    def cut(x: Array) -> Array:
+        return x.reshape(x.shape[0], count, -1, *x.shape[2:]).swapaxes(0, 1)
+
+    def join(x: Array) -> Array:
+        return x.swapaxes(0, 1).reshape(x.shape[1], -1, *x.shape[3:])
+
+    return jax.tree.map(join, jax.lax.map(function, jax.tree.map(cut, batch)))
