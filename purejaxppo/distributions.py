@@ -26,7 +26,6 @@ import jax.numpy as jnp
 
 # A masked logit counts as this one: exp of it is exactly 0, and 0 · log 0 is 0 · (-1e9) = 0, never 0 · (-inf) = NaN.
 MASKED_LOGIT = -1e9
-SHORT = 20
 # Uniform floats are multiples of 2⁻²³: half a step puts them on the midpoints, symmetric about 1/2 and never 0 or 1.
 _HALF_STEP = 2.0**-24
 _LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
@@ -37,29 +36,25 @@ _WEIGHTS = [math.exp(-0.5 * z * z) for z in _NODES]
 _WEIGHTS = [weight / math.fsum(_WEIGHTS) for weight in _WEIGHTS]
 
 
-def _sum(x: jax.Array) -> jax.Array:
-    """Sum over the last axis, [..., K] -> [...].
+def _by_action(logits: jax.Array) -> jax.Array:
+    """Logits [..., K] -> [K, ...], a mask of -inf as a finite number; NaN stays NaN.
 
-    Over a short axis as additions: they fuse with what surrounds them into one vectorised loop over the other axes. A
-    reduction is a kernel of its own, and on a CPU a loop of K turns inside of each row.
+    Everything below works on this form: what is over actions is over the first axis, so that all other axes are one
+    vectorised loop. Over a last axis of two or three actions a CPU takes ten times as long.
     """
-    if x.shape[-1] > SHORT:
-        return jnp.sum(x, axis=-1)
-    return _total(jnp.unstack(x, axis=-1))
-
-
-def _max(x: jax.Array) -> jax.Array:
-    """Greatest along the last axis, [..., K] -> [...]; as `_sum`."""
-    if x.shape[-1] > SHORT:
-        return jnp.max(x, axis=-1)
-    return functools.reduce(jnp.maximum, jnp.unstack(x, axis=-1))
+    return jnp.maximum(jnp.moveaxis(logits, -1, 0), MASKED_LOGIT)
 
 
 def _log_softmax(logits: jax.Array) -> jax.Array:
-    """Log-probabilities [..., K], finite for every finite or -inf logit; NaN stays NaN."""
-    logits = jnp.maximum(logits, MASKED_LOGIT)
-    shifted = logits - jax.lax.stop_gradient(_max(logits))[..., None]
-    return shifted - jnp.log(_sum(jnp.exp(shifted)))[..., None]
+    """Log-probabilities, action by action: [..., K] -> [K, ...], finite for every finite or -inf logit."""
+    logits = _by_action(logits)
+    shifted = logits - jax.lax.stop_gradient(jnp.max(logits, axis=0))[None]
+    return shifted - jnp.log(jnp.sum(jnp.exp(shifted), axis=0))[None]
+
+
+def _indices(by_action: jax.Array) -> jax.Array:
+    """The number of each action, int32 [K, ...]."""
+    return jax.lax.broadcasted_iota(jnp.int32, by_action.shape, 0)
 
 
 def _total(terms: Iterable[jax.Array]) -> jax.Array:
@@ -67,11 +62,11 @@ def _total(terms: Iterable[jax.Array]) -> jax.Array:
 
 
 def _running_sums(weights: jax.Array) -> jax.Array:
-    """Sums over the last axis up to and including each element [..., K]."""
-    if weights.shape[-1] > SHORT:
-        return jnp.cumsum(weights, axis=-1)
+    """Sums over the first axis up to and including each element [K, ...]."""
+    if len(weights) > 20:
+        return jnp.cumsum(weights, axis=0)
     # Additions one after the other fuse with what surrounds them; a scan primitive is kernels of its own.
-    return jnp.stack(list(itertools.accumulate(jnp.unstack(weights, axis=-1))), axis=-1)
+    return jnp.stack(list(itertools.accumulate(weights)))
 
 
 def _squash_log_det(x: jax.Array, half: jax.Array) -> jax.Array:
@@ -90,17 +85,15 @@ class Categorical(NamedTuple):
 
     def sample_from(self, noise: jax.Array) -> jax.Array:
         """Inverse CDF: the first a with u < Σ_{i ≤ a} π(i), int32 [...]; never a masked action, for any u in [0, 1]."""
-        logits = jnp.maximum(self.logits, MASKED_LOGIT)
-        weights = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
-        cumulative = _running_sums(weights)
-        index = jnp.arange(logits.shape[-1], dtype=jnp.int32)
-        index = jnp.broadcast_to(index, logits.shape)
+        logits = _by_action(self.logits)
+        weights = jnp.exp(logits - jnp.max(logits, axis=0)[None])
+        cumulative, index = _running_sums(weights), _indices(logits)
         # Rounding may leave u·total at or above the last sum, and two sums around a masked action unequal: choose
         # among the actions that have a weight, and the last of these where none is found.
         possible = weights > 0.0
-        last = jnp.max(jnp.where(possible, index, 0), axis=-1, keepdims=True)
-        reached = possible & (noise[..., None] * cumulative[..., -1:] < cumulative)
-        return jnp.min(jnp.where(reached, index, last), axis=-1)
+        last = jnp.max(jnp.where(possible, index, 0), axis=0)[None]
+        reached = possible & ((noise * cumulative[-1])[None] < cumulative)
+        return jnp.min(jnp.where(reached, index, last), axis=0)
 
     def sample(self, key: jax.Array) -> jax.Array:
         """A random action, int32 [...]."""
@@ -114,18 +107,18 @@ class Categorical(NamedTuple):
         """log π(a) [...]; about -1e9 (not -inf) for a masked action. `action` is an integer array [...]."""
         log_probs = _log_softmax(self.logits)
         # A sum over a comparison, not a gather: its gradient is element-wise, a gather's is a scatter.
-        index = jnp.broadcast_to(jnp.arange(log_probs.shape[-1], dtype=action.dtype), log_probs.shape)
-        return _sum(jnp.where(index == action[..., None], log_probs, 0.0))
+        chosen = _indices(log_probs) == action.astype(jnp.int32)[None]
+        return jnp.sum(jnp.where(chosen, log_probs, 0.0), axis=0)
 
     def entropy(self) -> jax.Array:
         """H(π) = -Σₐ π(a) log π(a) [...] (12), with 0 log 0 = 0."""
         log_probs = _log_softmax(self.logits)
-        return -_sum(jnp.exp(log_probs) * log_probs)
+        return -jnp.sum(jnp.exp(log_probs) * log_probs, axis=0)
 
     def kl(self, new: "Categorical") -> jax.Array:
         """KL(self ‖ new) = Σₐ π_old(a) (log π_old(a) - log π_new(a)) [...], with 0 log 0 = 0; exactly 0 for equals."""
         old_log_probs, new_log_probs = _log_softmax(self.logits), _log_softmax(new.logits)
-        return _sum(jnp.exp(old_log_probs) * (old_log_probs - new_log_probs))
+        return jnp.sum(jnp.exp(old_log_probs) * (old_log_probs - new_log_probs), axis=0)
 
 
 class MultiCategorical(NamedTuple):

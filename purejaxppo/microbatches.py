@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 Array = jax.Array
-CACHED_ROWS = 2048
+CACHED_ROWS = 8192
 
 
 def num_parts(columns: int, length: int, limit: int) -> int:
@@ -51,8 +51,13 @@ def mean_gradient(loss: Callable[..., Any], params: Any, parts: Any) -> tuple[Ar
     return total / count, reports
 
 
-def map_parts(function: Callable[[Any], Any], batch: Any, count: int) -> Any:
-    """`function(batch)` by `count` parts of the second axis: of leaves [L, M, ...] to leaves [L', M, ...]."""
+def map_parts(function: Callable[[Any], Any], batch: Any, limit: int) -> Any:
+    """`function(batch)`, leaves [L, M, ...] to leaves [L', M, ...], part by part of the second axis.
+
+    The number of parts is that of `num_parts`; the steps are those of the longest leaf.
+    """
+    length, columns = max(x.shape[:2] for x in jax.tree.leaves(batch))
+    count = num_parts(columns, length, limit)
     if count == 1:
         return function(batch)
 

@@ -100,7 +100,7 @@ def update(parts: Parts, state: TrainState, h: Hyperparams) -> tuple[TrainState,
     moments = state.obs_moments  # moved only now: a frozen normaliser keeps the first ratio at 1
     if parts.config.normalize_observations:
         moments = stats.update_moments(moments, rollout.obs)
-    ratio, kl, *_ = replay(parts, params, batch)
+    ratio, kl = map_parts(lambda part: replay(parts, params, part)[:2], batch, parts.config.microbatch_size)
     unexplained = jnp.var(batch.target - batch.value) / jnp.var(batch.target)
     whole: dict[str, Any] = {"kl": kl.mean(), "kl_k3": kl_k3(jnp.log(ratio)).mean(), "diagnostics": ()}
     whole |= {"explained_variance": 1.0 - unexplained, "advantage_std": jnp.std(batch.advantage)}
@@ -163,7 +163,8 @@ def state_values(parts: Parts, params: Any, state: TrainState, rollout: Transiti
         obs = jax.tree.map(lambda a, b: jnp.stack([a, b]), at.obs, at.final_obs)
         return value(at.carry, obs, jnp.stack([at.reset, jnp.zeros_like(at.reset)]))[1]
 
-    values = value(first(rollout.carry), rollout.obs, rollout.reset)
+    whole = (block(first(rollout.carry)), rollout.obs, rollout.reset)
+    values = map_parts(lambda x: value(first(x[0]), *x[1:]), whole, parts.config.microbatch_size)
     last = value(state.carry, *block((state.obs, state.reset)))
     cut = rollout.truncated & ~rollout.terminated
     return values, next_state_values(values, last, cut, final_value)
