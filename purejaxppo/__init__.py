@@ -13,9 +13,10 @@ if TYPE_CHECKING:  # the same as HOME, for editors and type checkers
     from purejaxppo.config import Config, ConfigError, Hyperparams, NetworkConfig
     from purejaxppo.envs import available, make
     from purejaxppo.evaluate import evaluate, record
+    from purejaxppo.metrics import Metrics
     from purejaxppo.networks import Network, from_module, make_network, mlp
     from purejaxppo.ppo import make_ppo
-    from purejaxppo.state import Algorithm, Metrics, TrainState
+    from purejaxppo.state import Algorithm, TrainState
     from purejaxppo.sweep import sweep
     from purejaxppo.train import init_state, iterate, train
 
@@ -48,9 +49,10 @@ HOME = {
     "config": ("Config", "ConfigError", "Hyperparams", "NetworkConfig"),
     "envs": ("available", "make"),
     "evaluate": ("evaluate", "record"),
+    "metrics": ("Metrics",),
     "networks": ("Network", "from_module", "make_network", "mlp"),
     "ppo": ("make_ppo",),
-    "state": ("Algorithm", "Metrics", "TrainState"),
+    "state": ("Algorithm", "TrainState"),
     "sweep": ("sweep",),
     "train": ("init_state", "iterate", "train"),
 }

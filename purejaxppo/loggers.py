@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from purejaxppo.state import flat
+from purejaxppo.metrics import flat
 
 Row = Mapping[str, float]
 Sink = Callable[[Sequence[Row]], None]

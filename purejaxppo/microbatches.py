@@ -1,7 +1,8 @@
 """Work on a large batch, part by part.
 
-The activations of a large batch do not fit a core's cache (65,536 rows through a 64-wide layer are 16 MB), and a CPU then
-waits for memory. Parts of a few thousand rows stay in the cache, and bound what one step needs where memory is short.
+The activations of a large batch do not fit a core's cache (65,536 rows through a 64-wide layer are 16 MB), and a CPU
+then waits for memory. Parts of a few thousand rows stay in the cache, and bound what one step needs where memory is
+short.
 """
 
 from __future__ import annotations
@@ -20,15 +21,17 @@ CACHED_ROWS = 8192
 def num_parts(columns: int, length: int, limit: int) -> int:
     """Into how many equal parts to cut `columns` sequences of `length` steps, for at most `limit` steps in each.
 
-    limit = 0: CACHED_ROWS on a CPU, one part on anything else. The number divides `columns`; where no divisor near
-    enough exists (a prime number of columns), or one sequence is longer than `limit`, the parts are as near as they get
-    without being less than half as large as they may be.
+    A part is at least one whole sequence, and the number of parts divides `columns`: the smallest such number that
+    keeps to `limit`. limit = 0: one part, on a CPU parts of about CACHED_ROWS. Those may be larger where they would
+    else be less than half of that, as with a prime number of columns.
     """
     if not limit and jax.default_backend() != "cpu":
         return 1
-    wanted = -(-columns * length // (limit or CACHED_ROWS))
-    near = range(max(wanted, 1), min(2 * wanted, columns) + 1)
-    return next((n for n in near if columns % n == 0), 1)
+    wanted = min(-(-columns * length // (limit or CACHED_ROWS)), columns)
+    enough = next(n for n in range(wanted, columns + 1) if columns % n == 0)
+    if limit or enough <= 2 * wanted:
+        return enough
+    return next(n for n in range(wanted, 0, -1) if columns % n == 0)
 
 
 def mean_gradient(loss: Callable[..., Any], params: Any, parts: Any) -> tuple[Array, Any]:

@@ -59,6 +59,7 @@ class ActorCritic(nn.Module):
     @nn.compact
     def __call__(self, carry: Any, actor: Inputs, critic: Inputs, reset: Array) -> tuple[Any, Array, Any, Array]:
         """Inputs [T, N, ...] -> (carry, logits and means [T, N, D], log σ [T, N, A] or None, value [T, N])."""
+        steps = jax.tree.leaves(actor)[0].shape[:2]
         actor, critic = (jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), inputs) for inputs in (actor, critic))
         if self.config.shared_torso:
             carry, features = self._torso(carry, actor, reset, "shared")
@@ -69,8 +70,8 @@ class ActorCritic(nn.Module):
             carry = {**actor_carry, **critic_carry} if carry else carry
         value = nn.Dense(1, kernel_init=orthogonal(1.0), name="value")(of_critic)
         outputs = self._policy(of_actor)
-        outputs, log_std = jax.tree.map(lambda x: x.reshape(*reset.shape, x.shape[-1]), outputs)
-        return carry, outputs, log_std, value.reshape(reset.shape)
+        outputs, log_std = jax.tree.map(lambda x: x.reshape(*steps, x.shape[-1]), outputs)
+        return carry, outputs, log_std, value.reshape(steps)
 
     def _torso(self, carry: Any, inputs: Inputs, reset: Array, name: str) -> tuple[Any, Array]:
         """What a head reads, float32 [T * N, D], and the part of the carry that is called `name`. Inputs [T * N, ...].

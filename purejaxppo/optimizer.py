@@ -13,8 +13,8 @@ from purejaxppo.config import Hyperparams
 def optimizer(h: Hyperparams) -> optax.GradientTransformation:
     """Adam after a clip of the global gradient norm (not element by element).
 
-    h.max_grad_norm = inf is no clipping. The state does not depend on `h`. It is meant for all parameters as one vector: a
-    dozen small arrays would be a dozen times as many small operations.
+    h.max_grad_norm = inf is no clipping. The state does not depend on `h`. It is meant for all parameters as one
+    vector: a dozen small arrays would be a dozen times as many small operations.
     """
     return optax.chain(
         optax.clip_by_global_norm(h.max_grad_norm),
@@ -27,5 +27,5 @@ def descend(h: Hyperparams, grads: jax.Array, opt_state: Any, params: jax.Array)
     """One step of `optimizer` -> (params, opt_state)."""
     # optax raises a traced decay to an integer count, which strict promotion (ours in tests, maybe yours) forbids
     with jax.numpy_dtype_promotion("standard"):
-        updates, opt_state = optimizer(h).update(grads, opt_state, params)
-    return optax.apply_updates(params, updates), opt_state
+        moved: Any = optimizer(h).update(grads, opt_state, params)
+    return params + moved[0], moved[1]

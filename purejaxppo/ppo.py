@@ -23,13 +23,13 @@ from purejaxppo.burn_in import lead_in, start_carry
 from purejaxppo.config import Config, Hyperparams, check_parts
 from purejaxppo.diagnostics import improvement
 from purejaxppo.environment import auto_reset, check_env, clip_action, normalized_leaves
+from purejaxppo.metrics import REPORT, Metrics, joined, reduce_metrics, report
 from purejaxppo.microbatches import map_parts, mean_gradient, num_parts
 from purejaxppo.minibatches import SHUFFLES, block, first, packed, to_sequences
 from purejaxppo.objectives import OBJECTIVES, importance_ratio, kl_k3, total_loss, value_loss
 from purejaxppo.optimizer import descend, optimizer
-from purejaxppo.state import REPORT, Algorithm, Batch, Metrics, Parts, TrainState, Transition
-from purejaxppo.state import joined, reduce_metrics, report, strongly_typed
-from purejaxppo.trust_region import apply_control, init_control, select, should_stop, trpo_step, update_control
+from purejaxppo.state import Algorithm, Batch, Parts, TrainState, Transition, strongly_typed
+from purejaxppo.trust_region import apply_control, init_control, natural_step, select, should_stop, update_control
 
 Array = jax.Array
 
@@ -95,7 +95,8 @@ def update(parts: Parts, state: TrainState, h: Hyperparams) -> tuple[TrainState,
     fit = h._replace(ent_coef=jnp.zeros_like(h.ent_coef)) if trpo else h
     params, opt_state, steps = optimise(parts, state, batch, batch_of, fit, epoch_key)
     if trpo:
-        params = natural_step(parts, params, batch, h)
+        advantage = surrogate_advantage(parts, batch.advantage)
+        params = natural_step(lambda params: replay(parts, params, batch), params, advantage, h)
 
     moments = state.obs_moments  # moved only now: a frozen normaliser keeps the first ratio at 1
     if parts.config.normalize_observations:
@@ -107,7 +108,7 @@ def update(parts: Parts, state: TrainState, h: Hyperparams) -> tuple[TrainState,
     if parts.config.diagnostics:
         whole["diagnostics"] = improvement(ratio, kl, batch.advantage, rollout.reward, state.last_reward, h.gamma)
     used = {name: getattr(h, name) for name in ("learning_rate", "clip_eps", "beta")}
-    metrics = reduce_metrics(*steps, h, finished, **whole, **used)
+    metrics = reduce_metrics(steps, h, finished, **whole, **used)
     control = update_control(state.control, metrics.kl, h)
     state = state._replace(params=params, opt_state=opt_state, obs_moments=moments, reward_scaler=scaler, key=key)
     state = state._replace(control=control, last_reward=rollout.reward.mean(), episodes=episodes)
@@ -242,17 +243,3 @@ def optimise(parts: Parts, state: TrainState, batch: Batch, batch_of: Callable, 
     loop = (start, state.opt_state, jnp.bool_(False))
     (params, opt_state, _), steps = jax.lax.scan(epoch, loop, jax.random.split(key, config.num_epochs))
     return unravel(params), opt_state, steps
-
-
-def natural_step(parts: Parts, params: Any, batch: Batch, h: Hyperparams) -> Any:
-    """The TRPO step (6) from π_old, on the whole batch."""
-    advantage = surrogate_advantage(parts, batch.advantage)
-
-    def surrogate(params: Any) -> Array:
-        ratio, _, entropy, _ = replay(parts, params, batch)
-        return (ratio * advantage + h.ent_coef * entropy).mean()
-
-    def mean_kl(params: Any) -> Array:
-        return replay(parts, params, batch)[1].mean()
-
-    return trpo_step(params, surrogate, mean_kl, h.trpo_delta, h.trpo_damping)[0]

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from purejaxppo.config import Hyperparams
-from purejaxppo.state import Algorithm, Metrics, TrainState
+from purejaxppo.metrics import Metrics
+from purejaxppo.state import Algorithm, TrainState
 from purejaxppo.train import as_traced, checked_length
 
 Array = jax.Array

@@ -12,7 +12,8 @@ import numpy as np
 from jax.core import Tracer
 
 from purejaxppo.config import Config, Hyperparams, check_parts
-from purejaxppo.state import Algorithm, Metrics, TrainState
+from purejaxppo.metrics import Metrics
+from purejaxppo.state import Algorithm, TrainState
 
 Array = jax.Array
 

@@ -200,3 +200,16 @@ def trpo_step(
     length = jnp.linalg.norm(gradient)
     residual = jnp.linalg.norm(damped(x) - gradient) / jnp.where(length > 0, length, jnp.ones_like(length))
     return new_params, TrpoInfo(kl, improvement, fraction, residual)
+
+
+def natural_step(replay: Callable[[Tree], tuple], params: Tree, advantage: Array, h: Any) -> Tree:
+    """The TRPO step (6) from π_old on a whole batch: mean(r Â) + ent_coef · mean(H), with h.trpo_delta, h.trpo_damping.
+
+    replay(params) -> (ratio, KL(old ‖ new), entropy, ...), each like `advantage` [L, M]. Returns the new parameters.
+    """
+
+    def surrogate(params: Tree) -> Array:
+        ratio, _, entropy, *_ = replay(params)
+        return (ratio * advantage + h.ent_coef * entropy).mean()
+
+    return trpo_step(params, surrogate, lambda p: replay(p)[1].mean(), h.trpo_delta, h.trpo_damping)[0]

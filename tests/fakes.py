@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from purejaxppo import cli
-from purejaxppo.state import Algorithm, Metrics
+from purejaxppo.metrics import Metrics
+from purejaxppo.state import Algorithm
 from purejaxppo.statistics import init_moments
 
 

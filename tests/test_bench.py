@@ -20,7 +20,7 @@ from purejaxppo.train import as_traced
 from purejaxppo.workloads import WORKLOADS, Workload
 
 # What one update executes and holds: (kernels, bytes), on a CPU. Set anew after tuning; the print of the test has them.
-GATE = {"W1": (10853, 155_105_048), "W2": (8401, 421_292)}
+GATE = {"W1": (18885, 44_051_204), "W2": (6751, 552_620)}
 MORE, LESS = 1.03, 0.8  # versions of XLA differ by 1 %; a program far below its number deserves a new number
 
 
@@ -115,7 +115,8 @@ def test_a_toy_workload_end_to_end(monkeypatch, capsys, tmp_path):
     warm = {"trace_warm_s": 0.5, "compile_warm_s": 0.25, "from_cache": True}
     monkeypatch.setattr(bench, "compile_warm", lambda *_: warm)
     monkeypatch.setitem(WORKLOADS, "toy", Workload(TOY, "two seeds of a toy", num_seeds=2))
-    code = cli.main(["bench", "--workload", "toy", "--json", str(tmp_path / "r.json"), "--seconds", "0"])
+    with jax.debug_key_reuse(False):  # the checker takes the move of a vmapped scan's keys for a use of them
+        code = cli.main(["bench", "--workload", "toy", "--json", str(tmp_path / "r.json"), "--seconds", "0"])
     out = capsys.readouterr().out
     assert code == 0
     assert {entry.name for entry in tmp_path.iterdir()} == {"r.json", "bench.png"}
@@ -147,8 +148,10 @@ def test_matrix_products_are_those_of_the_network():
     state = jax.eval_shape(algo.init, jax.random.key(0), h)
     actor, critic = 2 * (4 * 4 + 4 * 2), 2 * (4 * 4 + 4 * 1)  # of one observation
     first = 2 * 4 * 4  # of the first layer: the gradient of its input is not needed
-    rollout, values, cut, replay = 8 * actor, (8 + 2) * critic, 2 * 2 * critic, 8 * (actor + critic)
-    epoch = 8 * (3 * (actor + critic) - 2 * first)
+    # what is replayed after the update is the policy alone
+    rollout, values, cut, replay = 8 * actor, (8 + 2) * critic, 2 * 2 * critic, 8 * actor
+    outer = 2 * 4 * 1  # the gradient of the value head's input: [8, 1] by [1, 4] is no matrix product to XLA
+    epoch = 8 * (3 * (actor + critic) - 2 * first - outer)
     flops = count(jax.jit(algo.update).lower(state, h).compile().as_text()).flops
     assert flops == rollout + values + cut + epoch + replay
 
@@ -176,7 +179,7 @@ def answers(monkeypatch, platform="cpu", broken=()):
     def answer(function, *args, say=None):
         name = function.__name__
         asked.append((name, args))
-        if name in broken or (name, args[-2:-1]) in broken:
+        if name in broken or (name == "speed" and (name, args[1]) in broken):
             raise ChildFailed("its process ended with exit code -9")
         return {
             "machine": MACHINE | {"platform": platform},
@@ -217,7 +220,7 @@ def test_curves(monkeypatch, platform, last):
 
 
 def test_a_curve_ends_where_memory_does(monkeypatch):
-    asked = answers(monkeypatch, broken={("speed", (1024,))})
+    asked = answers(monkeypatch, broken={("speed", 1024)})
     report = bench.bench({"W1": WORKLOADS["W1"]}, Effort(), print, WORKLOADS["W1"].run)
     assert [point["num_envs"] for point in report["scaling"]] == [64, 128, 256, 512]
     assert asked[-1][0] == "drift"

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 from purejaxppo import cli
 from purejaxppo.config import load_toml
 from purejaxppo.loggers import read_csv
-from purejaxppo.state import Metrics
+from purejaxppo.metrics import Metrics
 
 ROOT = Path(__file__).parents[1]
 TINY = """

@@ -25,7 +25,7 @@ FLOORS = (
         "minibatches",
         "initializers",
         "hlo",
-        "gradients",
+        "microbatches",
         "burn_in",
     },
     {
@@ -41,6 +41,7 @@ FLOORS = (
         "recurrent",
         "optimizer",
         "state",
+        "metrics",
     },
     {"ppo"},
     {"train", "evaluate", "sweep", "checkpoint", "bench", "isolate"},

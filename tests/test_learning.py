@@ -45,7 +45,7 @@ def test_value_and_policy_depend_on_the_observation():
 def test_continuous_actions_find_the_target():
     """Reward -(a - ½)²: the mean action is ½ in both dimensions, and the noise shrinks."""
     config = Config(**(vars(CONFIG) | {"total_timesteps": 512 * 150}))
-    algo, state, _ = trained(probes.reward_by_distance(action_dim=2), config)
+    algo, state, _ = trained(probes.reward_by_distance(action_dim=2), config, H._replace(learning_rate=5e-3))
     _, distribution, _ = algo.network.apply(state.params, (), jnp.ones((1, 1, 1)), jnp.zeros((1, 1), bool))
     np.testing.assert_allclose(distribution.mode()[0, 0], 0.5, atol=0.05)
     assert (distribution.log_std < -1.0).all()

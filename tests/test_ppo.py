@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 from plain_net import plain
 from probes import chain, endless, masked, reward_by_distance, scripted
 
 import purejaxppo as pp
 from purejaxppo import Config, Hyperparams, ppo
+from purejaxppo.metrics import REPORT
 from purejaxppo.minibatches import hashed, permutation, to_sequences
 from purejaxppo.train import as_traced
 
@@ -230,8 +232,11 @@ def test_early_stop_leaves_the_first_step_and_nothing_else():
         batch = ppo.make_batch(parts, state.params, state=after, rollout=rollout, h=h)
         order = permutation(jax.random.split(epoch_key, 2)[0], 24)
         one = jax.tree.map(lambda x: x[:, order[:12]], batch)
+        one = one._replace(advantage=ppo.surrogate_advantage(parts, one.advantage))
         grads = jax.grad(ppo.loss, has_aux=True)(state.params, parts, one, h)[0]
-        return ppo.descend(h, grads, state.opt_state, state.params)
+        params, unravel = ravel_pytree(state.params)
+        params, opt_state = ppo.descend(h, ravel_pytree(grads)[0], state.opt_state, params)
+        return unravel(params), opt_state
 
     keys = jax.random.split(jax.random.key(2), 3)
     with jax.debug_key_reuse(False):  # the checker takes the move of a vmapped scan's keys for a use of them
@@ -368,9 +373,9 @@ def test_every_epoch_is_the_whole_batch_in_an_order_of_its_own():
     state, after, rollout, _, _ = values_of(algo)
     batch = ppo.make_batch(parts, state.params, state=after, rollout=rollout, h=h)
     run = jax.jit(lambda key: ppo.optimise(parts, after, batch, lambda params: batch, h, key)[2])
-    info, taken = run(jax.random.key(3))
+    steps, taken = run(jax.random.key(3))
     assert taken.shape == (3, 4)
-    losses = np.asarray(info["value_loss"])
+    losses = np.asarray(steps[..., REPORT.index("value_loss")])
     whole = np.mean((np.asarray(batch.value) - np.asarray(batch.target)) ** 2)
     np.testing.assert_allclose(losses.mean(1), whole, rtol=1e-5)
     losses = np.sort(losses, axis=1)

@@ -10,6 +10,7 @@ from nets import env_of, params_of, sample_block
 from probes import quick_jit, scripted
 
 from purejaxppo import ppo
+from purejaxppo.burn_in import start_carry
 from purejaxppo.config import Config, Hyperparams, NetworkConfig
 from purejaxppo.distributions import Categorical
 from purejaxppo.environment import Discrete, Env, TimeStep, box
@@ -308,6 +309,74 @@ def test_permuting_environments_permutes_targets_and_leaves_the_gradient(kind):
     assert_close(other, jax.tree.map(lambda x: x[:, columns], batch))
     assert_close(other_gradient, gradient)
     assert any(np.abs(g).max() > 1e-3 for g in jax.tree.leaves(gradient))
+
+
+def burnt_in(kind, burn_in, params=None):
+    """(starting carries, stored carries, lead-in) of a rollout's sequences, those started with `params` if given."""
+    config = Config(**(CONFIG.__dict__ | {"burn_in": burn_in}))
+    network = network_of(kind)
+    algo, of_rollout = ppo.make_ppo(env_of(SPACE, Discrete(3)), network, config), params_of(network)
+    parts, h = algo.update.args[0], as_traced(None)
+
+    @quick_jit
+    def run(of_rollout, params, key):
+        state = algo.init(key, h)._replace(params=of_rollout)
+        after, rollout = ppo.collect(parts, state, state.key)
+        batch = ppo.make_batch(parts, of_rollout, state=after, rollout=rollout, h=h)
+        return start_carry(network.apply, params, batch.carry, batch.lead_in), batch, rollout
+
+    return run(of_rollout, of_rollout if params is None else params, jax.random.key(4))
+
+
+@pytest.mark.parametrize("burn_in", [1, 3, 4])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_burn_in_at_unchanged_parameters_leads_to_the_stored_carry(kind, burn_in):
+    """Also where a lead-in has a reset in it: episodes end after five steps on average."""
+    start, batch, rollout = burnt_in(kind, burn_in)
+    assert batch.lead_in.reset.shape == (burn_in, 8)
+    assert batch.lead_in.reset[:, 4:].any()
+    assert_close(start, first(batch.carry))
+    np.testing.assert_array_equal(batch.lead_in.known[0], [False] * 4 + [True] * 4)
+    np.testing.assert_array_equal(batch.lead_in.obs[:, 4:], rollout.obs[4 - burn_in : 4])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_burn_in_at_new_parameters_is_read_again_from_the_carry_before_it(kind):
+    """Second chunks start from the three steps before them, by new parameters; first chunks from what was stored."""
+    network = network_of(kind)
+    new = params_of(network, seed=1)
+    start, batch, rollout = burnt_in(kind, 3, new)
+    before = jax.tree.map(lambda x: x[1], rollout.carry)
+    expected = quick_jit(network.apply)(new, before, rollout.obs[1:4], rollout.reset[1:4])[0]
+    for x, stored, fresh in zip(*map(jax.tree.leaves, (start, batch.carry, expected)), strict=True):
+        np.testing.assert_array_equal(x[:4], stored[0, :4])
+        np.testing.assert_allclose(x[4:], fresh, atol=1e-5)
+        assert np.abs(x[4:] - stored[0, 4:]).max() > 1e-2
+
+
+def test_no_gradient_goes_through_a_burn_in():
+    network = network_of("gru")
+    params = params_of(network)
+    _, batch, _ = burnt_in("gru", 3)
+
+    def size(params):
+        carry = start_carry(network.apply, params, batch.carry, batch.lead_in)
+        return sum(jnp.sum(x**2) for x in jax.tree.leaves(carry))
+
+    value, gradient = quick_jit(jax.value_and_grad(size))(params)
+    assert value > 0.1
+    assert not any(np.abs(g).any() for g in jax.tree.leaves(gradient))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_update_with_a_burn_in_starts_from_ratio_one(kind):
+    config = Config(**(CONFIG.__dict__ | {"burn_in": 2}))
+    network = network_of(kind)
+    _, metrics = run_update(env_of(SPACE, Discrete(3)), network, config, params_of(network))
+    _, without = run_update(env_of(SPACE, Discrete(3)), network, CONFIG, params_of(network))
+    assert metrics.first_ratio_error < 1e-5
+    assert metrics.kl > 1e-6
+    assert metrics.kl != without.kl  # and later minibatches do start from elsewhere
 
 
 def with_idle_memory(network):
