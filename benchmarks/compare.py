@@ -19,6 +19,7 @@ import math
 import os
 import pathlib
 import platform
+import select
 import shlex
 import statistics
 import subprocess
@@ -120,7 +121,9 @@ def spec_of(name: str, num_updates: int, num_seeds: int | None = None, config: d
 
 
 class Worker:
-    """A worker process. Raises RuntimeError with the end of what it said where it dies."""
+    """A worker process. Raises RuntimeError with the end of what it said where it dies or does not answer in time."""
+
+    patience = 900.0  # seconds for one answer: compiling, or one execution
 
     def __init__(self, command: Sequence[str], spec: dict, env: dict[str, str] | None = None):
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the process
@@ -142,12 +145,17 @@ class Worker:
         return self._answer()
 
     def _answer(self) -> dict[str, Any]:
-        line = self.process.stdout.readline()
+        stdout: Any = self.process.stdout  # a line for each question: nothing is left in its buffer
+        spoke = bool(select.select([stdout], [], [], self.patience)[0])
+        line = stdout.readline() if spoke else ""
         if line:
             return json.loads(line)
+        if not spoke:
+            self.process.kill()
         code = self.process.wait()
+        end = f"ended with {code}" if spoke else f"gave no answer in {self.patience:.0f} s"
         self.errors.seek(0)
-        raise RuntimeError(f"{shlex.join(self.command)} ended with {code}:\n{self.errors.read()[-4000:]}")
+        raise RuntimeError(f"{shlex.join(self.command)} {end}:\n{self.errors.read()[-4000:]}")
 
     def close(self) -> None:
         """End it; it ends by itself when its input does."""
@@ -397,6 +405,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--config", nargs="*", default=[], metavar="NAME=VALUE", help="fields of Config, our side alone"
     )
+    parser.add_argument("--patience", type=float, default=Worker.patience, help="seconds to wait for one answer")
     parser.add_argument("--flags", help="XLA_FLAGS of our side; without it those of this process")
     parser.add_argument("--peer-flags", help="XLA_FLAGS of the peer")
     parser.add_argument("--json", type=pathlib.Path, help="everything measured")
@@ -450,6 +459,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     if args.setup:
         return setup(args.setup, args.cuda)
+    Worker.patience = args.patience
     ours, peer, known = sides(args)
     if left := [w for w in args.workload if w not in known.workloads]:
         raise SystemExit(f"compare.py: {args.peer} cannot do {' '.join(left)}: {known.differs}")

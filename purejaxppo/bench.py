@@ -25,6 +25,7 @@ import numpy as np
 
 from purejaxppo import __version__
 from purejaxppo.config import Run
+from purejaxppo.devices import largest_share, one_per_core, spread
 from purejaxppo.envs import make
 from purejaxppo.hlo import Count, count
 from purejaxppo.isolate import ChildFailed, in_child
@@ -100,10 +101,14 @@ def algorithm(run: Run) -> Algorithm:
 
 
 def over_seeds(function: Callable, num_seeds: int) -> Callable:
-    """`function` mapped over a leading axis of seeds in all its arguments but the last; itself for one seed."""
+    """`function` mapped over a leading axis of seeds in all its arguments but the last; itself for one seed.
+
+    The seeds are shared out among the devices, as in `sweep`.
+    """
     if num_seeds == 1:
         return function
-    return lambda *args: jax.vmap(function, (*(0,) * (len(args) - 1), None))(*args)
+    mapped = lambda *args: jax.vmap(function, (*(0,) * (len(args) - 1), None))(*args)  # noqa: E731
+    return spread(mapped, largest_share(num_seeds, num_seeds))
 
 
 def seed_keys(num_seeds: int, seed: int = 0) -> Array:
@@ -269,6 +274,7 @@ def peak_memory(program: Any) -> int:
 
 def machine() -> Report:
     """What is measured on, as JAX and the operating system name it."""
+    one_per_core()
     device = jax.devices()[0]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
@@ -317,6 +323,7 @@ def versions() -> dict[str, str]:
 
 def speed(run: Run, num_envs: int, effort: Effort) -> Report:
     """Steps/s of `run` with another number of environments."""
+    one_per_core()
     config = dataclasses.replace(run.config, num_envs=num_envs)
     config = dataclasses.replace(config, total_timesteps=1000 * config.timesteps_per_update)
     sized = dataclasses.replace(run, config=config)
@@ -329,6 +336,7 @@ def drift(run: Run, num_updates: int) -> Report:
 
     The very first is left out: it touches memory for the first time.
     """
+    one_per_core()
     training, h, seconds = compile_training(run, 1), as_traced(run.hyperparams), []
     state = training.init(seed_keys(1), h)
     for _ in range(num_updates + 1):
@@ -345,6 +353,7 @@ def drift(run: Run, num_updates: int) -> Report:
 
 def use_cache(folder: str) -> None:
     """Keep every compiled program of this process in `folder`, and load it from there where it has it."""
+    one_per_core()
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

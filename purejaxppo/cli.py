@@ -268,10 +268,18 @@ def train(args: Train) -> int:
     )
     problems += _folder_problems(args.out)
     print(f"loading JAX and {run.env}", flush=True)
+    _start_devices()
     algo = build(run, problems, str(args.file))
     folder = _claim(args.out, run)
     _use_compile_cache()
     return _session(run, algo, folder)
+
+
+def _start_devices() -> None:
+    """Let a run share its work out among the cores of a CPU, where its size makes that pay."""
+    from purejaxppo.devices import one_per_core
+
+    one_per_core()
 
 
 def _folder_problems(out: Path | None) -> list[Problem]:

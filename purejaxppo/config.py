@@ -43,8 +43,9 @@ class Config:
     normalize_advantages: bool = True  # per minibatch
     truncation: Literal["bootstrap", "terminal", "mask"] = "bootstrap"  # what a time limit means
     recompute_advantages: bool = False  # anew before every epoch
-    shuffle: Literal["permutation", "hash"] = "permutation"  # how minibatches are drawn
+    shuffle: Literal["hash", "permutation"] = "hash"  # how minibatches are drawn; "permutation" sorts, exact and dear
     microbatch_size: int = 0  # samples that a gradient is taken of at once; 0: what fits a CPU's cache, else all
+    num_devices: int = 0  # that share the work of a run; 0: of a CPU as many as pay, else 1
     resets: Literal["fresh", "every_step", "pool"] = "fresh"  # where the states of new episodes come from
     diagnostics: bool = False  # more (and dearer) metrics
 
@@ -132,6 +133,7 @@ INTERVALS = {
     "config.sequence_length": "[0, 2147483647]",
     "config.burn_in": "[0, 2147483647]",
     "config.microbatch_size": "[0, 2147483647]",
+    "config.num_devices": "[0, 65536]",
     "network.hidden_sizes": "[1, 1000000]",
     "network.rnn_size": "[1, 1000000]",
     "network.log_std_init": "[-20, 20]",
@@ -380,6 +382,25 @@ def _minibatch_problems(c: Config, recurrent: bool) -> list[Problem]:
     return [Problem("config.num_minibatches", text)]
 
 
+def minibatch_shape(c: Config, recurrent: bool) -> tuple[int, int]:
+    """(length of a sequence, sequences in a minibatch); without a memory single samples."""
+    length = (c.sequence_length or c.num_steps) if recurrent else 1
+    return length, c.timesteps_per_update // length // c.num_minibatches
+
+
+def _device_problems(c: Config, recurrent: bool) -> list[Problem]:
+    count = max(c.num_devices, 1)
+    problems = []
+    if c.num_envs % count:
+        text = f" = {c.num_devices}: does not divide num_envs = {c.num_envs}; nearest valid values: "
+        problems.append(Problem("config.num_devices", text + _around(count, _divisors(c.num_envs))))
+    if (columns := minibatch_shape(c, recurrent)[1]) % count:
+        what = "sequences" if recurrent else "samples"
+        text = f" = {c.num_devices}: does not divide the {columns} {what} of a minibatch; nearest valid values: "
+        problems.append(Problem("config.num_devices", text + _around(count, _divisors(columns))))
+    return problems
+
+
 def _joint_problems(config: Config, recurrent: bool, bad: set[str]) -> list[Problem]:
     """Check what settings must satisfy together; skipped where one of them is known to be wrong by itself."""
     problems = []
@@ -393,6 +414,7 @@ def _joint_problems(config: Config, recurrent: bool, bad: set[str]) -> list[Prob
         return [*problems, Problem("config.num_envs", f"{text}; at most {(2**31 - 1) // c.num_steps}")]
     if not problems and not bad & (rollout | sequences | {"config.num_minibatches"}):
         problems += _minibatch_problems(c, recurrent)
+        problems += [] if problems or "config.num_devices" in bad else _device_problems(c, recurrent)
     if not bad & (rollout | {"config.total_timesteps"}) and c.num_updates < 1:
         text = f" = {c.total_timesteps}: less than one update of num_envs * num_steps = {c.timesteps_per_update}"
         problems.append(Problem("config.total_timesteps", f"{text}; nearest valid value: {c.timesteps_per_update}"))

@@ -39,8 +39,8 @@ def first(tree: Any) -> Any:
     return jax.tree.map(lambda x: x[0], tree)
 
 
-def packed(batch: Any) -> Callable[[Array], Any]:
-    """A function that takes columns: index [C] -> `batch` with leaves [L, C, ...], of leaves [L, M, ...].
+def packed(batch: Any) -> tuple[Any, Callable[[Any, Array], Any]]:
+    """(data, take): take(data, index [C]) is `batch` with leaves [L, C, ...], of leaves [L, M, ...].
 
     All narrow leaves of 4 bytes lie side by side in one array, so that a minibatch is one gather of whole rows and not
     one for each leaf. Wide ones, such as images, stay where they are, in their own dtype, and are not copied.
@@ -60,8 +60,11 @@ def packed(batch: Any) -> Callable[[Array], Any]:
     def columns(x: Array, index: Array) -> Array:
         return x.at[:, index].get(mode="promise_in_bounds")
 
-    def take(index: Array) -> Any:
-        taken = {i: columns(x, index) for i, x in enumerate(leaves) if not any(i in g for g in together.values())}
+    apart = {i: x for i, x in enumerate(leaves) if not any(i in group for group in together.values())}
+
+    def take(data: tuple, index: Array) -> Any:
+        rows, apart = data
+        taken = {i: columns(x, index) for i, x in apart.items()}
         for length, group in together.items():
             ends = np.cumsum([width[i] for i in group]).tolist()
             for i, x in zip(group, jnp.split(columns(rows[length], index), ends[:-1], axis=-1), strict=True):
@@ -69,7 +72,7 @@ def packed(batch: Any) -> Callable[[Array], Any]:
                 taken[i] = jax.lax.bitcast_convert_type(x, leaves[i].dtype)
         return structure.unflatten([taken[i] for i in range(len(leaves))])
 
-    return take
+    return (rows, apart), take
 
 
 def permutation(key: Array, size: int) -> Array:

@@ -20,11 +20,12 @@ from purejaxppo import statistics as stats
 from purejaxppo.advantages import TARGETS, normalize_advantages
 from purejaxppo.bootstrap import next_state_values
 from purejaxppo.burn_in import lead_in, start_carry
-from purejaxppo.config import Config, Hyperparams, check_parts
+from purejaxppo.config import Config, Hyperparams, check_parts, minibatch_shape
+from purejaxppo.devices import everywhere, shared_out
 from purejaxppo.diagnostics import improvement
 from purejaxppo.environment import auto_reset, check_env, clip_action, normalized_leaves
 from purejaxppo.metrics import REPORT, Metrics, joined, reduce_metrics, report
-from purejaxppo.microbatches import map_parts, mean_gradient, num_parts
+from purejaxppo.microbatches import choose_cut, map_parts, mean_gradient, num_parts
 from purejaxppo.minibatches import SHUFFLES, block, first, packed, to_sequences
 from purejaxppo.objectives import OBJECTIVES, importance_ratio, kl_k3, total_loss, value_loss
 from purejaxppo.optimizer import descend, optimizer
@@ -41,13 +42,15 @@ def make_ppo(env, network, config=None, *, objective=None, target_fn=None, shuff
     Raises ConfigError on a bad config and ValueError on an environment that breaks the protocol, all problems at once.
     """
     config, env = config or Config(), clip_action(env)
-    check_parts(config, recurrent=bool(jax.tree.leaves(jax.eval_shape(lambda: network.initial_carry(1)))))
+    recurrent = bool(jax.tree.leaves(jax.eval_shape(lambda: network.initial_carry(1))))
+    check_parts(config, recurrent=recurrent)
     check_env(env)
+    cut = choose_cut(config, *minibatch_shape(config, recurrent))
     objective = objective or OBJECTIVES["none" if config.policy_step == "trpo" else config.objective]
     target_fn, shuffle = target_fn or TARGETS[config.targets], shuffle or SHUFFLES[config.shuffle]
     normalized = normalized_leaves(env.observation_space, config.normalize_observations)
-    parts = Parts(auto_reset(env, config.resets), network, config, objective, target_fn, shuffle, normalized)
-    return Algorithm(partial(init, parts), partial(update, parts), env, network, config)
+    parts = Parts(auto_reset(env, config.resets), network, config, objective, target_fn, shuffle, normalized, cut)
+    return Algorithm(partial(init, parts), partial(update, parts), env, network, config, cut.num_devices)
 
 
 def init(parts: Parts, key: Array, h: Hyperparams) -> TrainState:
@@ -95,13 +98,12 @@ def update(parts: Parts, state: TrainState, h: Hyperparams) -> tuple[TrainState,
     fit = h._replace(ent_coef=jnp.zeros_like(h.ent_coef)) if trpo else h
     params, opt_state, steps = optimise(parts, state, batch, batch_of, fit, epoch_key)
     if trpo:
-        advantage = surrogate_advantage(parts, batch.advantage)
-        params = natural_step(lambda params: replay(parts, params, batch), params, advantage, h)
+        params = natural_step(lambda p: replay(parts, p, batch), params, surrogate_advantage(parts, batch.advantage), h)
 
     moments = state.obs_moments  # moved only now: a frozen normaliser keeps the first ratio at 1
     if parts.config.normalize_observations:
         moments = stats.update_moments(moments, rollout.obs)
-    ratio, kl = map_parts(lambda part: replay(parts, params, part)[:2], batch, parts.config.microbatch_size)
+    ratio, kl = map_parts(lambda part: replay(parts, params, part)[:2], batch, parts.cut)
     unexplained = jnp.var(batch.target - batch.value) / jnp.var(batch.target)
     whole: dict[str, Any] = {"kl": kl.mean(), "kl_k3": kl_k3(jnp.log(ratio)).mean(), "diagnostics": ()}
     whole |= {"explained_variance": 1.0 - unexplained, "advantage_std": jnp.std(batch.advantage)}
@@ -137,9 +139,10 @@ def collect(parts: Parts, state: TrainState, key: Array) -> tuple[TrainState, Tr
         transition = Transition(obs, action, *outcome, distribution, carry, reset)
         return (env_state, ts.obs, next_carry, ts.terminated | ts.truncated), transition
 
-    start = (state.env_state, state.obs, state.carry, state.reset)
+    start = shared_out((state.env_state, state.obs, state.carry, state.reset), parts.cut.num_devices)
     _, distribution = jax.eval_shape(policy, state.carry, state.obs, state.reset)
     noise = (parts.env.noise(env_key, num_steps, num_envs), distribution.noise(action_key, (num_steps,)))
+    noise = shared_out(noise, parts.cut.num_devices, axis=1)
     (env_state, obs, carry, reset), rollout = jax.lax.scan(step, start, noise)
     return state._replace(env_state=env_state, obs=obs, carry=carry, reset=reset), rollout
 
@@ -165,7 +168,7 @@ def state_values(parts: Parts, params: Any, state: TrainState, rollout: Transiti
         return value(at.carry, obs, jnp.stack([at.reset, jnp.zeros_like(at.reset)]))[1]
 
     whole = (block(first(rollout.carry)), rollout.obs, rollout.reset)
-    values = map_parts(lambda x: value(first(x[0]), *x[1:]), whole, parts.config.microbatch_size)
+    values = map_parts(lambda x: value(first(x[0]), *x[1:]), whole, parts.cut)
     last = value(state.carry, *block((state.obs, state.reset)))
     cut = rollout.truncated & ~rollout.terminated
     return values, next_state_values(values, last, cut, final_value)
@@ -186,7 +189,7 @@ def make_batch(parts: Parts, params: Any, *, state: TrainState, rollout: Transit
     length = (parts.config.sequence_length or parts.config.num_steps) if jax.tree.leaves(rollout.carry) else 1
     policy = (rollout.action, rollout.distribution, log_prob)
     batch = Batch(obs, rollout.reset, rollout.carry, *policy, values, advantage, target)
-    batch = jax.tree.map(lambda x: to_sequences(x, length), batch)
+    batch = everywhere(jax.tree.map(lambda x: to_sequences(x, length), batch), parts.cut.num_devices)
     lead = lead_in(batch, parts.config.num_envs, parts.config.burn_in)
     return batch._replace(carry=block(first(batch.carry)), lead_in=lead)
 
@@ -219,17 +222,17 @@ def loss(params: Any, parts: Parts, batch: Batch, h: Hyperparams) -> tuple[Array
 def optimise(parts: Parts, state: TrainState, batch: Batch, batch_of: Callable, h: Hyperparams, key: Array) -> Any:
     """K epochs over random minibatches -> (params, opt_state, steps). From KL > κ on nothing moves (1.10)."""
     config, (length, size) = parts.config, batch.value.shape
-    split = (config.num_minibatches, num_parts(size // config.num_minibatches, length, config.microbatch_size), -1)
+    split = (config.num_minibatches, num_parts(size // config.num_minibatches, length, parts.cut), -1)
     start, unravel = ravel_pytree(state.params)
 
-    def minibatch_step(advantage: Array, take: Callable, loop: tuple, index: Array) -> tuple[tuple, tuple]:
+    def minibatch_step(advantage: Array, data: Any, take: Callable, loop: tuple, index: Array) -> tuple[tuple, tuple]:
         params, opt_state, stopped = loop
 
-        def part_loss(params: Any, index: Array, advantage: Array) -> tuple[Array, Array]:
-            return loss(params, parts, take(index)._replace(advantage=advantage), h)
+        def part_loss(params: Any, data: Any, index: Array, advantage: Array) -> tuple[Array, Array]:
+            return loss(params, parts, take(data, index)._replace(advantage=advantage), h)
 
-        advantage = surrogate_advantage(parts, advantage[:, index])  # over all parts: [L, P, columns]
-        grads, reports = mean_gradient(part_loss, unravel(params), (index, advantage.swapaxes(0, 1)))
+        advantage = surrogate_advantage(parts, advantage[:, index]).swapaxes(0, 1)  # over all parts: [P, L, columns]
+        grads, reports = mean_gradient(part_loss, unravel(params), data, (index, advantage), parts.cut)
         step = joined(reports, optax.tree.norm(grads))
         stopped = should_stop(stopped, step[REPORT.index("kl")], h.target_kl)
         loop = select(stopped, (params, opt_state), descend(h, grads, opt_state, params))
@@ -237,7 +240,7 @@ def optimise(parts: Parts, state: TrainState, batch: Batch, batch_of: Callable, 
 
     def epoch(loop: tuple, key: Array) -> tuple[tuple, tuple]:
         data = batch_of(unravel(loop[0])) if config.recompute_advantages else batch
-        step = partial(minibatch_step, data.advantage, packed(data))
+        step = partial(minibatch_step, data.advantage, *packed(data))
         return jax.lax.scan(step, loop, parts.shuffle(key, size).reshape(split))
 
     loop = (start, state.opt_state, jnp.bool_(False))

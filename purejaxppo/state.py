@@ -12,6 +12,7 @@ from purejaxppo.burn_in import LeadingSteps
 from purejaxppo.config import Config, Hyperparams
 from purejaxppo.environment import Env, VecEnv
 from purejaxppo.metrics import Metrics
+from purejaxppo.microbatches import Cut
 from purejaxppo.networks import Network
 from purejaxppo.statistics import EpisodeStats, RewardScaler, RunningMoments
 from purejaxppo.trust_region import Control
@@ -76,6 +77,7 @@ class Parts(NamedTuple):
     target_fn: Callable[..., tuple[Array, Array]]
     shuffle: Callable[[Array, int], Array]  # (key, size) -> order
     normalized: tuple[bool, ...]  # which leaves of an observation are normalised
+    cut: Cut  # of the work, into parts and among devices
 
 
 class Algorithm(NamedTuple):
@@ -86,6 +88,7 @@ class Algorithm(NamedTuple):
     env: Env
     network: Network
     config: Config
+    num_devices: int = 1  # that `update` runs on
 
 
 def strongly_typed(tree: Any) -> Any:

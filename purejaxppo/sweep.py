@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from purejaxppo.config import Hyperparams
+from purejaxppo.devices import largest_share, spread
 from purejaxppo.metrics import Metrics
 from purejaxppo.state import Algorithm, TrainState
 from purejaxppo.train import as_traced, checked_length
@@ -22,7 +23,8 @@ def sweep(
 ) -> tuple[TrainState, Metrics]:
     """Train every setting with every seed -> (states [H, S, ...], metrics [H, S, num_updates]).
 
-    One program, compiled once for any numbers of the same shapes.
+    One program, compiled once for any numbers of the same shapes. Seeds are shared out among all local devices, or as
+    many as divide their number, unless the runs themselves are (`Config.num_devices`).
     keys [S]: one typed key per seed; the settings share them, so that they are compared on the same luck.
     hyperparams: each field a number or an array [H]; the arrays vary together (zip, not product).
     Raises ValueError where two arrays differ in length or have more than one axis.
@@ -34,14 +36,20 @@ def sweep(
     num_settings = next(iter(shapes.values()), (1,))[0]
     settings = Hyperparams(*(jnp.broadcast_to(x, (num_settings,)) for x in h))
 
-    return _grid(algo.init, algo.update, checked_length(algo, h, 0, num_updates), keys, settings)
+    devices = largest_share(len(keys), len(keys)) if algo.num_devices == 1 else 1
+    return _grid(algo.init, algo.update, checked_length(algo, h, 0, num_updates), devices, keys, settings)
 
 
-@partial(jax.jit, static_argnames=("init", "update", "num_updates"))
+@partial(jax.jit, static_argnames=("init", "update", "num_updates", "num_devices"))
 def _grid(
-    init: Callable[..., Any], update: Callable[..., Any], num_updates: int, keys: Array, settings: Hyperparams
+    init: Callable[..., Any],
+    update: Callable[..., Any],
+    num_updates: int,
+    num_devices: int,
+    keys: Array,
+    settings: Hyperparams,
 ) -> Any:
     def run(key: Array, h: Hyperparams) -> Any:
         return jax.lax.scan(lambda state, _: update(state, h), init(key, h), length=num_updates)
 
-    return jax.vmap(jax.vmap(run, (0, None)), (None, 0))(keys, settings)
+    return spread(jax.vmap(jax.vmap(run, (0, None)), (None, 0)), num_devices, axis=1)(keys, settings)

@@ -26,6 +26,7 @@ FLOORS = (
         "initializers",
         "hlo",
         "microbatches",
+        "devices",
         "burn_in",
     },
     {

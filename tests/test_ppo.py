@@ -55,7 +55,7 @@ def again(tree):
 
 PATHS = {
     "as is": {},
-    "normalised observations, hash": {"normalize_observations": True, "shuffle": "hash"},
+    "normalised observations, sorted shuffle": {"normalize_observations": True, "shuffle": "permutation"},
     "scaled rewards, whole batch": {"scale_rewards": True, "num_minibatches": 1},
     "advantages as they are": {"normalize_advantages": False, "targets": "monte_carlo"},
     "KL penalty": {"objective": "kl", "targets": "n_step", "n_step": 3},
@@ -69,7 +69,8 @@ PATHS = {
 
 @pytest.mark.parametrize(
     ("kind", "path"),
-    [("discrete", path) for path in PATHS] + [("continuous", "normalised observations, hash"), ("continuous", "TRPO")],
+    [("discrete", path) for path in PATHS]
+    + [("continuous", "normalised observations, sorted shuffle"), ("continuous", "TRPO")],
 )
 def test_ratio_is_one_at_the_first_minibatch(kind, path):
     """Whatever the path, in the third update too; networks and actions of other kinds: test_recurrent.py."""
@@ -230,7 +231,7 @@ def test_early_stop_leaves_the_first_step_and_nothing_else():
         _, rollout_key, epoch_key = jax.random.split(state.key, 3)
         after, rollout = ppo.collect(parts, state, rollout_key)
         batch = ppo.make_batch(parts, state.params, state=after, rollout=rollout, h=h)
-        order = permutation(jax.random.split(epoch_key, 2)[0], 24)
+        order = parts.shuffle(jax.random.split(epoch_key, 2)[0], 24)
         one = jax.tree.map(lambda x: x[:, order[:12]], batch)
         one = one._replace(advantage=ppo.surrogate_advantage(parts, one.advantage))
         grads = jax.grad(ppo.loss, has_aux=True)(state.params, parts, one, h)[0]

@@ -5,22 +5,21 @@ import numpy as np
 from protocol import jax_worker, serve, tenth, whole
 
 import purejaxppo as pp
+from purejaxppo.devices import one_per_core
 
 
 def build(spec):
-    """Train `num_seeds` seeds in one program, by vmap where there is more than one."""
+    """Train `num_seeds` seeds in one program, by `sweep` where there is more than one."""
+    one_per_core()  # as the command line does
     env = pp.make(spec["env"])
     network = pp.NetworkConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in spec["network"].items()})
     algo = pp.make_ppo(env, pp.make_network(env, network), pp.Config(**spec["config"]))
     h = pp.Hyperparams(**spec["hyperparams"])
 
-    def one(key):
-        return pp.train(algo, key, h)
-
     def train(keys):
         if spec["num_seeds"] > 1:
-            return jax.vmap(one)(keys)
-        return jax.tree.map(lambda x: x[None], one(keys[0]))
+            return jax.tree.map(lambda x: x[0], pp.sweep(algo, keys, h))
+        return jax.tree.map(lambda x: x[None], pp.train(algo, keys[0], h))
 
     def keys(seeds):
         return jax.vmap(jax.random.key)(seeds)

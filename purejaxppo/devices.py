@@ -1,0 +1,99 @@
+"""Several devices for one run or for many seeds: what is shared out among them, and what each of them has whole.
+
+With `num_devices` = 1 nothing here does anything. With more the program says what goes where and XLA moves it: every
+number is the one that a single device would find, up to the order of sums.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+AXIS = "devices"
+
+
+def one_per_core() -> None:
+    """Make each core of a CPU a device of its own; to be called before JAX looks for devices, later it does nothing.
+
+    One program on one device spreads single operations over the cores, which loses half of what they could do; a share
+    of the work for each loses little. Where JAX_NUM_CPU_DEVICES is set it counts.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if "JAX_NUM_CPU_DEVICES" not in os.environ:
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", cores)
+
+
+def largest_share(count: int, *sizes: int) -> int:
+    """The largest number of devices up to `count` and up to those there are that divides all `sizes`."""
+    available = range(min(count, jax.local_device_count()), 0, -1)
+    return next(n for n in available if all(size % n == 0 for size in sizes))
+
+
+def mesh(num_devices: int) -> Mesh:
+    """The first `num_devices` devices in a row. Raises ValueError where there are fewer."""
+    devices = jax.local_devices()
+    if len(devices) < num_devices:
+        raise ValueError(
+            f"num_devices = {num_devices}: JAX sees {len(devices)} ({devices[0].platform}); the cores of a CPU "
+            "count as one unless the environment variable JAX_NUM_CPU_DEVICES says otherwise"
+        )
+    return jax.make_mesh((num_devices,), (AXIS,), (AxisType.Auto,), devices=devices[:num_devices])
+
+
+def shared_out(tree: Any, num_devices: int, axis: int = 0) -> Any:
+    """The same arrays, cut along `axis` into one piece for each device; those that cannot be cut stay as they are."""
+    if num_devices == 1:
+        return tree
+    place = NamedSharding(mesh(num_devices), PartitionSpec(*[None] * axis, AXIS))
+
+    def cut(x: Any) -> Any:
+        fits = x.ndim > axis and x.shape[axis] % num_devices == 0
+        return jax.lax.with_sharding_constraint(x, place) if fits else x
+
+    return jax.tree.map(cut, tree)
+
+
+def everywhere(tree: Any, num_devices: int) -> Any:
+    """The same arrays, whole on every device."""
+    if num_devices == 1:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh(num_devices), PartitionSpec()))
+
+
+def in_shares(function: Callable[..., tuple[Any, Any]], whole: Any, parts: Any, num_devices: int) -> tuple[Any, Any]:
+    """`function(whole, parts)`, every device with a share of the leading axis of `parts` and all of `whole`.
+
+    function(whole, share) -> (a, b): a is averaged over the shares, b joined along its leading axis.
+    """
+    if num_devices == 1:
+        return function(whole, parts)
+
+    def share(whole: Any, parts: Any) -> tuple[Any, Any]:
+        a, b = function(whole, parts)
+        return jax.lax.pmean(a, AXIS), b
+
+    alike, shares = PartitionSpec(), PartitionSpec(AXIS)
+    specs: dict[str, Any] = {"in_specs": (alike, shares), "out_specs": (alike, shares)}
+    return jax.shard_map(share, mesh=mesh(num_devices), **specs, check_vma=False)(whole, parts)
+
+
+def spread(function: Callable[..., Any], num_devices: int, axis: int = 0) -> Callable[..., Any]:
+    """`function`, every device with a share of the leading axis of all arguments but the last, of which it has all.
+
+    Results are joined along `axis`.
+    """
+    if num_devices == 1:
+        return function
+    joined = PartitionSpec(*[None] * axis, AXIS)
+
+    def over(*args: Any) -> Any:
+        specs = (*[PartitionSpec(AXIS)] * (len(args) - 1), PartitionSpec())
+        return jax.shard_map(function, mesh=mesh(num_devices), in_specs=specs, out_specs=joined, check_vma=False)(*args)
+
+    return over

@@ -1,0 +1,185 @@
+"""One run on two devices: the same numbers as on one; many seeds on two devices: each seed's numbers its own."""
+
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from plain_net import plain
+from probes import chain, endless, quick_jit, reward_by_distance
+
+import purejaxppo as pp
+from purejaxppo import Config, Hyperparams, NetworkConfig
+from purejaxppo.config import ConfigError
+from purejaxppo.devices import everywhere, in_shares, largest_share, mesh, shared_out, spread
+from purejaxppo.microbatches import CACHED_ROWS, choose_cut
+from purejaxppo.train import as_traced
+
+TINY = {"num_envs": 4, "num_steps": 8, "num_epochs": 2, "num_minibatches": 2, "total_timesteps": 320}
+CHAIN = chain(limit=5)
+
+
+def test_the_tests_have_two_devices():
+    assert jax.local_device_count() == 2
+
+
+# ---- placing
+
+
+def test_shares_are_cut_along_their_axis_and_what_cannot_be_cut_stays_whole():
+    tree = {
+        "even": jnp.zeros((4, 3)),
+        "odd": jnp.zeros((3, 4)),
+        "number": jnp.float32(0),
+        "keys": jax.random.split(jax.random.key(0), 4),
+    }
+    placed = jax.jit(lambda x: shared_out(x, 2))(tree)
+
+    def sizes(x):
+        return [shard.data.shape for shard in x.addressable_shards]
+
+    assert sizes(placed["even"]) == [(2, 3)] * 2
+    assert sizes(placed["keys"]) == [(2,)] * 2
+    assert sizes(placed["odd"]) == [(3, 4)] * 2
+    assert sizes(jax.jit(lambda x: shared_out(x, 2, axis=1))(tree["odd"])) == [(3, 2)] * 2
+    assert sizes(jax.jit(lambda x: everywhere(x, 2))(placed["even"])) == [(4, 3)] * 2
+
+
+def test_the_mean_over_shares_is_the_mean_of_all_and_the_rest_is_joined_in_order():
+    numbers, factor = jnp.arange(6.0), jnp.float32(2.0)
+    for count in (1, 2):
+        mean, squares = jax.jit(lambda n=count: in_shares(lambda f, x: ((f * x).mean(), x * x), factor, numbers, n))()
+        assert mean == 5.0
+        np.testing.assert_array_equal(squares, numbers**2)
+
+
+@pytest.mark.parametrize(("count", "sizes", "expected"), [(2, (4, 6), 2), (2, (4, 3), 1), (1, (4,), 1), (99, (4,), 2)])
+def test_the_largest_share(count, sizes, expected):
+    assert largest_share(count, *sizes) == expected
+
+
+def test_more_devices_than_there_are_is_an_error_that_says_how_to_get_them():
+    with pytest.raises(ValueError, match=r"num_devices = 4: JAX sees 2 \(cpu\).*JAX_NUM_CPU_DEVICES"):
+        pp.make_ppo(CHAIN, plain(CHAIN), Config(**TINY, num_devices=4))
+    assert mesh(2).size == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"num_devices": 3}, ["num_devices = 3: does not divide num_envs = 4; nearest valid values: 2 or 4"]),
+        (
+            {"num_devices": 4, "num_minibatches": 16},
+            ["does not divide the 2 samples of a minibatch; nearest valid"],
+        ),
+        ({"num_devices": -1}, ["num_devices = -1: must lie between 0 and 65536"]),
+    ],
+)
+def test_a_number_of_devices_that_does_not_fit_is_named(changes, parts):
+    with pytest.raises(ConfigError) as error:
+        pp.make_ppo(CHAIN, plain(CHAIN), Config(**(TINY | changes)))
+    for part in parts:
+        assert part in str(error.value)
+
+
+def test_by_default_devices_share_what_is_large_enough(monkeypatch):
+    def chosen(columns):
+        return choose_cut(Config(num_envs=64, num_steps=128), 1, columns).num_devices
+
+    assert chosen(2 * CACHED_ROWS) == 2
+    assert chosen(2 * CACHED_ROWS - 2) == 1
+    assert chosen(2 * CACHED_ROWS + 1) == 1  # an odd number
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert chosen(2 * CACHED_ROWS) == 1
+
+
+# ---- one run
+
+PATHS = {
+    "clip": {},
+    "statistics of observations and rewards": {"normalize_observations": True, "scale_rewards": True},
+    "parts": {"microbatch_size": 4},
+    "TRPO": {"policy_step": "trpo"},
+    "KL, targets anew each epoch, diagnostics": {"objective": "kl", "recompute_advantages": True, "diagnostics": True},
+    "pooled resets": {"resets": "pool"},
+}
+
+
+def trained(env, network, num_devices, changes, h=Hyperparams(1e-2, target_kl=0.5)):  # noqa: B008
+    algo = pp.make_ppo(env, network, Config(**(TINY | changes), num_devices=num_devices))
+    assert algo.num_devices == num_devices
+    h = as_traced(h)
+
+    @quick_jit
+    def run(key):
+        return jax.lax.scan(lambda state, _: algo.update(state, h), algo.init(key, h), length=3)
+
+    return run(jax.random.key(0))
+
+
+def assert_same(one, two):
+    for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(two), strict=True):
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            x, y = jax.random.key_data(x), jax.random.key_data(y)
+        np.testing.assert_allclose(x, y, rtol=2e-4, atol=1e-5, err_msg=jax.tree_util.keystr(path))
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("kind", ["discrete", "continuous"])
+def test_a_run_on_two_devices_is_the_run_on_one(kind, path):
+    """The whole state and all metrics after three updates: sums in another order, and nothing else."""
+    env = CHAIN if kind == "discrete" else reward_by_distance(action_dim=2)
+    assert_same(*(trained(env, plain(env), n, PATHS[path]) for n in (1, 2)))
+
+
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
+def test_so_is_one_with_a_memory(kind):
+    env = endless(limit=5)
+    network = pp.make_network(env, NetworkConfig(kind, (4,), rnn_size=3))
+    changes = {"sequence_length": 4, "burn_in": 2}
+    assert_same(*(trained(env, network, n, changes) for n in (1, 2)))
+
+
+def test_the_environments_are_shared_out():
+    """Not computed twice: each device holds half of what a rollout leaves."""
+    algo = pp.make_ppo(CHAIN, plain(CHAIN), Config(**TINY, num_devices=2))
+    h = as_traced(None)
+    state, _ = jax.jit(algo.update)(jax.jit(algo.init)(jax.random.key(0), h), h)
+    assert {shard.data.shape[0] for shard in state.obs.addressable_shards} == {2}
+
+
+# ---- many seeds
+
+
+@cache
+def swept(num_devices):
+    algo = pp.make_ppo(CHAIN, plain(CHAIN), Config(**TINY))
+    # the checker takes the move of a vmapped scan's keys for a use of them
+    with pytest.MonkeyPatch.context() as patch, jax.debug_key_reuse(False):
+        patch.setattr(jax, "local_device_count", lambda: num_devices)
+        keys = jax.random.split(jax.random.key(1), 4)
+        return pp.sweep(algo, keys, Hyperparams(learning_rate=jnp.array([1e-3, 1e-2, 3e-2])), num_updates=2)
+
+
+def test_a_sweep_over_two_devices_is_the_sweep_on_one():
+    (states, metrics), (_, others) = swept(2), swept(1)
+    assert metrics.kl.shape == (3, 4, 2)
+    assert {shard.data.shape for shard in metrics.kl.addressable_shards} == {(3, 2, 2)}
+    assert len(others.kl.addressable_shards) == 1
+    np.testing.assert_allclose(metrics.kl, others.kl, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(metrics.value_loss, others.value_loss, rtol=1e-4)
+    assert len(np.unique(np.asarray(metrics.value_loss[0, :, 0]))) == 4
+    assert jax.tree.leaves(states.params)[0].shape[:2] == (3, 4)
+
+
+def test_what_is_spread_sees_its_share_and_the_last_argument_whole():
+    seen = []
+
+    def function(a, b, c):
+        seen.append((a.shape, b.shape, c.shape))
+        return (a + b)[None] * c[0]
+
+    out = jax.jit(spread(function, 2, axis=1))(jnp.arange(4.0), jnp.ones(4), jnp.array([3.0, 0.0, 0.0]))
+    np.testing.assert_array_equal(out, 3.0 * (np.arange(4.0) + 1.0)[None])
+    assert seen[-1] == ((2,), (2,), (3,))
