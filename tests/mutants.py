@@ -34,9 +34,8 @@ all of these tests must pass without any fault.
 
 **{killed}** in {where}.
 
-Two of the usual faults have nothing here to break. Steps cannot overflow int32: the state counts updates, and their
-product with the size of a rollout is taken in Python. And there is one device, so no sum over devices in place of a
-mean.
+One of the usual faults has nothing here to break. Steps cannot overflow int32: the state counts updates, and their
+product with the size of a rollout is taken in Python.
 
 This file is written by `make mutants ARGS=--table`.
 
