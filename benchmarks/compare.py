@@ -49,6 +49,7 @@ class Peer:
     workloads: tuple[str, ...] = ("W1", "W2", "W3", "W4", "W5", "W6")
     timed_updates: dict[str, int] = dataclasses.field(default_factory=dict)  # instead of TIMED_UPDATES
     learning_updates: dict[str, int] = dataclasses.field(default_factory=dict)  # on both sides
+    environment: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)  # by workload
     differs: str = ""
 
 
@@ -59,8 +60,11 @@ PEERS = {
     "purejaxrl": Peer(
         "purejaxrl_ppo.py",
         requirements=("jax==0.10.2", "distrax==0.1.9", "flax==0.12.8", "optax==0.2.8", *GYMNAX),
-        differs="time limits are terminations; W5: its continuous script with layers of 64 in the place of 256, on "
-        "gymnax, statistics of observations and rewards moved at every step",
+        # Its vmapped QR waits for itself for ever on two threads of jaxlib 0.10.2; with one it does 245k steps/s,
+        # with eight 170k.
+        environment={"W3": {"NPROC": "1"}},
+        differs="time limits are terminations; W3: one thread, with two it hangs; W5: its continuous script, layers "
+        "of 64 in place of 256, on gymnax, statistics of observations and rewards moved at every step",
     ),
     "rejax": Peer(
         "rejax_ppo.py",
@@ -440,6 +444,7 @@ def _value(text: str) -> Any:
 
 def measure(name: str, args: argparse.Namespace, ours: Side, peer: Side, known: Peer) -> dict[str, Any]:
     """Speed and learning on one workload."""
+    peer = dataclasses.replace(peer, env=peer.env | known.environment.get(name, {}))
     updates = args.updates or TIMED_UPDATES[name]
     theirs = args.updates or known.timed_updates.get(name, updates)
     specs = (spec_of(name, updates, args.num_seeds), spec_of(name, theirs, args.num_seeds))

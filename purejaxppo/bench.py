@@ -25,7 +25,7 @@ import numpy as np
 
 from purejaxppo import __version__
 from purejaxppo.config import Run
-from purejaxppo.devices import largest_share, one_per_core, spread
+from purejaxppo.devices import largest_share, prepare_cpu, spread
 from purejaxppo.envs import make
 from purejaxppo.hlo import Count, count
 from purejaxppo.isolate import ChildFailed, in_child
@@ -274,7 +274,7 @@ def peak_memory(program: Any) -> int:
 
 def machine() -> Report:
     """What is measured on, as JAX and the operating system name it."""
-    one_per_core()
+    prepare_cpu()
     device = jax.devices()[0]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
@@ -323,9 +323,9 @@ def versions() -> dict[str, str]:
 
 def speed(run: Run, num_envs: int, effort: Effort) -> Report:
     """Steps/s of `run` with another number of environments."""
-    one_per_core()
     config = dataclasses.replace(run.config, num_envs=num_envs)
     config = dataclasses.replace(config, total_timesteps=1000 * config.timesteps_per_update)
+    prepare_cpu(config.timesteps_per_update // config.num_minibatches)
     sized = dataclasses.replace(run, config=config)
     update_s = time_updates(compile_training(sized, 1), sized, 1, effort)
     return {"num_envs": num_envs, "steps_per_s": update_s.per(config.timesteps_per_update)}
@@ -336,7 +336,7 @@ def drift(run: Run, num_updates: int) -> Report:
 
     The very first is left out: it touches memory for the first time.
     """
-    one_per_core()
+    prepare_cpu(run.config.timesteps_per_update // run.config.num_minibatches)
     training, h, seconds = compile_training(run, 1), as_traced(run.hyperparams), []
     state = training.init(seed_keys(1), h)
     for _ in range(num_updates + 1):
@@ -353,7 +353,6 @@ def drift(run: Run, num_updates: int) -> Report:
 
 def use_cache(folder: str) -> None:
     """Keep every compiled program of this process in `folder`, and load it from there where it has it."""
-    one_per_core()
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
@@ -362,12 +361,14 @@ def use_cache(folder: str) -> None:
 def measure_cold(folder: str, run: Run, num_seeds: int, effort: Effort, say: Say) -> Report:
     """`measure` with an empty cache."""
     use_cache(folder)
+    prepare_cpu(run.config.timesteps_per_update // run.config.num_minibatches)
     return measure(run, num_seeds, effort, say)
 
 
 def compile_warm(folder: str, run: Run, num_seeds: int) -> Report:
     """Compile time where another process has compiled the same before; `from_cache`: nothing had to be compiled."""
     use_cache(folder)
+    prepare_cpu(run.config.timesteps_per_update // run.config.num_minibatches)
     before = _cached(folder)
     training = compile_training(run, num_seeds)
     loaded, h = _cached(folder) == before, as_traced(run.hyperparams)

@@ -268,18 +268,21 @@ def train(args: Train) -> int:
     )
     problems += _folder_problems(args.out)
     print(f"loading JAX and {run.env}", flush=True)
-    _start_devices()
+    _prepare_cpu(run)
     algo = build(run, problems, str(args.file))
     folder = _claim(args.out, run)
     _use_compile_cache()
     return _session(run, algo, folder)
 
 
-def _start_devices() -> None:
-    """Let a run share its work out among the cores of a CPU, where its size makes that pay."""
-    from purejaxppo.devices import one_per_core
+def _prepare_cpu(run: Run) -> None:
+    """Let a run use the cores of a CPU as suits its size. Settings that are wrong are told of later, by `build`."""
+    from purejaxppo.devices import prepare_cpu
 
-    one_per_core()
+    try:
+        prepare_cpu(run.config.timesteps_per_update // run.config.num_minibatches)
+    except (TypeError, ZeroDivisionError):
+        prepare_cpu()
 
 
 def _folder_problems(out: Path | None) -> list[Problem]:

@@ -15,18 +15,25 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXIS = "devices"
+SCHEDULER = "xla_cpu_enable_concurrency_optimized_scheduler"
+SMALL_MINIBATCH = 512
 
 
-def one_per_core() -> None:
-    """Make each core of a CPU a device of its own; to be called before JAX looks for devices, later it does nothing.
+def prepare_cpu(minibatch_size: int | None = None) -> None:
+    """Set a CPU up for PPO; to be called before JAX looks for devices, later it does nothing.
 
-    One program on one device spreads single operations over the cores, which loses half of what they could do; a share
-    of the work for each loses little. Where JAX_NUM_CPU_DEVICES is set it counts.
+    Each core becomes a device of its own, unless JAX_NUM_CPU_DEVICES is set: one program on one device spreads single
+    operations over the cores, which loses half of what they could do; a share of the work for each loses little.
+    minibatch_size: samples. Where they are few, the next operation starts on the core that has done the last one.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", cores)
+    flags = os.environ.get("XLA_FLAGS", "")
+    known = (0, 7) <= jax.__version_info__[:2] < (0, 12)  # XLA ends the process over a flag that it does not know
+    if known and SCHEDULER not in flags and minibatch_size is not None and minibatch_size <= SMALL_MINIBATCH:
+        os.environ["XLA_FLAGS"] = f"{flags} --{SCHEDULER}=false".strip()
 
 
 def largest_share(count: int, *sizes: int) -> int:

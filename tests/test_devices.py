@@ -1,5 +1,6 @@
 """One run on two devices: the same numbers as on one; many seeds on two devices: each seed's numbers its own."""
 
+import os
 from functools import cache
 
 import jax
@@ -12,7 +13,17 @@ from probes import chain, endless, quick_jit, reward_by_distance
 import purejaxppo as pp
 from purejaxppo import Config, Hyperparams, NetworkConfig
 from purejaxppo.config import ConfigError
-from purejaxppo.devices import everywhere, in_shares, largest_share, mesh, shared_out, spread
+from purejaxppo.devices import (
+    SCHEDULER,
+    SMALL_MINIBATCH,
+    everywhere,
+    in_shares,
+    largest_share,
+    mesh,
+    prepare_cpu,
+    shared_out,
+    spread,
+)
 from purejaxppo.microbatches import CACHED_ROWS, choose_cut
 from purejaxppo.train import as_traced
 
@@ -22,6 +33,30 @@ CHAIN = chain(limit=5)
 
 def test_the_tests_have_two_devices():
     assert jax.local_device_count() == 2
+
+
+def test_a_cpu_is_prepared_by_the_size_of_minibatches_and_never_over_the_users_head(monkeypatch):
+    asked = []
+    monkeypatch.setattr(jax.config, "update", lambda name, value: asked.append((name, value)))
+    monkeypatch.delenv("JAX_NUM_CPU_DEVICES", raising=False)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_a=1")
+    prepare_cpu(SMALL_MINIBATCH + 1)
+    prepare_cpu()
+    assert os.environ["XLA_FLAGS"] == "--xla_a=1"
+    prepare_cpu(SMALL_MINIBATCH)
+    prepare_cpu(SMALL_MINIBATCH)
+    assert os.environ["XLA_FLAGS"] == f"--xla_a=1 --{SCHEDULER}=false"  # once
+    assert {name for name, _ in asked} == {"jax_num_cpu_devices"}
+    asked.clear()
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "1")
+    monkeypatch.setenv("XLA_FLAGS", f"--{SCHEDULER}=true")
+    prepare_cpu(SMALL_MINIBATCH)
+    assert not asked
+    assert os.environ["XLA_FLAGS"] == f"--{SCHEDULER}=true"
+    monkeypatch.delenv("XLA_FLAGS")
+    monkeypatch.setattr(jax, "__version_info__", (0, 99, 0))  # may have dropped it, and would end the process
+    prepare_cpu(SMALL_MINIBATCH)
+    assert "XLA_FLAGS" not in os.environ
 
 
 # ---- placing

@@ -5,15 +5,16 @@ import numpy as np
 from protocol import jax_worker, serve, tenth, whole
 
 import purejaxppo as pp
-from purejaxppo.devices import one_per_core
+from purejaxppo.devices import prepare_cpu
 
 
 def build(spec):
     """Train `num_seeds` seeds in one program, by `sweep` where there is more than one."""
-    one_per_core()  # as the command line does
+    config = pp.Config(**spec["config"])
+    prepare_cpu(config.timesteps_per_update // config.num_minibatches)  # as the command line does
     env = pp.make(spec["env"])
     network = pp.NetworkConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in spec["network"].items()})
-    algo = pp.make_ppo(env, pp.make_network(env, network), pp.Config(**spec["config"]))
+    algo = pp.make_ppo(env, pp.make_network(env, network), config)
     h = pp.Hyperparams(**spec["hyperparams"])
 
     def train(keys):
