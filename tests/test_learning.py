@@ -112,6 +112,8 @@ OTHER_TASKS = {
     "Pendulum, tanh-Gaussian": ("pendulum_tanh", {}, 8, -250.0, 0.0),
     "Nim, masked": ("nim_masked", {}, 8, 0.99, 1.0),
     "King, MultiDiscrete": ("king_multidiscrete", {}, 8, -3.95, -3.5),
+    "CartPole in bfloat16": ("cartpole", {"network": {"compute_dtype": "bfloat16"}}, 8, 490.0, 500.0),
+    "Pendulum in bfloat16": ("pendulum", {"network": {"compute_dtype": "bfloat16"}}, 8, -250.0, 0.0),
     "Breakout-MinAtar": ("minatar_breakout_cnn", {}, 4, 14.0, np.inf),
 }
 
