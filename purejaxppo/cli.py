@@ -32,8 +32,10 @@ from purejaxppo.config import (
     Run,
     check,
     dump_toml,
+    from_tables,
     load_toml,
     nearest,
+    read_tables,
     read_toml,
 )
 
@@ -98,8 +100,21 @@ def _parse(argv: Sequence[str]) -> Command:
     """Parse the command line. The TOML file that it names gives the defaults of all other options."""
     # The file is nearly always the word after `train`; where it is not, the first pass finds it for a second one.
     guess = Path(argv[1]) if argv[:1] == ["train"] and len(argv) > 1 and not argv[1].startswith("-") else None
+    if guess is not None and not {"-h", "--help"} & set(argv):
+        _check_options(guess, argv[2:])
     args = _parse_with(argv, guess)
     return _parse_with(argv, args.file) if isinstance(args, Train) and args.file != guess else args
+
+
+def _check_options(file: Path, words: Sequence[str]) -> None:
+    """Raise ConfigError where an option is wrong, with all else that is: tyro would stop at the first such word."""
+    from purejaxppo.options import as_tables, overlaid
+
+    options, problems = as_tables(words)
+    out = options.pop("out", "")
+    if problems or from_tables(options)[1]:
+        run, found = from_tables(overlaid(read_tables(file), options))
+        build(run, [*found, *problems, *_folder_problems(Path(out) if out else None)], str(file))
 
 
 def _parse_with(argv: Sequence[str], file: Path | None) -> Command:
@@ -122,10 +137,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv == ["--version"]:
         print(f"purejaxppo {__version__}")
         return FINISHED
-    args = _parse(argv)
-    command: Callable[[Any], int] = {Train: train, Evaluate: evaluate, Envs: envs, Bench: bench}[type(args)]
+    commands: dict[type, Callable[[Any], int]] = {Train: train, Evaluate: evaluate, Envs: envs, Bench: bench}
     try:
-        code = command(args)
+        args = _parse(argv)
+        code = commands[type(args)](args)
         sys.stdout.flush()  # a closed pipe is noticed here
         return code
     except (Mistake, ConfigError) as mistake:

@@ -531,13 +531,8 @@ def _read_table(name: str, given: Any) -> tuple[Any, list[Problem]]:
     return cls(**values), problems
 
 
-def parse_toml(text: str) -> tuple[Run, list[Problem]]:
-    """Return the Run that a TOML text describes, and what is wrong with it; faulty values keep their default.
-
-    Raises:
-        tomllib.TOMLDecodeError: the text is no TOML.
-    """
-    given = tomllib.loads(text)
+def from_tables(given: Mapping[str, Any]) -> tuple[Run, list[Problem]]:
+    """Return the Run that the tables of a TOML file describe, and what is wrong; faulty values keep their default."""
     hints = get_type_hints(Run)
     values: dict[str, Any] = {}
     problems: list[Problem] = []
@@ -556,20 +551,38 @@ def parse_toml(text: str) -> tuple[Run, list[Problem]]:
     return Run(**values), problems
 
 
-def read_toml(path: str | Path) -> tuple[Run, list[Problem]]:
-    """Return the Run in a TOML file and what is wrong with it; faulty values keep their default.
+def parse_toml(text: str) -> tuple[Run, list[Problem]]:
+    """Return `from_tables` of a TOML text.
+
+    Raises:
+        tomllib.TOMLDecodeError: the text is no TOML.
+    """
+    return from_tables(tomllib.loads(text))
+
+
+def read_tables(path: str | Path) -> dict[str, Any]:
+    """Return what a TOML file holds, unchecked.
 
     Raises:
         ConfigError: the file cannot be read, or is no TOML.
     """
     try:
-        return parse_toml(Path(path).read_text(encoding="utf-8"))
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError([Problem("not valid TOML", f": {error}")], str(path)) from None
     except UnicodeDecodeError:
         raise ConfigError([Problem("not a text file", ": TOML is written in UTF-8")], str(path)) from None
     except OSError as error:
         raise ConfigError([Problem("cannot be read", f": {error.strerror or error}")], str(path)) from None
+
+
+def read_toml(path: str | Path) -> tuple[Run, list[Problem]]:
+    """Return the Run in a TOML file and what is wrong with it; faulty values keep their default.
+
+    Raises:
+        ConfigError: the file cannot be read, or is no TOML.
+    """
+    return from_tables(read_tables(path))
 
 
 def load_toml(path: str | Path) -> Run:

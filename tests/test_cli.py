@@ -20,6 +20,7 @@ from purejaxppo import cli
 from purejaxppo.config import load_toml
 from purejaxppo.loggers import read_csv
 from purejaxppo.metrics import Metrics
+from purejaxppo.options import as_tables, overlaid
 
 ROOT = Path(__file__).parents[1]
 TINY = """
@@ -119,15 +120,49 @@ def test_a_mistake_on_the_command_line(capsys, tiny, nothing_runs, args, parts):
 
 
 @pytest.mark.parametrize(
-    ("args", "part"),
+    ("args", "parts"),
     [
-        (["--config.num-envs", "many"], "--config.num-envs"),
-        (["--config.num-env", "8"], "--config.num-envs"),
-        (["--config.objective", "clop"], "clip"),
+        (["--config.num-envs", "many"], ['config.num_envs = "many": expected an integer']),
+        (["--config.num-env", "8"], ["config.num_env: no such key; did you mean num_envs?"]),
+        (["--config.objective", "clop"], ['config.objective = "clop"', 'did you mean "clip"?']),
+        (["--config.scale-rewards", "yes"], ["config.scale_rewards", "true or false"]),
+        (["--network.hidden-sizes", "64", "x"], ["network.hidden_sizes", "list of integers"]),
+        (["--confi.num-envs=8"], ["--confi.num-envs: no such option; did you mean --config.num-envs?"]),
+        (["--sed", "3"], ["--sed: no such option; did you mean --seed?"]),
     ],
 )
-def test_a_word_that_cannot_be_parsed(capsys, tiny, nothing_runs, args, part):
-    assert part in mistake(capsys, "train", tiny, *args)
+def test_an_option_that_cannot_be_read(capsys, tiny, nothing_runs, args, parts):
+    message = mistake(capsys, "train", tiny, *args)
+    assert "1 problem\n" in message
+    for part in parts:
+        assert part in message
+
+
+def test_options_that_cannot_be_read_come_in_one_message_with_all_else(capsys, tiny, tmp_path, nothing_runs):
+    (tmp_path / "metrics.csv").write_text("precious")
+    tiny.write_text(TINY + "[hyperparams]\ngamm = 0.9\n")
+    args = ["--config.num-env", "8", "--hyperparams.clip-eps", "wide", "--hyperparams.gamma=7", "--env", "CartPoll-v1"]
+    message = mistake(capsys, "train", tiny, *args, "--config.num-minibatches", "3", "--out", tmp_path)
+    assert "7 problems\n" in message
+    for part in ("config.num_env:", "clip_eps =", "gamm:", "gamma = 7", "CartPoll-v1", "num_minibatches = 3", "--out"):
+        assert part in message
+
+
+def test_options_that_can_be_read_pass_through(tiny):
+    words = ["--config.num-envs=8", "--hyperparams.learning-rate", "1e-3", "--config.no-normalize-observations"]
+    tables, problems = as_tables([*words, "--network.hidden-sizes", "8", "9", "--seed", "3", "--config.scale-rewards"])
+    config = {"num_envs": 8, "normalize_observations": False, "scale_rewards": True}
+    assert problems == []
+    assert tables == {
+        "config": config,
+        "hyperparams": {"learning_rate": 1e-3},
+        "network": {"hidden_sizes": [8, 9]},
+        "seed": 3,
+    }
+    assert overlaid({"env": "A", "config": {"num_envs": 2, "num_steps": 4}}, tables) == tables | {
+        "env": "A",
+        "config": config | {"num_steps": 4},
+    }
 
 
 def test_an_unknown_environment_names_the_three_nearest(capsys, tiny, nothing_runs):

@@ -46,7 +46,7 @@ FLOORS = (
     },
     {"ppo"},
     {"train", "evaluate", "sweep", "checkpoint", "bench", "isolate"},
-    {"cli", "progress", "loggers", "plots"},
+    {"cli", "options", "progress", "loggers", "plots"},
 )
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 MODULES = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py")}
