@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from purejaxppo.config import NetworkConfig
+from purejaxppo.dense import Dense, row_product
 from purejaxppo.initializers import orthogonal
 from purejaxppo.masks import action_mask
 from purejaxppo.spaces import Box, Discrete, MultiDiscrete, Space
@@ -113,7 +114,7 @@ def encode(inputs: Inputs, config: NetworkConfig, name: str) -> Array:
     x = parts[0] if len(parts) == 1 else jnp.concatenate([part.astype(config.compute_dtype) for part in parts], axis=-1)
     for i, width in enumerate(config.hidden_sizes):
         kernel_init = orthogonal(math.sqrt(2))
-        x = nn.Dense(width, kernel_init=kernel_init, dtype=config.compute_dtype, name=f"{name}_{i}")(x)
+        x = Dense(width, kernel_init=kernel_init, dtype=config.compute_dtype, name=f"{name}_{i}")(x)
         x = _activate(x, config, f"{name}_{i}")
     return x
 
@@ -151,7 +152,8 @@ class PatchConvolution(nn.Module):
         x, kernel, bias = (y.astype(self.dtype) for y in (x, kernel, bias))
         corners = [(i, j) for i in range(self.size) for j in range(self.size)]
         patches = jnp.concatenate([x[..., i : i + rows, j : j + columns, :] for i, j in corners], axis=-1)
-        y = patches @ kernel.reshape(patches.shape[-1], self.features)
+        rows = row_product(patches.reshape(-1, patches.shape[-1]), kernel.reshape(patches.shape[-1], self.features))
+        y = rows.reshape(*patches.shape[:-1], self.features)
         return y + jnp.broadcast_to(bias, y.shape)
 
 

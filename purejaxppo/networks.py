@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from purejaxppo.config import RECURRENT_KINDS, NetworkConfig, check_parts
+from purejaxppo.dense import Dense
 from purejaxppo.encoders import Inputs, encode, has_image, to_inputs, views
 from purejaxppo.environment import Env
 from purejaxppo.heads import LOG_STD_RANGE, check_action_space, num_logits, num_means, policy
@@ -68,7 +69,7 @@ class ActorCritic(nn.Module):
             actor_carry, of_actor = self._torso(carry, actor, reset, "actor")
             critic_carry, of_critic = self._torso(carry, critic, reset, "critic")
             carry = {**actor_carry, **critic_carry} if carry else carry
-        value = nn.Dense(1, kernel_init=orthogonal(1.0), name="value")(of_critic)
+        value = Dense(1, kernel_init=orthogonal(1.0), name="value")(of_critic)
         outputs = self._policy(of_actor)
         outputs, log_std = jax.tree.map(lambda x: x.reshape(*steps, x.shape[-1]), outputs)
         return carry, outputs, log_std, value.reshape(steps)
@@ -94,7 +95,7 @@ class ActorCritic(nn.Module):
         config, means = self.config, self.num_means
         from_state = means if config.state_dependent_std else 0
         size = self.num_logits + means
-        outputs = nn.Dense(size + from_state, kernel_init=orthogonal(0.01), name="policy")(features)
+        outputs = Dense(size + from_state, kernel_init=orthogonal(0.01), name="policy")(features)
         if from_state:
             log_std = config.log_std_init + LOG_STD_RANGE * jnp.tanh(outputs[..., size:] / LOG_STD_RANGE)
             return outputs[..., :size], log_std

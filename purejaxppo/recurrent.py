@@ -15,6 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from purejaxppo.dense import Dense
 from purejaxppo.initializers import orthogonal
 
 Array = jax.Array
@@ -55,7 +56,7 @@ class GRU(nn.Module):
     @nn.compact
     def __call__(self, carry: Array, x: Array, reset: Array) -> tuple[Array, Array]:
         """See the module's docstring."""
-        gates = _on_rows(nn.Dense(3 * self.size, kernel_init=orthogonal_gates(3), dtype=self.dtype, name="input"), x)
+        gates = _on_rows(Dense(3 * self.size, kernel_init=orthogonal_gates(3), dtype=self.dtype, name="input"), x)
         kernel = self.param("recurrent", orthogonal_gates(3), (self.size, 3 * self.size))
         bias = self.param("candidate_bias", nn.initializers.zeros, (1, self.size))
 
@@ -93,7 +94,7 @@ class LSTM(nn.Module):
             return jnp.zeros(shape, dtype).at[self.size : 2 * self.size].set(1)
 
         dense = {"kernel_init": orthogonal_gates(4), "bias_init": bias_init, "dtype": self.dtype}
-        gates = _on_rows(nn.Dense(4 * self.size, **dense, name="input"), x)
+        gates = _on_rows(Dense(4 * self.size, **dense, name="input"), x)
         kernel = self.param("recurrent", orthogonal_gates(4), (self.size, 4 * self.size))
 
         def step(carry: tuple[Array, Array], inputs: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array]:
@@ -143,7 +144,7 @@ class LRU(nn.Module):
         """See the module's docstring."""
         decay, gain = self._decay()
         dense = {"kernel_init": orthogonal_gates(2), "use_bias": False, "dtype": self.dtype}
-        drive = _on_rows(nn.Dense(2 * self.size, **dense, name="input"), x).astype(jnp.float32)
+        drive = _on_rows(Dense(2 * self.size, **dense, name="input"), x).astype(jnp.float32)
         drive = _complex(drive * jnp.broadcast_to(jnp.tile(gain, 2), drive.shape))
         shape = drive.shape
         decay = jnp.where(reset[..., None], jnp.zeros_like(decay), jnp.broadcast_to(decay, shape))
@@ -156,7 +157,7 @@ class LRU(nn.Module):
         h = decay * jnp.broadcast_to(_complex(carry), shape) + drive
         states = jnp.concatenate([h.real, h.imag], axis=-1)
         read = jnp.concatenate([states.astype(self.dtype), x.astype(self.dtype)], axis=-1)
-        output = nn.Dense(self.size, kernel_init=orthogonal(math.sqrt(2)), dtype=self.dtype, name="output")
+        output = Dense(self.size, kernel_init=orthogonal(math.sqrt(2)), dtype=self.dtype, name="output")
         y = _on_rows(output, read)
         return states[-1], nn.gelu(y)
 

@@ -38,6 +38,7 @@ FLOORS = (
         "envs",
         "networks",
         "encoders",
+        "dense",
         "heads",
         "recurrent",
         "optimizer",

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import probes
 import pytest
-from learning import COMBINATIONS, GATES, combination, learn
+from learning import COMBINATIONS, GATES, combination, learn, row
 
 import purejaxppo as pp
 from purejaxppo import Config, Hyperparams
@@ -86,7 +86,7 @@ def test_gates_over_16_seeds(name, gate):
 def test_every_objective_with_every_control_solves_cartpole(index):
     """Interquartile mean over 8 seeds at 300k steps."""
     for label, result in combination(index, 8).items():
-        print(f"{label}: IQM {result.iqm:.1f} {result.interval}")
+        print(row(label, 300_000, result))
         assert result.iqm >= 475, (label, result)
 
 
