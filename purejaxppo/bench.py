@@ -362,7 +362,7 @@ def measure_cold(folder: str, run: Run, num_seeds: int, effort: Effort, say: Say
     """`measure` with an empty cache."""
     use_cache(folder)
     prepare_cpu(run.config.timesteps_per_update // run.config.num_minibatches)
-    return measure(run, num_seeds, effort, say)
+    return {"flags": flags()} | measure(run, num_seeds, effort, say)
 
 
 def compile_warm(folder: str, run: Run, num_seeds: int) -> Report:
@@ -399,9 +399,7 @@ def bench(workloads: Mapping[str, Workload] | None, effort: Effort, say: Say, cu
     about |= in_child(ceilings, effort)
     on_cpu = about["platform"] == "cpu"
     chosen = workloads or {name: w for name, w in WORKLOADS.items() if not (on_cpu and w.for_gpu)}
-    flags = {name: text for name, text in sorted(os.environ.items()) if name.startswith(("XLA_", "JAX_"))}
-    report: Report = {"machine": about, "versions": versions(), "flags": flags, "effort": effort._asdict()}
-    report["workloads"] = {}
+    report: Report = {"machine": about, "versions": versions(), "effort": effort._asdict(), "workloads": {}}
     for name, workload in chosen.items():
         for num_seeds in workload.seeds_on(about["platform"]):
             title = name if num_seeds == workload.num_seeds else f"{name} x {num_seeds}"
@@ -411,6 +409,11 @@ def bench(workloads: Mapping[str, Workload] | None, effort: Effort, say: Say, cu
         sizes = [2**i for i in SIZES.get(about["platform"], range(6, 18))]
         report["scaling"], report["drift"] = _scaling(curves, sizes, effort, say), _drift(curves, sizes[0], say)
     return report
+
+
+def flags() -> dict[str, str]:
+    """What is set for XLA and JAX in the environment of this process."""
+    return {name: text for name, text in sorted(os.environ.items()) if name.startswith(("XLA_", "JAX_"))}
 
 
 def _in_children(title: str, workload: Workload, num_seeds: int, effort: Effort, say: Say) -> Report:

@@ -35,6 +35,7 @@ from purejaxppo.config import (
     from_tables,
     load_toml,
     nearest,
+    parse_toml,
     read_tables,
     read_toml,
 )
@@ -98,10 +99,13 @@ Command = Train | Evaluate | Envs | Bench
 
 def _parse(argv: Sequence[str]) -> Command:
     """Parse the command line. The TOML file that it names gives the defaults of all other options."""
-    # The file is nearly always the word after `train`; where it is not, the first pass finds it for a second one.
-    guess = Path(argv[1]) if argv[:1] == ["train"] and len(argv) > 1 and not argv[1].startswith("-") else None
+    # The file is nearly always the word after `train`, or one that ends in .toml; else the first pass finds it.
+    words = list(argv[1:]) if argv[:1] == ["train"] else []
+    names = words[:1] if words and not words[0].startswith("-") else [word for word in words if word.endswith(".toml")]
+    guess = Path(names[0]) if names else None
     if guess is not None and not {"-h", "--help"} & set(argv):
-        _check_options(guess, argv[2:])
+        words.remove(names[0])
+        _check_options(guess, words)
     args = _parse_with(argv, guess)
     return _parse_with(argv, args.file) if isinstance(args, Train) and args.file != guess else args
 
@@ -142,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = _parse(argv)
         code = commands[type(args)](args)
         sys.stdout.flush()  # a closed pipe is noticed here
-        return code
+        return _leave(code) if code > 128 else code
     except (Mistake, ConfigError) as mistake:
         print(f"purejaxppo: error: {mistake}", file=sys.stderr)
         return MISTAKE
@@ -226,8 +230,19 @@ def build(run: Run, problems: Iterable[Problem] = (), source: str = "") -> Any:
             network = make_network(env, run.network)
         except (ValueError, TypeError) as error:
             problems.append(Problem("network", f": {error}"))
+    problems += _device_problems(run.config)
     check(run, problems, source)
     return make_ppo(env, network, run.config)
+
+
+def _device_problems(config: Config) -> list[Problem]:
+    """More devices than JAX sees."""
+    import jax
+
+    if not isinstance(config.num_devices, int) or config.num_devices <= jax.local_device_count():
+        return []
+    text = f" = {config.num_devices}: JAX sees {jax.local_device_count()} ({jax.devices()[0].platform})"
+    return [Problem("config.num_devices", f"{text}; nearest valid value: {jax.local_device_count()}")]
 
 
 def compile_cache() -> Path | None:
@@ -283,8 +298,9 @@ def train(args: Train) -> int:
     )
     problems += _folder_problems(args.out)
     print(f"loading JAX and {run.env}", flush=True)
-    _prepare_cpu(run)
-    algo = build(run, problems, str(args.file))
+    with _aborted_at_once():
+        _prepare_cpu(run)
+        algo = build(run, problems, str(args.file))
     folder = _claim(args.out, run)
     _use_compile_cache()
     return _session(run, algo, folder)
@@ -301,14 +317,25 @@ def _prepare_cpu(run: Run) -> None:
 
 
 def _folder_problems(out: Path | None) -> list[Problem]:
-    if out is None or not out.exists():
-        return []
-    if not out.is_dir():
-        return [Problem("--out", f" {out}: is a file, not a folder")]
-    held = {entry.name for entry in out.iterdir()}
+    try:
+        if out is None or not out.exists():
+            return [] if out is None else _parent_problems(out)
+        if not out.is_dir():
+            return [Problem("--out", f" {out}: is a file, not a folder")]
+        held = {entry.name for entry in out.iterdir()}
+    except OSError as error:
+        return [Problem("--out", f" {out}: cannot be used: {error.strerror}")]
     if held & {"config.toml", "metrics.csv", "policy.safetensors"}:
         return [Problem("--out", f" {out}: holds another run; name a new or empty folder")]
     return [Problem("--out", f" {out}: is not empty; name a new or empty folder")] if held else []
+
+
+def _parent_problems(out: Path) -> list[Problem]:
+    parent = next(parent for parent in out.absolute().parents if parent.exists())
+    if parent.is_dir() and os.access(parent, os.W_OK | os.X_OK):
+        return []
+    what = "cannot be written to" if parent.is_dir() else "is a file, not a folder"
+    return [Problem("--out", f" {out}: {parent} {what}")]
 
 
 def _claim(out: Path | None, run: Run) -> Path:
@@ -384,27 +411,34 @@ def _train(run: Run, algo: Any, folder: Path) -> Outcome:
     status, code, message = "finished", FINISHED, ""
     started = time.monotonic()
     with csv_sink(folder / "metrics.csv") as write, display(meter.report.total) as show, _signals() as received:
+        told: list[int] = []
 
         def look() -> None:
-            if received:
-                show.say("stopping after this chunk (Ctrl-C again aborts)")
+            if received and not told:
+                told.append(received[0])
+                show.say("stopping after this chunk (Ctrl-C again stops at once)")
 
-        for state, metrics in _in_background(_chunks(run, algo), look):
-            rows = rows_of(metrics, done, size, meter.report.seconds, time.monotonic() - started)
-            bad = next((i for i, row in enumerate(rows) if not math.isfinite(row["total_loss"])), None)
-            rows = rows if bad is None else rows[: bad + 1]
-            write(rows)
-            show.update(meter.chunk(rows))
-            first_update = first_update or meter.report.seconds
-            kept, done = done, done + len(rows)
-            if bad is not None:
-                status, code, message = "diverged", FAILED, _diverged(rows[bad], done, kept, run, policy is not None)
-                break
-            policy = Policy(state.params, state.obs_moments)
-            if received and done < run.config.num_updates:
-                status, code = "interrupted", 128 + received[0]
-                message = f"stopped before its end; how good it is: purejaxppo evaluate {folder}"
-                break
+        chunks = _in_background(_chunks(run, algo), look)
+        with suppress(KeyboardInterrupt):  # the second Ctrl-C does not wait for the chunk; what was learned stays
+            for state, metrics in chunks:
+                rows = rows_of(metrics, done, size, meter.report.seconds, time.monotonic() - started)
+                bad = next((i for i, row in enumerate(rows) if not _sound(row)), None)
+                rows = rows if bad is None else rows[: bad + 1]
+                write(rows)
+                show.update(meter.chunk(rows))
+                first_update = first_update or meter.report.seconds
+                kept, done = done, done + len(rows)
+                if bad is not None:
+                    status, code = "diverged", FAILED
+                    message = _diverged(rows[bad], done, kept, run, policy is not None)
+                    break
+                policy = Policy(state.params, state.obs_moments)
+                if received:
+                    break
+        if received and status == "finished" and done < run.config.num_updates:
+            status, code = "interrupted", 128 + received[0]
+            message = "stopped before its end"
+            message += f"; how good it is: purejaxppo evaluate {folder}" if policy is not None else ""
     return Outcome(status, code, done, meter.report.seconds, first_update, policy, message)
 
 
@@ -429,8 +463,17 @@ def _chunks(run: Run, algo: Any) -> Iterator[Any]:
         length, compiled = min(length, size, left), True
 
 
+def _sound(row: Any) -> bool:
+    return math.isfinite(row["total_loss"]) and math.isfinite(row["kl"]) and not row["undefined_actions"]
+
+
 def _diverged(row: Any, update: int, kept: int, run: Run, saved: bool) -> str:
     policy = f"policy.safetensors is that after update {kept}" if saved else "there is no policy worth keeping"
+    if row["undefined_actions"]:
+        return (
+            f"{run.env} allowed no action in {row['undefined_actions']:.0f} states of update {update}: its action mask "
+            f"forbade all of them, which must end an episode; {policy}."
+        )
     return (
         f"the loss became {row['total_loss']} in update {update} of {run.config.num_updates} "
         f"({row['timesteps']:,} env steps); {policy}. "
@@ -459,6 +502,24 @@ def _in_background(chunks: Iterator[Any], look: Callable[[], None]) -> Iterator[
             yield item
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def _aborted_at_once() -> Iterator[None]:
+    """Ctrl-C ends the process here and now: raised while JAX loads, it may end in a callback that swallows it."""
+
+    def handle(*_: Any) -> None:
+        os.write(2, b"purejaxppo: aborted\n")
+        os._exit(128 + signal.SIGINT)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
@@ -548,17 +609,36 @@ def evaluate(args: Evaluate) -> int:
         raise Mistake(f"{args.run_dir} cannot be evaluated so:\n" + "\n".join(problems))
     run = load_toml(file)
 
-    from purejaxppo.checkpoint import CheckpointError, load_policy
+    from purejaxppo.checkpoint import CheckpointError, load_policy, read_metadata
 
     algo = build(run, (), str(file))
     try:
         policy = load_policy(policy_file, algo)
+        differences = _differences(run, read_metadata(policy_file).get("config", ""))
     except CheckpointError as error:
         raise Mistake(str(error)) from None
+    if differences:
+        raise Mistake(f"{file} is not what this policy was trained with:\n" + "\n".join(differences))
     _use_compile_cache()
     name = "sampled" if args.sampled else "greedy"
     print(f"{run.env}: " + _told(name, _play(algo, policy, args.seed, args.num_episodes, not args.sampled)))
     return FINISHED
+
+
+def _differences(run: Run, trained: str) -> list[str]:
+    """What a policy depends on and the config that it was trained with has otherwise; nothing where none was kept."""
+    if not trained:
+        return []
+    before, _ = parse_toml(trained)
+
+    def about(run: Run) -> dict[str, Any]:
+        network = {f"network.{name}": value for name, value in vars(run.network).items()}
+        params = {f"env_params.{name}": value for name, value in run.env_params.items()}
+        return {"env": run.env, "config.normalize_observations": run.config.normalize_observations} | network | params
+
+    old, new = about(before), about(run)
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    return [f"  {name} = {new.get(name)!r}: it was {old.get(name)!r}" for name in names]
 
 
 # ---------------------------------------------------------------------------- bench

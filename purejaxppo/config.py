@@ -362,22 +362,19 @@ def _minibatch_problems(c: Config, recurrent: bool) -> list[Problem]:
     """Minibatches share out B = T * N samples, or whole sequences where the network is recurrent."""
     per_env = c.num_steps if not recurrent else c.num_steps // (c.sequence_length or c.num_steps)
     count, m = c.num_envs * per_env, c.num_minibatches
+    valid = [n for n in _divisors(count) if not c.normalize_advantages or n < c.timesteps_per_update]
     if count % m == 0:
-        if c.normalize_advantages and c.timesteps_per_update == m:
-            return [
-                Problem(
-                    "config.num_minibatches",
-                    f" = {m}: one sample each leaves nothing to normalise; "
-                    f"at most {_divisors(count)[-2] if count > 1 else 1}, or normalize_advantages = false",
-                )
-            ]
-        return []
+        if m in valid:
+            return []
+        most = f"at most {valid[-1]}, or " if valid else ""
+        text = f" = {m}: one sample each leaves nothing to normalise; {most}normalize_advantages = false"
+        return [Problem("config.num_minibatches", text)]
     what = "sequences" if recurrent else "num_envs * num_steps"
     unit = m // math.gcd(m, per_env)
     envs = _around(c.num_envs, _multiples_around(c.num_envs, unit))
     text = (
         f" = {m}: does not divide the {count} {what} of an update; "
-        f"nearest valid values: {_around(m, _divisors(count))} (or num_envs = {envs})"
+        f"nearest valid values: {_around(m, valid or [1])} (or num_envs = {envs})"
     )
     return [Problem("config.num_minibatches", text)]
 
@@ -461,6 +458,9 @@ def find_problems(
     if config.policy_step == "trpo" and network is not None and network.shared_torso:
         text = ' = true: with policy_step "trpo" fitting the values would move the policy; nearest valid value: false'
         problems.append(Problem("network.shared_torso", text))
+    if config.policy_step == "trpo" and config.objective not in ("clip", "none"):  # "clip" is what nobody chose
+        text = f' = "{config.objective}": policy_step "trpo" climbs the surrogate (5) itself; leave the objective out'
+        problems.append(Problem("config.objective", text))
     return problems + _joint_problems(config, recurrent, {problem.key for problem in problems})
 
 
@@ -567,7 +567,7 @@ def read_tables(path: str | Path) -> dict[str, Any]:
         ConfigError: the file cannot be read, or is no TOML.
     """
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError([Problem("not valid TOML", f": {error}")], str(path)) from None
     except UnicodeDecodeError:

@@ -6,6 +6,7 @@ Every distribution has the same methods (leading axes `[...]` are those of its p
     sample_from(noise)    → action, deterministic
     sample(key)           = sample_from(noise(key))
     mode()                → the greedy action
+    to_env(action)        → the action as the environment takes it; all else is of what was drawn
     log_prob(action)      → [...]  in nats
     entropy()             → [...]  in nats, (12)
     kl(new)               → [...]  in nats, KL(self ‖ new): self is the OLD policy
@@ -103,6 +104,10 @@ class Categorical(NamedTuple):
         """The most probable action, int32 [...]."""
         return jnp.argmax(self.logits, axis=-1).astype(jnp.int32)
 
+    def to_env(self, action: jax.Array) -> jax.Array:
+        """The action as the environment takes it: as it is."""
+        return action
+
     def log_prob(self, action: jax.Array) -> jax.Array:
         """log π(a) [...]; about -1e9 (not -inf) for a masked action. `action` is an integer array [...]."""
         log_probs = _log_softmax(self.logits)
@@ -145,6 +150,10 @@ class MultiCategorical(NamedTuple):
         """The most probable choice of every component, int32 [..., n]."""
         return jnp.stack([part.mode() for part in self._parts()], axis=-1)
 
+    def to_env(self, action: jax.Array) -> jax.Array:
+        """The action as the environment takes it: as it is."""
+        return action
+
     def log_prob(self, action: jax.Array) -> jax.Array:
         """Σᵢ log πᵢ(aᵢ) [...]; `action` is an integer array [..., n]."""
         return _total(part.log_prob(action[..., i]) for i, part in enumerate(self._parts()))
@@ -181,6 +190,10 @@ class DiagonalGaussian(NamedTuple):
         """The mean [..., A]."""
         return self.mean
 
+    def to_env(self, action: jax.Array) -> jax.Array:
+        """The action as the environment takes it: as it is."""
+        return action
+
     def log_prob(self, action: jax.Array) -> jax.Array:
         """log π(a) = Σⱼ -((aⱼ - meanⱼ)/σⱼ)²/2 - log σⱼ - log √(2π) [...]."""
         z = (action - self.mean) * jnp.exp(-self.log_std)
@@ -199,7 +212,11 @@ class DiagonalGaussian(NamedTuple):
 
 
 class TanhGaussian(NamedTuple):
-    """A diagonal Gaussian squashed into the box (low, high): a = centre + half · tanh x, x ~ N(mean, diag(σ²))."""
+    """A diagonal Gaussian squashed into the box (low, high): a = centre + half · tanh x, x ~ N(mean, diag(σ²)).
+
+    What is drawn, and what the probability is asked of, is x; the environment gets `to_env(x)`. In float32 no x could
+    be found again from an a near a bound.
+    """
 
     mean: jax.Array  # [..., A]  of x, before the squashing
     log_std: jax.Array  # [..., A]
@@ -212,43 +229,30 @@ class TanhGaussian(NamedTuple):
     def _half(self) -> jax.Array:
         return 0.5 * (self.high - self.low)
 
-    def _clip_inside(self, action: jax.Array) -> jax.Array:
-        """Action moved at least one float32 step off the bounds, where x would be infinite."""
-        low, high = jax.lax.stop_gradient((self.low, self.high))
-        # The next float after a bound at 0 is subnormal and would be flushed back to 0, hence a part of the width too.
-        margin = 2.0**-25 * (high - low)
-        inner_low = jnp.maximum(jnp.nextafter(low, high), low + margin)
-        inner_high = jnp.minimum(jnp.nextafter(high, low), high - margin)
-        return jnp.clip(action, inner_low, inner_high)
-
-    def _squash(self, x: jax.Array) -> jax.Array:
-        return self._clip_inside(0.5 * (self.low + self.high) + self._half() * jnp.tanh(x))
-
     def noise(self, key: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
         """Standard normal numbers [*shape, ..., A]."""
         return self._base().noise(key, shape)
 
     def sample_from(self, noise: jax.Array) -> jax.Array:
-        """centre + half · tanh(mean + σ z) [..., A], strictly inside (low, high)."""
-        return self._squash(self._base().sample_from(noise))
+        """x = mean + σ z [..., A]."""
+        return self._base().sample_from(noise)
 
     def sample(self, key: jax.Array) -> jax.Array:
-        """A random action [..., A], strictly inside (low, high)."""
+        """A random x [..., A]."""
         return self.sample_from(self.noise(key))
 
     def mode(self) -> jax.Array:
-        """The squashed mean [..., A]: the median of every component (the density itself may peak elsewhere)."""
-        return self._squash(self.mean)
+        """The mean of x [..., A]: squashed, the median of every component (the density itself may peak elsewhere)."""
+        return self.mean
+
+    def to_env(self, action: jax.Array) -> jax.Array:
+        """a = centre + half · tanh x [..., A], in [low, high]."""
+        squashed = 0.5 * (self.low + self.high) + self._half() * jnp.tanh(action)
+        return jnp.clip(squashed, self.low, self.high)
 
     def log_prob(self, action: jax.Array) -> jax.Array:
-        """log π(a) = log N(x; mean, σ) - Σⱼ log |daⱼ/dxⱼ|, x = atanh((a - centre)/half) [...].
-
-        `action` [..., A]; on or outside a bound it is taken as the nearest float inside, so the value stays finite.
-        """
-        action = self._clip_inside(action)
-        # atanh u = log((1 + u)/(1 - u))/2; the distances to the two bounds are exact in float32 where 1 - u is not.
-        x = 0.5 * jnp.log((action - self.low) / (self.high - action))
-        return self._base().log_prob(x) - jnp.sum(_squash_log_det(x, self._half()), axis=-1)
+        """log π(a) = log N(x; mean, σ) - Σⱼ log |daⱼ/dxⱼ| [...], of the x that was drawn: exact at any saturation."""
+        return self._base().log_prob(action) - jnp.sum(_squash_log_det(action, self._half()), axis=-1)
 
     def entropy(self) -> jax.Array:
         """H(a) = H(x) + Σⱼ E[log |daⱼ/dxⱼ|] [...] (12), the expectation by quadrature.
@@ -294,6 +298,12 @@ class Joint(NamedTuple):
         """The greedy action of every part, in the structure of `parts`."""
         parts, structure = self._flatten()
         return structure.unflatten([part.mode() for part in parts])
+
+    def to_env(self, action: Any) -> Any:
+        """The actions of every part as the environment takes them."""
+        parts, structure = self._flatten()
+        actions = structure.flatten_up_to(action)
+        return structure.unflatten([part.to_env(a) for part, a in zip(parts, actions, strict=True)])
 
     def log_prob(self, action: Any) -> jax.Array:
         """Σ over parts of log π(a) [...]; `action` has the structure of `parts`."""

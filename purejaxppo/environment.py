@@ -1,10 +1,11 @@
-"""Environments: two pure functions and two facts; wrappers are functions Env -> Env.
+"""Environments: two pure functions and two facts.
 
 Axes: T time, N environments. An `Env` is one environment and never resets itself; `auto_reset` turns it
-into a `VecEnv`, N environments that do, and is the only place where that happens.
+into a `VecEnv`, N environments that do, and is the only place where that happens. Functions Env -> Env are
+in `purejaxppo.wrappers`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -36,34 +37,21 @@ __all__ = [  # with the spaces: one import for whoever writes an environment
     "Box",
     "Discrete",
     "Env",
-    "FrameStackState",
     "MultiDiscrete",
     "Space",
     "StepNoise",
-    "StickyState",
-    "TimeLimitState",
     "TimeStep",
     "VecEnv",
-    "append_previous",
     "auto_reset",
     "box",
     "check_env",
-    "clip_action",
     "conform",
     "encode",
     "encoded_space",
-    "flatten_observation",
-    "frame_stack",
     "loose",
-    "map_action",
-    "map_observation",
-    "mask_observation",
     "normalized_leaves",
-    "rescale_action",
     "sample_space",
     "step_avals",
-    "sticky_actions",
-    "time_limit",
     "zero_of",
 ]
 
@@ -368,278 +356,3 @@ def _check_masks(env: Env, named: str, num_steps: int = 128, num_envs: int = 16)
         f"{named} allows no action in {int(stuck.sum())} of {stuck.size} states of random play, first {age[t, n]} "
         f"steps into an episode with the action mask {seen}: a state without an allowed action must end the episode"
     )
-
-
-# --- wrappers: Env -> Env ---------------------------------------------------------------------------------
-
-
-def map_observation(env: Env, function: Callable[[Any], Any], space: Space) -> Env:
-    """Observations go through `function`, which maps an element of the observation space into `space`."""
-
-    def reset(key: jax.Array) -> tuple[Any, Any]:
-        env_state, obs = env.reset(key)
-        return env_state, function(obs)
-
-    def step(key: jax.Array, env_state: Any, action: Any) -> tuple[Any, TimeStep]:
-        env_state, timestep = env.step(key, env_state, action)
-        obs = function(timestep.obs)
-        return env_state, timestep._replace(obs=obs, final_obs=obs)
-
-    return env._replace(reset=reset, step=step, observation_space=space)
-
-
-def map_action(env: Env, function: Callable[[Any], Any], space: Space) -> Env:
-    """Actions, elements of `space`, go through `function` before the environment sees them."""
-
-    def step(key: jax.Array, env_state: Any, action: Any) -> tuple[Any, TimeStep]:
-        return env.step(key, env_state, function(action))
-
-    return env._replace(step=step, action_space=space)
-
-
-def _has_mask(space: Space) -> bool:
-    return isinstance(space, dict) and "action_mask" in space
-
-
-def _is_image(space: Space) -> bool:
-    return isinstance(space, Box) and len(space.shape) >= 2 and space.dtype in (np.uint8, np.bool_)
-
-
-def _leaves(space: Space) -> list[Space]:
-    if is_compound(space):
-        return [leaf for _, child in children(space) for leaf in _leaves(child)]
-    return [space]
-
-
-def flatten_observation(env: Env, *, images: bool = False) -> Env:
-    """Observations as one float32 vector [D]: integers one-hot, arrays raveled, dict entries by sorted key.
-
-    An "action_mask" stays apart: the observation is then {"observation": [D], "action_mask": as it was}.
-    A bool or uint8 image, alone or beside a mask, is left as it is unless `images` is true.
-
-    Raises:
-        ValueError: an image among other things in a dict or tuple, and `images` is false.
-    """
-    space = env.observation_space
-    mask = space.get("action_mask") if isinstance(space, dict) else None
-    main: Any = {k: v for k, v in space.items() if k != "action_mask"} if isinstance(space, dict) else space
-    leaves = _leaves(main)
-    if not images and len(leaves) == 1 and _is_image(leaves[0]):
-        return env
-    if not images and any(_is_image(leaf) for leaf in leaves):
-        raise ValueError(
-            f"the observation space {main} holds an image beside other things: say "
-            "flatten_observation(env, images=True) to ravel it too, or choose one with map_observation"
-        )
-    if mask is None:
-        return map_observation(env, partial(encode, main), encoded_space(main))
-
-    def flatten(obs: Any) -> dict[str, Any]:
-        return {"observation": encode(main, obs), "action_mask": obs["action_mask"]}
-
-    return map_observation(env, flatten, {"observation": encoded_space(main), "action_mask": mask})
-
-
-def clip_action(env: Env) -> Env:
-    """Box actions are clipped at the environment's own bounds; the log-probability stays that of the unclipped."""
-
-    def clip(space: Space, action: Any) -> Any:
-        if isinstance(space, Box):
-            return jnp.clip(action, jnp.asarray(space.low), jnp.asarray(space.high))
-        if is_compound(space):
-            return rebuild(space, [clip(child, action[i]) for i, child in children(space)])
-        return action
-
-    return map_action(env, partial(clip, env.action_space), env.action_space)
-
-
-def rescale_action(env: Env, low: float = -1.0, high: float = 1.0) -> Env:
-    """Actions in [low, high] are mapped linearly to the bounds of the environment's Box.
-
-    Raises:
-        ValueError: the action space is no Box, or has an infinite bound, or low >= high.
-    """
-    space = env.action_space
-    if not isinstance(space, Box) or not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
-        raise ValueError(f"rescale_action needs a Box action space with finite bounds, not {space}")
-    if not low < high:
-        raise ValueError(f"rescale_action needs low < high, not {low} and {high}")
-    scale = (space.high - space.low) / np.asarray(high - low, space.dtype)
-    start = space.low
-
-    def rescale(action: Any) -> jax.Array:
-        return jnp.asarray(start) + (action - low) * jnp.asarray(scale)
-
-    return map_action(env, rescale, box(low, high, space.shape, space.dtype))
-
-
-class TimeLimitState(NamedTuple):
-    """State of `time_limit`."""
-
-    env_state: Any
-    time: jax.Array  # []  int32, steps taken in this episode
-
-
-def time_limit(env: Env, num_steps: int) -> Env:
-    """Episodes are truncated after `num_steps` steps, besides whatever ends them anyway.
-
-    Raises:
-        ValueError: num_steps < 1.
-    """
-    if num_steps < 1:
-        raise ValueError(f"a time limit must be at least 1, not {num_steps}")
-
-    def reset(key: jax.Array) -> tuple[TimeLimitState, Any]:
-        env_state, obs = env.reset(key)
-        return TimeLimitState(env_state, jnp.zeros((), jnp.int32)), obs
-
-    def step(key: jax.Array, state: TimeLimitState, action: Any) -> tuple[TimeLimitState, TimeStep]:
-        env_state, timestep = env.step(key, state.env_state, action)
-        time = state.time + 1
-        truncated = timestep.truncated | (time >= num_steps)
-        return TimeLimitState(env_state, time), timestep._replace(truncated=truncated)
-
-    return env._replace(reset=reset, step=step)
-
-
-# --- wrappers for tasks that need memory ------------------------------------------------------------------
-
-
-def _main_box(env: Env, wrapper: str, max_rank: int | None = None) -> Box:
-    """The Box that is the observation or its "observation" entry beside an action mask."""
-    space = env.observation_space
-    main = space.get("observation") if isinstance(space, dict) and _has_mask(space) else space
-    if not isinstance(main, Box) or (max_rank is not None and len(main.shape) > max_rank):
-        wanted = "a vector" if max_rank == 1 else "one array"
-        raise ValueError(f"{wrapper} needs {wanted} as observation, not {main}: use flatten_observation before it")
-    return main
-
-
-def _with_main(env: Env, new: Box) -> Space:
-    space = env.observation_space
-    return {**space, "observation": new} if isinstance(space, dict) else new
-
-
-def _get_main(obs: Any) -> Any:
-    return obs["observation"] if isinstance(obs, dict) else obs
-
-
-def _set_main(obs: Any, main: Any) -> Any:
-    return {**obs, "observation": main} if isinstance(obs, dict) else main
-
-
-def mask_observation(env: Env, keep_indices: Sequence[int]) -> Env:
-    """Of a vector observation [D] only the entries `keep_indices`, in that order, are seen.
-
-    Raises:
-        ValueError: the observation is no vector, or an index is out of range, or comes twice, or there is none.
-    """
-    main = _main_box(env, "mask_observation", max_rank=1)
-    size, keep = main.shape[0], [int(i) for i in keep_indices]
-    if not keep or len(set(keep)) != len(keep) or not all(0 <= i < size for i in keep):
-        raise ValueError(f"keep_indices must be distinct, at least one, and in 0 .. {size - 1}, not {keep}")
-    index = np.asarray(keep)
-    space = _with_main(env, Box(main.low[index], main.high[index]))
-    return map_observation(env, lambda obs: _set_main(obs, _get_main(obs)[index]), space)
-
-
-def append_previous(env: Env) -> Env:
-    """Appends the previous action (one-hot where discrete) and reward to a vector observation.
-
-    [D] becomes [D + size of the encoded action + 1], float32; zeros at the start of an episode.
-
-    Raises:
-        ValueError: the observation is no vector.
-    """
-    main = _main_box(env, "append_previous", max_rank=1)
-    actions = encoded_space(env.action_space)
-    reward = box(-np.inf, np.inf, (1,))
-    parts = (encoded_space(main), actions, reward)
-    # The start of an episode shows zeros, also where the bounds of the action do not hold them.
-    low, high = (np.concatenate([getattr(p, b) for p in parts]) for b in ("low", "high"))
-    size = main.shape[0]
-    low[size:-1], high[size:-1] = np.minimum(low[size:-1], 0), np.maximum(high[size:-1], 0)
-
-    def append(obs: Any, action: jax.Array, reward: jax.Array) -> Any:
-        vector = _get_main(obs).astype(jnp.float32)
-        return _set_main(obs, jnp.concatenate([vector, action, reward[None]]))
-
-    def reset(key: jax.Array) -> tuple[Any, Any]:
-        env_state, obs = env.reset(key)
-        return env_state, append(obs, jnp.zeros(actions.shape, jnp.float32), jnp.zeros((), jnp.float32))
-
-    def step(key: jax.Array, env_state: Any, action: Any) -> tuple[Any, TimeStep]:
-        env_state, timestep = env.step(key, env_state, action)
-        obs = append(timestep.obs, encode(env.action_space, action), timestep.reward)
-        return env_state, timestep._replace(obs=obs, final_obs=obs)
-
-    return env._replace(reset=reset, step=step, observation_space=_with_main(env, Box(low, high)))
-
-
-class FrameStackState(NamedTuple):
-    """State of `frame_stack`."""
-
-    env_state: Any
-    frames: jax.Array  # [..., n*C], the oldest first
-
-
-def frame_stack(env: Env, num_frames: int) -> Env:
-    """The last `num_frames` observations, concatenated along the last axis, the newest last.
-
-    [D] becomes [n*D], [H, W, C] becomes [H, W, n*C]; an episode starts with n copies of its first observation.
-
-    Raises:
-        ValueError: num_frames < 1, or the observation is not one array of at least one axis.
-    """
-    main = _main_box(env, "frame_stack")
-    if num_frames < 1 or not main.shape:
-        raise ValueError(f"frame_stack needs num_frames >= 1 and an array observation, not {num_frames}, {main}")
-    repeat = partial(np.concatenate, axis=-1)
-    width = main.shape[-1]
-    space = _with_main(env, Box(repeat([main.low] * num_frames), repeat([main.high] * num_frames)))
-
-    def reset(key: jax.Array) -> tuple[FrameStackState, Any]:
-        env_state, obs = env.reset(key)
-        frames = jnp.concatenate([_get_main(obs)] * num_frames, axis=-1)
-        return FrameStackState(env_state, frames), _set_main(obs, frames)
-
-    def step(key: jax.Array, state: FrameStackState, action: Any) -> tuple[FrameStackState, TimeStep]:
-        env_state, timestep = env.step(key, state.env_state, action)
-        frames = jnp.concatenate([state.frames[..., width:], _get_main(timestep.obs)], axis=-1)
-        obs = _set_main(timestep.obs, frames)
-        return FrameStackState(env_state, frames), timestep._replace(obs=obs, final_obs=obs)
-
-    return env._replace(reset=reset, step=step, observation_space=space)
-
-
-class StickyState(NamedTuple):
-    """State of `sticky_actions`."""
-
-    env_state: Any
-    action: Any  # the action carried out last
-    started: jax.Array  # []  bool, false before the first step of an episode
-
-
-def sticky_actions(env: Env, probability: float = 0.25) -> Env:
-    """With this probability the environment carries out the action before instead of the one given.
-
-    Never at the first step of an episode, which has no action before it.
-
-    Raises:
-        ValueError: probability outside of [0, 1).
-    """
-    if not 0.0 <= probability < 1.0:
-        raise ValueError(f"the probability of sticky actions must be in [0, 1), not {probability}")
-
-    def reset(key: jax.Array) -> tuple[StickyState, Any]:
-        env_state, obs = env.reset(key)
-        return StickyState(env_state, zero_of(env.action_space), jnp.zeros((), bool)), obs
-
-    def step(key: jax.Array, state: StickyState, action: Any) -> tuple[StickyState, TimeStep]:
-        key_stick, key_env = jax.random.split(key)
-        stick = state.started & jax.random.bernoulli(key_stick, probability)
-        action = jax.tree.map(lambda old, new: jnp.where(stick, old, new), state.action, action)
-        env_state, timestep = env.step(key_env, state.env_state, action)
-        return StickyState(env_state, action, jnp.ones((), bool)), timestep
-
-    return env._replace(reset=reset, step=step)

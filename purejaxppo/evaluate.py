@@ -57,7 +57,8 @@ def evaluate(
     """Play the first episode of `num_episodes` fresh environments, none of which is ever reset.
 
     greedy: the mode of the policy, else samples. key: its own, so that training is not moved. Observation
-    statistics are those of `state`. An episode longer than max_steps counts as unfinished.
+    statistics are those of `state`. An episode longer than max_steps counts as unfinished; one that came to a state
+    with every action masked returns NaN.
     """
     return _first_episodes(_player(algo, greedy), num_episodes, max_steps, state.params, state.obs_moments, key)
 
@@ -87,9 +88,11 @@ def _act(player: Player, params: Any, moments: RunningMoments, position: tuple, 
     reset = jnp.broadcast_to(starts, (1, num_envs))
     carry, distribution, _ = player.apply(params, carry, block(seen), reset)
     distribution = first(distribution)
-    action = distribution.mode() if player.greedy else distribution.sample(action_key)
+    drawn = distribution.mode() if player.greedy else distribution.sample(action_key)
+    action = distribution.to_env(drawn)
     env_state, ts = jax.vmap(player.step)(jax.random.split(env_key, num_envs), env_state, action)
-    return (env_state, ts.obs, carry), action, ts
+    defined = ~jnp.isnan(distribution.log_prob(drawn))  # else every action was masked, and this one is made up
+    return (env_state, ts.obs, carry), action, ts._replace(reward=jnp.where(defined, ts.reward, jnp.nan))
 
 
 @partial(jax.jit, static_argnames=("player", "num_episodes", "max_steps"))

@@ -65,6 +65,10 @@ class Shaped:
         """The greedy action."""
         return self._to_env(self.base.mode())
 
+    def to_env(self, action: Any) -> Any:
+        """The action of `base` as the environment takes it, shaped."""
+        return self._to_env(self.base.to_env(self._to_base(action)))
+
     def log_prob(self, action: Any) -> Array:
         """log π(a) [...]."""
         return self.base.log_prob(self._to_base(action))

@@ -19,10 +19,14 @@ from purejaxppo.spaces import Box, Discrete, MultiDiscrete, Space, sample_space
 Array = jax.Array
 
 
+def is_asymmetric(x: Any) -> bool:
+    """Whether an observation (or the space of it) is {"actor": ..., "critic": ...}, with or without "action_mask"."""
+    return isinstance(x, dict) and {"actor", "critic"} == set(x) - {"action_mask"}
+
+
 def action_mask(x: Any) -> Any:
     """The "action_mask" of an observation (or of an observation space): its own or its "actor" entry's; None: none."""
-    asymmetric = isinstance(x, dict) and {"actor", "critic"} == set(x) - {"action_mask"}
-    for entry in (x, x["actor"] if asymmetric else None):
+    for entry in (x, x["actor"] if is_asymmetric(x) else None):
         if isinstance(entry, dict) and "action_mask" in entry:
             return entry["action_mask"]
     return None
@@ -52,6 +56,23 @@ def has_action(space: Space, mask: Any) -> Array:
     pairs = zip(jax.tree.leaves(space), leaf_masks(space, mask), strict=True)
     parts = [part for leaf, m in pairs if m is not None for part in component_masks(leaf, m)]
     return functools.reduce(jnp.logical_and, [part.astype(bool).any(-1) for part in parts], jnp.bool_(True))
+
+
+def is_allowed(space: Space, mask: Any, action: Any) -> Array:
+    """Whether a mask allows an action of `space`, [...]: its choice in every component that has a mask."""
+    leaves, structure = jax.tree.flatten(space)
+    parts = zip(leaves, leaf_masks(space, mask), structure.flatten_up_to(action), strict=True)
+    allowed = [_chosen(leaf, m, choice) for leaf, m, choice in parts if m is not None]
+    return functools.reduce(jnp.logical_and, allowed, jnp.bool_(True))
+
+
+def _chosen(leaf: Discrete | MultiDiscrete, mask: Any, choice: Array) -> Array:
+    """The entries of the mask that a choice, int [...] or [..., len(nvec)], points at: all of them true, [...]."""
+    components = component_masks(leaf, mask)
+    choices = [choice] if isinstance(leaf, Discrete) else [choice[..., i] for i in range(len(components))]
+    pairs = zip(components, choices, strict=True)
+    entries = [jnp.take_along_axis(m.astype(bool), i[..., None], axis=-1)[..., 0] for m, i in pairs]
+    return functools.reduce(jnp.logical_and, entries)
 
 
 def sample_allowed(space: Space, mask: Any, key: Array) -> Any:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from purejaxppo.config import Hyperparams
 from purejaxppo.diagnostics import Diagnostics
+from purejaxppo.objectives import kl_k3
 from purejaxppo.statistics import EpisodeSummary
 
 Array = jax.Array
@@ -30,6 +31,7 @@ class Metrics(NamedTuple):
     kl_k3: Array  # the same by the estimator r - 1 - log r
     explained_variance: Array  # of the targets by the values before the update
     advantage_std: Array  # before normalisation
+    undefined_actions: Array  # states where the policy was no distribution: every action was masked
     learning_rate: Array
     clip_eps: Array
     beta: Array
@@ -70,6 +72,19 @@ def report(surrogate: Array, errors: Array, entropy: Array, kl: Array, ratio: Ar
 def joined(reports: Array, grad_norm: Array) -> Array:
     """The reports [P, 7] of the parts of a minibatch and the norm of its gradient as one, [8]: REPORT."""
     return jnp.concatenate([reports[:, :5].mean(0), reports[:, 5:].max(0), grad_norm[None]])
+
+
+def describe(batch: Any, ratio: Array, kl: Array) -> dict[str, Any]:
+    """What is to be said of a whole batch after the update; ratio (4) and exact KL of the new policy, [L, M]."""
+    unexplained = jnp.var(batch.target - batch.value) / jnp.var(batch.target)
+    return {
+        "kl": kl.mean(),
+        "kl_k3": kl_k3(jnp.log(ratio)).mean(),
+        "explained_variance": 1.0 - unexplained,
+        "advantage_std": jnp.std(batch.advantage),
+        "undefined_actions": jnp.isnan(batch.log_prob).sum(dtype=jnp.float32),
+        "diagnostics": (),
+    }
 
 
 def reduce_metrics(done: tuple[Array, Array], h: Hyperparams, episodes: EpisodeSummary, **rest: Any) -> Metrics:

@@ -13,29 +13,30 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from purejaxppo.config import RECURRENT_KINDS, NetworkConfig, check_parts
+from purejaxppo.config import RECURRENT_KINDS, Config, NetworkConfig, check_parts
 from purejaxppo.dense import Dense
+from purejaxppo.distributions import Categorical
 from purejaxppo.encoders import Inputs, encode, has_image, to_inputs, views
-from purejaxppo.environment import Env
+from purejaxppo.environment import Env, check_env
 from purejaxppo.heads import LOG_STD_RANGE, check_action_space, num_logits, num_means, policy
 from purejaxppo.initializers import orthogonal
 from purejaxppo.recurrent import CELLS
-from purejaxppo.spaces import zero_of
+from purejaxppo.spaces import Discrete, zero_of
 
 Array = jax.Array
 
 
 class Network(NamedTuple):
-    """An actor-critic as three pure functions; any three that keep to the comments are a network.
+    """An actor-critic as a pair of pure functions, or three where it has a memory; any that keep to the comments.
 
     The starting carry has a function of its own: evaluation needs one for another number of environments. The
     distribution is a pytree with leaves [T, N, ...] and the methods that purejaxppo.distributions describes.
     """
 
     init: Callable[[Array], Any]  # (key) -> params
-    initial_carry: Callable[[int], Any]  # (num_envs) -> carry, leaves [N, ...]; () where there is no memory
     apply: Callable[..., tuple[Any, Any, Array]]
     # (params, carry [N, ...], obs [T, N, ...], reset [T, N]) -> (carry [N, ...], distribution [T, N], value [T, N])
+    initial_carry: Callable[[int], Any] = lambda num_envs: ()  # (num_envs) -> carry, leaves [N, ...]; (): no memory
 
 
 class ActorCritic(nn.Module):
@@ -146,7 +147,7 @@ def make_network(env: Env, config: NetworkConfig | None = None) -> Network:
             raise ValueError(f"the action mask must arrive as {mask_dtypes}: was it normalised with the observation?")
         return carry, policy(actions, config, outputs, log_std, mask), value
 
-    return Network(init, module.initial_carry, apply)
+    return Network(init, apply, module.initial_carry)
 
 
 def _check_observation(space: Any, config: NetworkConfig) -> None:
@@ -159,6 +160,54 @@ def _check_observation(space: Any, config: NetworkConfig) -> None:
         raise ValueError(f'{key} = "cnn" needs an image [H, W] or [H, W, C], at least 3 pixels a side, not {space}')
     if config.shared_torso and seen.critic is not seen.actor:
         raise ValueError("actor and critic see different observations: shared_torso must be false")
+
+
+def check_fit(env: Env, network: Network, config: Config, objective: Any = None) -> bool:
+    """Check a config, an environment, and by shapes that a network fits both and the comments of `Network`.
+
+    Returns whether the network has a memory. objective: one of the user's own, if any.
+
+    Raises:
+        ConfigError: a bad config, all problems at once.
+        ValueError: what `check_env` finds; or names everything that does not fit.
+    """
+    if objective and config.policy_step == "trpo":
+        raise ValueError('policy_step "trpo" climbs the surrogate (5): an objective of your own has no place in it')
+    recurrent = bool(jax.tree.leaves(jax.eval_shape(lambda: network.initial_carry(1))))
+    check_parts(config, recurrent=recurrent)
+    check_env(env)
+    problems = _misfits(env, network)
+    if problems:
+        named = f"the environment {env.name}" if env.name else "the environment"
+        raise ValueError(f"the network does not fit {named}: {'; '.join(problems)}")
+    return recurrent
+
+
+def _misfits(env: Env, network: Network) -> list[str]:
+
+    def act(key: Array) -> tuple:
+        carry = network.initial_carry(2)
+        obs = jax.tree.map(lambda x: jnp.broadcast_to(x, (1, 2, *x.shape)), zero_of(env.observation_space))
+        after, distribution, value = network.apply(network.init(key), carry, obs, jnp.zeros((1, 2), bool))
+        drawn = distribution.mode()
+        return carry, after, distribution.to_env(drawn), distribution.log_prob(drawn), value, distribution
+
+    def shapes(tree: Any) -> Any:
+        return jax.tree.map(lambda x: f"{x.dtype} {list(x.shape)}", tree)
+
+    carry, after, action, log_prob, value, distribution = jax.eval_shape(act, jax.random.key(0))
+    wanted = jax.eval_shape(lambda: jax.tree.map(lambda x: x[None, None].repeat(2, 1), zero_of(env.action_space)))
+    problems = [] if shapes(carry) == shapes(after) else [f"the carry {shapes(carry)} comes back as {shapes(after)}"]
+    if shapes(action) != shapes(wanted):
+        problems.append(f"its actions [T, N, ...] are {shapes(action)}, not {shapes(wanted)} as of {env.action_space}")
+    for what, x in (("value", value), ("log-probability", log_prob)):
+        if shapes(x) != "float32 [1, 2]":
+            problems.append(f"its {what} must be [T, N], float32 [1, 2] here, not {shapes(x)}")
+    if isinstance(distribution, Categorical) and isinstance(env.action_space, Discrete):
+        num_actions = distribution.logits.shape[-1]
+        if num_actions != env.action_space.n:
+            problems.append(f"it has {num_actions} logits for {env.action_space.n} actions")
+    return problems
 
 
 def mlp(env: Env, hidden_sizes: Sequence[int] = (64, 64), activation: Any = "tanh", **options: Any) -> Network:
@@ -196,4 +245,4 @@ def from_module(module: nn.Module, env: Env) -> Network:
             raise ValueError(f"the value of {type(module).__name__} must be [T, N] = {reset.shape}, not {value.shape}")
         return carry, distribution, value
 
-    return Network(init, lambda num_envs: (), apply)
+    return Network(init, apply)

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 MAX_LOG_RATIO = 20.0
-"""Bound of |log r|: beyond it the ratio says nothing, and exp would overflow at 88."""
+"""Bound of |log w|: beyond it the ratio says nothing, and exp would overflow at 88."""
 
 
 def importance_ratio(log_prob: Array, old_log_prob: Array) -> Array:
-    """Importance ratio (4): r = π(a|s) / π_old(a|s) = exp(log π − log π_old), the logarithm clamped to ±20.
+    """Importance ratio (4): w = π(a|s) / π_old(a|s) = exp(log π − log π_old), the logarithm clamped to ±20.
 
     Both [B]; returns [B].
     """
@@ -25,15 +25,15 @@ def importance_ratio(log_prob: Array, old_log_prob: Array) -> Array:
 
 
 def _weighted(ratio: Array, advantage: Array) -> Array:
-    """r·A, and 0 where A = 0 whatever r is: inf·0 would be NaN."""
+    """w·A, and 0 where A = 0 whatever w is: inf·0 would be NaN."""
     nothing = advantage == 0
     return jnp.where(nothing, jnp.ones_like(ratio), ratio) * advantage
 
 
 def cpi_surrogate(ratio: Array, advantage: Array) -> Array:
-    """Conservative-policy-iteration surrogate (5) per sample: r·Â.
+    """Conservative-policy-iteration surrogate (5) per sample: w·Â.
 
-    Both [B]; returns [B], to be maximised. Â = 0 gives 0 for every r, infinity too.
+    Both [B]; returns [B], to be maximised. Â = 0 gives 0 for every w, infinity too.
     """
     return _weighted(ratio, lax.stop_gradient(advantage))
 
@@ -45,9 +45,9 @@ def clipped_surrogate(
     clip_eps_high: Array | float | None = None,
     dual_clip: Array | float = jnp.inf,
 ) -> Array:
-    """Clipped surrogate (7) per sample: min(r·Â, clip(r, 1 − ε, 1 + ε)·Â).
+    """Clipped surrogate (7) per sample: min(w·Â, clip(w, 1 − ε, 1 + ε)·Â).
 
-    That is min(r, 1 + ε)·Â for Â > 0, max(r, 1 − ε)·Â for Â < 0, and 0 for Â = 0. `clip_eps_high` is an ε of its
+    That is min(w, 1 + ε)·Â for Â > 0, max(w, 1 − ε)·Â for Â < 0, and 0 for Â = 0. `clip_eps_high` is an ε of its
     own for the upper bound. `dual_clip` c > 1 keeps the term of Â < 0 at or above c·Â; infinity means off.
     Ratio and advantage [B]; returns [B], to be maximised. On the bounds themselves the gradient passes.
     """
@@ -62,7 +62,7 @@ def clipped_surrogate(
 
 
 def kl_penalized_surrogate(ratio: Array, advantage: Array, kl: Array, beta: Array | float) -> Array:
-    """KL-penalised surrogate (8) per sample: r·Â − β KL(π_old(·|s) ‖ π(·|s)).
+    """KL-penalised surrogate (8) per sample: w·Â − β KL(π_old(·|s) ‖ π(·|s)).
 
     All [B], KL in nats; returns [B], to be maximised.
     """
@@ -91,7 +91,7 @@ def entropy_bonus(entropy: Array) -> Array:
 def total_loss(
     surrogate: Array, value_loss: Array, entropy: Array, vf_coef: Array | float, ent_coef: Array | float
 ) -> Array:
-    """Total loss (13): J = −E_t[L] + c_v E_t[(V − R̂)²] − c_ent E_t[H], to be minimised.
+    """Total loss (13): 𝒞 = −E_t[L] + c_v E_t[(V − R̂)²] − c_ent E_t[H], to be minimised.
 
     Surrogate, value loss and entropy per sample, [B]; returns []. c_v multiplies the mean square, not its half.
     """
@@ -99,17 +99,17 @@ def total_loss(
 
 
 def kl_k1(log_ratio: Array) -> Array:
-    """KL estimator k1 = −log r, per sample of π_old: unbiased for KL(π_old ‖ π), of either sign. [B], nats."""
+    """KL estimator k1 = −log w, per sample of π_old: unbiased for KL(π_old ‖ π), of either sign. [B], nats."""
     return -log_ratio
 
 
 def kl_k2(log_ratio: Array) -> Array:
-    """KL estimator k2 = (log r)²/2, per sample of π_old: never negative, but biased. [B], nats."""
+    """KL estimator k2 = (log w)²/2, per sample of π_old: never negative, but biased. [B], nats."""
     return 0.5 * jnp.square(log_ratio)
 
 
 def kl_k3(log_ratio: Array) -> Array:
-    """KL estimator k3 = r − 1 − log r, per sample of π_old: unbiased and never negative. [B], nats."""
+    """KL estimator k3 = w − 1 − log w, per sample of π_old: unbiased and never negative. [B], nats."""
     return jnp.expm1(log_ratio) - log_ratio
 
 

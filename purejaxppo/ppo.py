@@ -20,17 +20,19 @@ from purejaxppo import statistics as stats
 from purejaxppo.advantages import TARGETS, normalize_advantages
 from purejaxppo.bootstrap import next_state_values
 from purejaxppo.burn_in import lead_in, start_carry
-from purejaxppo.config import Config, Hyperparams, check_parts, minibatch_shape
+from purejaxppo.config import Config, Hyperparams, minibatch_shape
 from purejaxppo.devices import everywhere, shared_out
-from purejaxppo.diagnostics import improvement
-from purejaxppo.environment import auto_reset, check_env, clip_action, normalized_leaves
-from purejaxppo.metrics import REPORT, Metrics, joined, reduce_metrics, report
+from purejaxppo.diagnostics import improvement, mean_residual
+from purejaxppo.environment import auto_reset, normalized_leaves
+from purejaxppo.metrics import REPORT, Metrics, describe, joined, reduce_metrics, report
 from purejaxppo.microbatches import choose_cut, map_parts, mean_gradient, num_parts
 from purejaxppo.minibatches import SHUFFLES, block, first, packed, to_sequences
-from purejaxppo.objectives import OBJECTIVES, importance_ratio, kl_k3, total_loss, value_loss
+from purejaxppo.networks import check_fit
+from purejaxppo.objectives import OBJECTIVES, importance_ratio, total_loss, value_loss
 from purejaxppo.optimizer import descend, optimizer
 from purejaxppo.state import Algorithm, Batch, Parts, TrainState, Transition, strongly_typed
 from purejaxppo.trust_region import apply_control, init_control, natural_step, select, should_stop, update_control
+from purejaxppo.wrappers import clip_action
 
 Array = jax.Array
 
@@ -42,9 +44,7 @@ def make_ppo(env, network, config=None, *, objective=None, target_fn=None, shuff
     Raises ConfigError on a bad config and ValueError on an environment that breaks the protocol, all problems at once.
     """
     config, env = config or Config(), clip_action(env)
-    recurrent = bool(jax.tree.leaves(jax.eval_shape(lambda: network.initial_carry(1))))
-    check_parts(config, recurrent=recurrent)
-    check_env(env)
+    recurrent = check_fit(env, network, config, objective)
     cut = choose_cut(config, *minibatch_shape(config, recurrent))
     objective = objective or OBJECTIVES["none" if config.policy_step == "trpo" else config.objective]
     target_fn, shuffle = target_fn or TARGETS[config.targets], shuffle or SHUFFLES[config.shuffle]
@@ -69,7 +69,7 @@ def init(parts: Parts, key: Array, h: Hyperparams) -> TrainState:
         obs_moments=stats.init_moments(first(obs)),
         reward_scaler=stats.init_reward_scaler(num_envs),
         control=init_control(h),
-        last_reward=jnp.float32(jnp.nan),
+        last_residual=jnp.float32(jnp.nan),
         episodes=stats.init_episode_stats(num_envs),
         key=key,
         num_updates=jnp.int32(0),
@@ -104,16 +104,17 @@ def update(parts: Parts, state: TrainState, h: Hyperparams) -> tuple[TrainState,
     if parts.config.normalize_observations:
         moments = stats.update_moments(moments, rollout.obs)
     ratio, kl = map_parts(lambda part: replay(parts, params, part)[:2], batch, parts.cut)
-    unexplained = jnp.var(batch.target - batch.value) / jnp.var(batch.target)
-    whole: dict[str, Any] = {"kl": kl.mean(), "kl_k3": kl_k3(jnp.log(ratio)).mean(), "diagnostics": ()}
-    whole |= {"explained_variance": 1.0 - unexplained, "advantage_std": jnp.std(batch.advantage)}
+    whole, residual = describe(batch, ratio, kl), state.last_residual
     if parts.config.diagnostics:
-        whole["diagnostics"] = improvement(ratio, kl, batch.advantage, rollout.reward, state.last_reward, h.gamma)
+        before, residual = (
+            mean_residual(rollout, *state_values(parts, p, state, rollout), h.gamma) for p in (state.params, params)
+        )
+        whole["diagnostics"] = improvement(ratio, kl, batch.advantage, before - state.last_residual, h.gamma)
     used = {name: getattr(h, name) for name in ("learning_rate", "clip_eps", "beta")}
     metrics = reduce_metrics(steps, h, finished, **whole, **used)
     control = update_control(state.control, metrics.kl, h)
     state = state._replace(params=params, opt_state=opt_state, obs_moments=moments, reward_scaler=scaler, key=key)
-    state = state._replace(control=control, last_reward=rollout.reward.mean(), episodes=episodes)
+    state = state._replace(control=control, last_residual=residual, episodes=episodes)
     return state._replace(num_updates=state.num_updates + 1), metrics
 
 
@@ -134,7 +135,7 @@ def collect(parts: Parts, state: TrainState, key: Array) -> tuple[TrainState, Tr
         env_state, obs, carry, reset = loop
         next_carry, distribution = policy(carry, obs, reset)
         action = distribution.sample_from(noise[1])
-        env_state, ts = parts.env.step(noise[0], env_state, action)
+        env_state, ts = parts.env.step(noise[0], env_state, distribution.to_env(action))
         outcome = (ts.reward, ts.terminated, ts.truncated, ts.final_obs)
         transition = Transition(obs, action, *outcome, distribution, carry, reset)
         return (env_state, ts.obs, next_carry, ts.terminated | ts.truncated), transition

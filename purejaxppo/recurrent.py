@@ -156,8 +156,9 @@ class LRU(nn.Module):
         decay, drive = jax.lax.associative_scan(then, (decay, drive))
         h = decay * jnp.broadcast_to(_complex(carry), shape) + drive
         states = jnp.concatenate([h.real, h.imag], axis=-1)
-        read = jnp.concatenate([states.astype(self.dtype), x.astype(self.dtype)], axis=-1)
-        output = Dense(self.size, kernel_init=orthogonal(math.sqrt(2)), dtype=self.dtype, name="output")
+        # Read in float32 whatever the compute dtype: a scan and single steps differ by rounding, which 16 bits magnify.
+        read = jnp.concatenate([states, x.astype(jnp.float32)], axis=-1)
+        output = Dense(self.size, kernel_init=orthogonal(math.sqrt(2)), dtype=jnp.float32, name="output")
         y = _on_rows(output, read)
         return states[-1], nn.gelu(y)
 

@@ -145,7 +145,9 @@ def zero_of(space: Space) -> Any:
 def normalized_leaves(space: Space, on: bool = True, name: str = "") -> tuple[bool, ...]:
     """Which leaves of an observation, in pytree order, normalisation is for, if it is on: Box, not codes or masks."""
     if is_compound(space):
-        parts = (normalized_leaves(child, on, name or str(key)) for key, child in children(space))
+        parts = (
+            normalized_leaves(child, on, name if name == "action_mask" else str(key)) for key, child in children(space)
+        )
         return tuple(flag for part in parts for flag in part)
     return (on and isinstance(space, Box) and name != "action_mask" and space.dtype != np.bool_,)
 

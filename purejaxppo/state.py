@@ -32,7 +32,7 @@ class TrainState(NamedTuple):
     obs_moments: RunningMoments  # moved at the end of an iteration only
     reward_scaler: RewardScaler
     control: Control
-    last_reward: Array  # mean reward per step of the rollout before; NaN at first
+    last_residual: Array  # of the diagnostics: mean TD residual of the rollout before, by the V fitted to it; else NaN
     episodes: EpisodeStats  # [N] of the running episodes
     key: Array
     num_updates: Array  # int32; one update is num_envs * num_steps timesteps

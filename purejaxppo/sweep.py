@@ -13,7 +13,7 @@ from purejaxppo.config import Hyperparams
 from purejaxppo.devices import largest_share, spread
 from purejaxppo.metrics import Metrics
 from purejaxppo.state import Algorithm, TrainState
-from purejaxppo.train import as_traced, checked_length
+from purejaxppo.train import as_traced, check_actions, checked_length
 
 Array = jax.Array
 
@@ -27,7 +27,7 @@ def sweep(
     many as divide their number, unless the runs themselves are (`Config.num_devices`).
     keys [S]: one typed key per seed; the settings share them, so that they are compared on the same luck.
     hyperparams: each field a number or an array [H]; the arrays vary together (zip, not product).
-    Raises ValueError where two arrays differ in length or have more than one axis.
+    Raises ValueError where two arrays differ in length or have more than one axis, and what `train` raises.
     """
     h = as_traced(hyperparams)
     shapes = {name: x.shape for name, x in h._asdict().items() if x.shape}
@@ -37,7 +37,10 @@ def sweep(
     settings = Hyperparams(*(jnp.broadcast_to(x, (num_settings,)) for x in h))
 
     devices = largest_share(len(keys), len(keys)) if algo.num_devices == 1 else 1
-    return _grid(algo.init, algo.update, checked_length(algo, h, 0, num_updates), devices, keys, settings)
+    length = checked_length(algo, h, 0, num_updates)
+    states, metrics = _grid(algo.init, algo.update, length, devices, keys, settings)
+    check_actions(algo, metrics)
+    return states, metrics
 
 
 @partial(jax.jit, static_argnames=("init", "update", "num_updates", "num_devices"))

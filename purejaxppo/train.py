@@ -12,6 +12,7 @@ import numpy as np
 from jax.core import Tracer
 
 from purejaxppo.config import Config, Hyperparams, check_parts
+from purejaxppo.masks import action_mask
 from purejaxppo.metrics import Metrics
 from purejaxppo.state import Algorithm, TrainState
 
@@ -25,11 +26,14 @@ def train(
 
     key: one typed key. num_updates: all that `config.total_timesteps` holds, unless given. Pure, so `jax.vmap`
     over the key is many seeds and over the hyperparameters a sweep (see `sweep`).
-    Raises ConfigError on bad hyperparameters and ValueError on more updates than the config declares.
+    Raises ConfigError on bad hyperparameters and ValueError on more updates than the config declares, or where the
+    environment came to a state with every action masked (not seen inside of a `jit`; `metrics.undefined_actions` is).
     """
     h = as_traced(hyperparams)
     num_updates = checked_length(algo, h, 0, num_updates)
-    return _scan(algo.update, num_updates, _init(algo.init, key, h), h)
+    state, metrics = _scan(algo.update, num_updates, _init(algo.init, key, h), h)
+    check_actions(algo, metrics)
+    return state, metrics
 
 
 def iterate(
@@ -45,14 +49,30 @@ def iterate(
     or simply stop; the last state yielded is whole. One program serves every chunk, the short last one too.
     Raises as `train` does.
     """
+    if chunk < 1:
+        raise ValueError(f"chunk = {chunk}: a chunk has at least 1 update")
     h = as_traced(hyperparams)
     done = int(np.max(jax.device_get(state.num_updates)))
     left = checked_length(algo, h, done, num_updates)
     while left > 0:
         length = min(chunk, left)
         state, metrics = _chunk(algo.update, chunk, state, h, jnp.int32(length))
-        yield state, jax.tree.map(lambda x, n=length: x[:n], jax.device_get(metrics))
+        metrics = jax.tree.map(lambda x, n=length: x[:n], jax.device_get(metrics))
+        yield state, metrics
+        check_actions(algo, metrics)
         left -= length
+
+
+def check_actions(algo: Algorithm, metrics: Metrics) -> None:
+    """Raise ValueError where a state had every action masked. Without masks, or inside of a jit, nothing is read."""
+    count = metrics.undefined_actions
+    if action_mask(algo.env.observation_space) is None or isinstance(count, Tracer) or not np.asarray(count).any():
+        return
+    name = f"the environment {algo.env.name}" if algo.env.name else "the environment"
+    raise ValueError(
+        f"{name} allowed no action in {np.asarray(count).sum():.0f} states of the rollouts: its action mask forbade "
+        "all of them. A state without an allowed action must end the episode"
+    )
 
 
 def init_state(algo: Algorithm, key: Array, hyperparams: Hyperparams | None = None) -> TrainState:

@@ -98,6 +98,11 @@ def select(pred: Array, new: Tree, old: Tree) -> Tree:
     return jax.tree.map(lambda n, o: jnp.where(pred, n, o), new, old)
 
 
+def bound_constant(max_abs_advantage: Array | float, gamma: Array | float) -> Array | float:
+    """C = 4 max|A| γ / (1 − γ)², the price of the largest KL in the lower bound of (6); infinite at γ = 1."""
+    return 4.0 * max_abs_advantage * gamma / (1.0 - gamma) ** 2
+
+
 def improvement_bound(
     surrogate: Array | float, max_kl: Array | float, max_abs_advantage: Array | float, gamma: Array | float
 ) -> Array | float:
@@ -106,8 +111,7 @@ def improvement_bound(
     L is the CPI surrogate (5) with exact advantages over the discounted visitation of π_old, less its value 0 at
     π_old; KL in nats. The maximum over states is needed, the mean of (6) in its place gives no bound. Scalars.
     """
-    penalty = 4.0 * max_abs_advantage * gamma / (1.0 - gamma) ** 2
-    return surrogate / (1.0 - gamma) - penalty * max_kl
+    return surrogate / (1.0 - gamma) - bound_constant(max_abs_advantage, gamma) * max_kl
 
 
 class TrpoInfo(NamedTuple):

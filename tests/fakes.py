@@ -23,7 +23,14 @@ class FakeState(NamedTuple):
     key: jax.Array
 
 
-def fake_algorithm(config, env="fake", cost: int = 0, bad_update: int = -1, bad_value: float = float("nan")):
+class FakeEnv(NamedTuple):
+    """As much of an environment as `train` looks at."""
+
+    name: str = "fake"
+    observation_space: None = None
+
+
+def fake_algorithm(config, env=None, cost: int = 0, bad_update: int = -1, bad_value: float = float("nan")):
     """Its parameters count the updates; its return is ten times that; its loss breaks in update `bad_update`."""
 
     def init(key, hyperparams):
@@ -36,9 +43,10 @@ def fake_algorithm(config, env="fake", cost: int = 0, bad_update: int = -1, bad_
         values = dict.fromkeys(Metrics._fields, count) | {"diagnostics": ()}
         loss = jnp.where(done == bad_update, bad_value, count)
         values |= {"total_loss": loss, "episode_return_mean": 10.0 * count, "num_episodes": jnp.float32(1.0)}
+        values["undefined_actions"] = jnp.float32(0.0)
         return state._replace(params=state.params + 1.0, num_updates=done), Metrics(**values)
 
-    return Algorithm(init, update, env, "fake", config)
+    return Algorithm(init, update, env or FakeEnv(), "fake", config)
 
 
 if __name__ == "__main__":

@@ -39,4 +39,4 @@ def plain(env: Env, width: int = 4) -> Network:
             return carry, Categorical(out), value
         return carry, DiagonalGaussian(out, jnp.broadcast_to(bias(params["log_std"], out), out.shape)), value
 
-    return Network(init, lambda num_envs: (), apply)
+    return Network(init, apply)

@@ -11,10 +11,64 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purejaxppo.environment import Box, Discrete, Env, MultiDiscrete, Space, TimeStep, box, time_limit
+from purejaxppo.environment import Box, Discrete, Env, MultiDiscrete, Space, TimeStep, auto_reset, box
+from purejaxppo.wrappers import time_limit
 
 # For tests that run a program once: compiling takes a third of the time.
 quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+# --- playing them -----------------------------------------------------------------------------------------
+
+
+def rollout(
+    env: Env,
+    actions: Any,
+    key: jax.Array,
+    resets: str = "fresh",
+    pool_size: int = 256,
+    shape: tuple[int, int] | None = None,
+) -> tuple:
+    """Actions [T, N] through a self-resetting environment -> (noise, first obs, last state, TimeStep [T, N]).
+
+    `actions` may be a function without arguments that makes them, of the shape given.
+    """
+    vec = auto_reset(env, resets, pool_size=pool_size)
+    num_steps, num_envs = shape or actions.shape[:2]
+
+    @quick_jit
+    def run(key: jax.Array) -> tuple:
+        key_reset, key_noise = jax.random.split(key)
+        env_state, obs = vec.reset(key_reset, num_envs)
+        noise = vec.noise(key_noise, num_steps, num_envs)
+
+        def step(env_state: Any, x: tuple) -> tuple:
+            env_state, timestep = vec.step(x[0], env_state, x[1])
+            return env_state, timestep
+
+        given = actions() if callable(actions) else actions
+        env_state, timesteps = jax.lax.scan(step, env_state, (noise, given))
+        return noise, obs, env_state, timesteps
+
+    return run(jax.random.clone(key))
+
+
+def play(env: Env, actions: list, seed: int = 0) -> tuple[Any, list[TimeStep]]:
+    """One environment, step by step, never reset -> (first obs, TimeSteps)."""
+    keys = list(jax.random.split(jax.random.key(seed), len(actions) + 1))
+    env_state, obs = quick_jit(env.reset)(keys[0])
+    step, timesteps = quick_jit(env.step), []
+    for action, key in zip(actions, keys[1:], strict=True):
+        env_state, timestep = step(key, env_state, action)
+        timesteps.append(timestep)
+    return obs, timesteps
+
+
+def integer(i: int) -> jax.Array:
+    return jnp.asarray(i, jnp.int32)
+
+
+# --- one step, or a few -----------------------------------------------------------------------------------
 
 
 def _flag(value: Any) -> jax.Array:
@@ -280,3 +334,20 @@ def scripted(
         return state, _timestep(observe(state), reward, terminated | (action == 3), truncated | (action == 4))
 
     return Env(reset, step, box(0, np.inf, (2,)), Discrete(5))
+
+
+def dead_end(time: int, num_actions: int = 3) -> Env:
+    """Every action is allowed until step `time` of an episode, where none is; it ends five steps later."""
+
+    def show(now: jax.Array) -> dict[str, jax.Array]:
+        return {"observation": jnp.ones(2), "action_mask": jnp.broadcast_to(now != time, (num_actions,))}
+
+    def reset(key: jax.Array) -> tuple[Any, Any]:
+        return jnp.int32(0), show(jnp.int32(0))
+
+    def step(key: jax.Array, now: jax.Array, action: jax.Array) -> tuple[Any, TimeStep]:
+        return now + 1, _timestep(show(now + 1), jnp.float32(1.0), now + 1 >= time + 5)
+
+    flags = Box(np.zeros(num_actions, bool), np.ones(num_actions, bool))
+    space = {"observation": box(0, 1, (2,)), "action_mask": flags}
+    return Env(reset, step, space, Discrete(num_actions), "DeadEnd-v0")

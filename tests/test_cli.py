@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -210,16 +211,33 @@ def test_a_file_is_no_folder(capsys, tiny, nothing_runs):
     assert tiny.read_text() == TINY
 
 
-def test_a_folder_that_cannot_be_made(capsys, tiny, nothing_runs):
-    assert "cannot be written" in mistake(capsys, "train", tiny, "--out", tiny / "run")
-
-
 @pytest.mark.parametrize("text", [None, "[config\n"])
 def test_a_file_that_cannot_be_read(capsys, tmp_path, nothing_runs, text):
     path = tmp_path / "x.toml"
     if text is not None:
         path.write_text(text)
     assert f"purejaxppo: error: {path}: 1 problem" in mistake(capsys, "train", path)
+
+
+@pytest.mark.parametrize("before", [["--seed", "3"], ["--config.num-env", "4", "--seed=3"]])
+def test_options_may_stand_before_the_file(capsys, tiny, nothing_runs, before):
+    message = mistake(capsys, "train", *before, tiny, "--hyperparams.gamma", "7", "--hyperparams.clip-eps", "abc")
+    assert f"{len(before)} problems" in message  # the misspelt option is one more
+    assert "hyperparams.gamma = 7" in message
+    assert 'hyperparams.clip_eps = "abc"' in message
+
+
+def test_more_devices_than_there_are(capsys, tiny, nothing_runs):
+    message = mistake(capsys, "train", tiny, "--config.num-devices", "4", "--hyperparams.gamma", "7")
+    assert "2 problems\n" in message
+    assert f"config.num_devices = 4: JAX sees {jax.local_device_count()} (cpu); nearest valid value: " in message
+
+
+def test_an_out_that_cannot_be_made(capsys, tiny, tmp_path, nothing_runs):
+    message = mistake(capsys, "train", tiny, "--out", tiny / "run", "--hyperparams.gamma", "7")
+    assert "2 problems\n" in message
+    assert f"{tiny} is a file, not a folder" in message
+    assert "too long" in mistake(capsys, "train", tiny, "--out", tmp_path / ("x" * 300))
 
 
 def test_two_runs_never_share_a_folder(tmp_path, monkeypatch):
@@ -347,6 +365,19 @@ def test_evaluate_names_what_is_wrong_with_a_run(real_run, capsys, tmp_path):
     assert "damaged" in mistake(capsys, "evaluate", tmp_path)
 
 
+def test_evaluate_refuses_another_network_of_the_same_shapes(real_run, capsys, tmp_path):
+    folder = real_run[0]
+    shutil.copytree(folder, tmp_path / "copy")
+    file = tmp_path / "copy" / "config.toml"
+    text = file.read_text()
+    assert 'activation = "tanh"' in text
+    file.write_text(text.replace('activation = "tanh"', 'activation = "relu"'))
+    message = mistake(capsys, "evaluate", tmp_path / "copy")
+    assert "network.activation = 'relu': it was 'tanh'" in message
+    file.write_text(text.replace("num_epochs = ", "num_epochs = 1"))  # nothing that the policy depends on
+    assert cli.main(["evaluate", str(tmp_path / "copy"), "--num-episodes", "2"]) == 0
+
+
 # ---- how runs end
 
 
@@ -415,6 +446,7 @@ def test_ctrl_c_ends_cleanly_and_keeps_what_was_learned(tiny, tmp_path, number):
     assert code == 128 + number
     assert err == f"purejaxppo: stopped before its end; how good it is: purejaxppo evaluate {folder}\n"
     assert "interrupted: " in out
+    assert out.count("stopping after this chunk") <= 1
     assert {entry.name for entry in folder.iterdir()} == RUN_FILES
     updates = len(read_csv(folder / "metrics.csv")["kl"])
     assert load_file(folder / "policy.safetensors")["params"].tolist() == [updates] * 3
@@ -429,8 +461,34 @@ def test_a_second_ctrl_c_does_not_wait_for_the_device(tiny, tmp_path):
     process.send_signal(signal.SIGINT)
     assert "stopping" in process.stdout.readline()
     process.send_signal(signal.SIGINT)
+    code, out, err = finished(process)
+    assert (code, err) == (130, "purejaxppo: stopped before its end\n")
+    assert "stopping" not in out  # it was said once
+
+
+def test_a_second_ctrl_c_keeps_what_was_learned(tiny, tmp_path):
+    folder = tmp_path / "run"
+    process = start_long_run(tiny, folder, 2e7)  # an update takes about a second
+    wait_for(lambda: (folder / "metrics.csv").exists() and len((folder / "metrics.csv").read_text().splitlines()) > 1)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    code, _, err = finished(process)
+    assert code == 130
+    assert "purejaxppo: stopped before its end; how good it is" in err
+    assert {entry.name for entry in folder.iterdir()} == RUN_FILES
+    updates = len(read_csv(folder / "metrics.csv")["kl"])
+    assert load_file(folder / "policy.safetensors")["params"].tolist() == [updates] * 3
+
+
+def test_ctrl_c_while_jax_loads_ends_the_process_with_nothing_made(tiny, tmp_path):
+    process = command(["train", tiny, "--out", tmp_path / "run"])
+    assert "loading JAX" in process.stdout.readline()
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
     code, _, err = finished(process)
     assert (code, err) == (130, "purejaxppo: aborted\n")
+    assert not (tmp_path / "run").exists()
 
 
 # ---- compile cache

@@ -163,8 +163,8 @@ def test_minibatches_must_share_out_the_rollout_and_the_nearest_numbers_are_name
     config = Config(num_envs=num_envs, num_steps=num_steps, num_minibatches=m)
     (problem,) = find_problems(config)
     batch = num_envs * num_steps
-    below = [d for d in divisors(batch) if d < m][-1:]
-    above = [d for d in divisors(batch) if d > m][:1]
+    valid = [d for d in divisors(batch) if d < batch]  # one sample each would leave nothing to normalise
+    below, above = [d for d in valid if d < m][-1:], [d for d in valid if d > m][:1]
     assert problem.key == "config.num_minibatches"
     assert f"nearest valid values: {' or '.join(map(str, below + above))} " in problem.text
     envs = [n for n in range(1, 2000) if n * num_steps % m == 0]

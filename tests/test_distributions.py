@@ -420,66 +420,61 @@ def test_gaussian_sample_from_is_mean_plus_std_times_noise():
 
 @pytest.mark.parametrize("mode", MODES)
 def test_tanh_gaussian_log_det_matches_the_numeric_derivative(mode):
-    """log π(a) against N(x) / |da/dx|, with x and da/dx from float64 arithmetic on the action as stored; all bounds."""
+    """log π(a) against N(x) / |da/dx|, with x and da/dx from float64 arithmetic on the x as stored; all bounds."""
     centre, half = 0.5 * (LOW + HIGH)[:, None], 0.5 * (HIGH - LOW)[:, None]
     u = np.concatenate([np.linspace(-0.99, 0.99, 41), [-0.9999, 0.9999]])
-    action = array(centre + half * u)[..., None]
-    dist = tanh_gaussian(np.full(action.shape, 0.4), -0.3, LOW[:, None, None], HIGH[:, None, None])
-    x = np.arctanh((f64(action)[..., 0] - centre) / half)
+    drawn = array(np.arctanh(u) + 0.0 * centre)[..., None]
+    dist = tanh_gaussian(np.full(drawn.shape, 0.4), -0.3, LOW[:, None, None], HIGH[:, None, None])
+    x = f64(drawn)[..., 0]
+    action = f64(call(mode, TanhGaussian.to_env, dist, drawn))[..., 0]
+    np.testing.assert_allclose((action - centre) / half, np.tanh(x), rtol=1e-6, atol=4e-6)  # (100, 101): 8e-6 apart
     slope = half * (np.tanh(x + 1e-5) - np.tanh(x - 1e-5)) / 2e-5
     expected = stats.norm.logpdf(x, 0.4, np.exp(-0.3)) - np.log(slope)
-    np.testing.assert_allclose(call(mode, TanhGaussian.log_prob, dist, action), expected, rtol=2e-5, atol=2e-5)
+    np.testing.assert_allclose(call(mode, TanhGaussian.log_prob, dist, drawn), expected, rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize("log_std", [-1.5, -0.3])
 def test_tanh_gaussian_density_integrates_to_one(log_std):
+    """Over the actions a, x from -6 to 6; the a themselves in float64, as (100, 101) has few float32 ones."""
     centre, half = 0.5 * (LOW + HIGH)[:, None], 0.5 * (HIGH - LOW)[:, None]
-    action = array(centre + half * np.tanh(np.linspace(-6.0, 6.0, 6001)))
-    dist = tanh_gaussian(np.full((*action.shape, 1), 0.3), log_std, LOW[:, None, None], HIGH[:, None, None])
-    density = np.exp(f64(dist.log_prob(action[..., None])))
-    integral = np.trapezoid(density, f64(action), axis=-1)
-    # In (100, 101) the float32 actions themselves are a coarse grid.
-    np.testing.assert_allclose(integral[LOW != 100], 1.0, atol=2e-4)
-    np.testing.assert_allclose(integral, 1.0, atol=3e-3)
+    drawn = array(np.linspace(-6.0, 6.0, 6001) + 0.0 * centre)
+    dist = tanh_gaussian(np.full((*drawn.shape, 1), 0.3), log_std, LOW[:, None, None], HIGH[:, None, None])
+    density = np.exp(f64(dist.log_prob(drawn[..., None])))
+    np.testing.assert_allclose(np.trapezoid(density, centre + half * np.tanh(f64(drawn)), axis=-1), 1.0, atol=2e-4)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_tanh_gaussian_is_stable_at_saturation(mode):
+def test_tanh_gaussian_is_exact_at_saturation(mode):
+    """Where every action is the bound in float32, the log-probability is still that of the x that was drawn."""
     mean = np.array([-1000.0, -20.0, -9.0, 9.0, 20.0, 1000.0])[:, None, None]
     dist = tanh_gaussian(np.repeat(mean, 2, axis=-1), 0.0, LOW[:, None], HIGH[:, None])
-    action = call(mode, TanhGaussian.sample_from, dist, dist.noise(jax.random.key(9)))
-    assert ((action > dist.low) & (action < dist.high)).all()
-    edges = jnp.where(dist.mean < 0, dist.low, dist.high)
-    taken = jnp.stack([action, edges, edges + jnp.sign(dist.mean)], axis=1)
-    stacked = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3, axis=1), dist)
+    noise = dist.noise(jax.random.key(9))
+    drawn = call(mode, TanhGaussian.sample_from, dist, noise)
+    action = call(mode, TanhGaussian.to_env, dist, drawn)
+    assert ((action >= dist.low) & (action <= dist.high)).all()
+    x, low, high = f64(drawn), LOW[:, None], HIGH[:, None]
+    far = np.log(0.5 * (high - low)) + 2 * np.log(2) - 2 * np.abs(x) - 2 * np.log1p(np.exp(-2 * np.abs(x)))
+    expected = (stats.norm.logpdf(x, mean) - far).sum(-1)
+    np.testing.assert_allclose(call(mode, TanhGaussian.log_prob, dist, drawn), expected, rtol=1e-5, atol=2e-4)
+    score = jax.grad(lambda d: jnp.sum(d.log_prob(drawn)))(dist).mean  # z / σ, exactly
+    np.testing.assert_allclose(score, noise, atol=1e-4)
     loss = lambda d, a: jnp.sum(d.log_prob(a) + d.entropy() + d.kl(d._replace(mean=0.5 * d.mean)))  # noqa: E731
-    assert np.isfinite(call(mode, TanhGaussian.log_prob, stacked, taken)).all()
     if mode != "plain":
-        assert all(np.isfinite(g).all() for g in call(mode, jax.grad(loss), stacked, taken))
+        assert all(np.isfinite(g).all() for g in call(mode, jax.grad(loss), dist, drawn))
     # Far out the log-determinant is log half + 2 log 2 - 2 |x|, where 1 - tanh² x is 0 in float32.
     far = stats.norm.entropy() + np.log(0.5 * (HIGH - LOW)) + 2 * np.log(2) - 2 * np.abs(mean[..., 0])
     np.testing.assert_allclose(call(mode, TanhGaussian.entropy, dist), 2 * far, rtol=1e-5, atol=1e-4)
 
 
-def test_tanh_gaussian_log_prob_near_a_bound_keeps_its_precision():
-    """One part in 10⁶ off either bound 1 - u² has lost its digits; the distances to the bounds have not."""
-    low, high = -2.0, 2.0
-    action = np.array([[-2 + 2e-6], [2 - 2e-6], [-2 + 1e-5], [2 - 1e-5]], np.float32)
-    dist = tanh_gaussian(np.zeros((4, 1)), np.zeros((4, 1)), low, high)
-    x = 0.5 * np.log((f64(action) - low) / (high - f64(action)))
-    expected = stats.norm.logpdf(x) - np_log_det(x, low, high)
-    np.testing.assert_allclose(dist.log_prob(array(action)), expected[:, 0], rtol=1e-6)
-
-
 def test_tanh_gaussian_gradient_matches_finite_differences():
-    action, low, high = np.float32([1.7]), -2.0, 3.0
+    drawn, low, high = np.float32([0.53]), -2.0, 3.0
 
     def slow(parameters):
-        x = np.arctanh((f64(action) - 0.5) / 2.5)
+        x = f64(drawn)
         return (stats.norm.logpdf(x, parameters[0], np.exp(parameters[1])) - np_log_det(x, low, high))[0]
 
     point = np.array([0.2, -0.4])
-    gradient = jax.grad(lambda d: d.log_prob(array(action)))(tanh_gaussian(point[:1], point[1:], low, high))
+    gradient = jax.grad(lambda d: d.log_prob(array(drawn)))(tanh_gaussian(point[:1], point[1:], low, high))
     numeric = [(slow(point + step) - slow(point - step)) / 2e-6 for step in np.eye(2) * 1e-6]
     np.testing.assert_allclose([gradient.mean[0], gradient.log_std[0]], numeric, rtol=1e-5)
 
@@ -519,9 +514,25 @@ def test_tanh_gaussian_entropy_gradient_matches_finite_differences():
 
 def test_tanh_gaussian_mode_is_the_squashed_mean_and_the_median():
     dist = tanh_gaussian([[0.3, -0.8]], [[-0.5, 0.2]], -3.0, 7.0)
-    np.testing.assert_allclose(dist.mode(), 2.0 + 5.0 * np.tanh([[0.3, -0.8]]), rtol=1e-6)
-    actions = f64(jax.vmap(dist.sample_from)(dist.noise(jax.random.key(11), (200_000,))))
-    np.testing.assert_allclose((actions < f64(dist.mode())).mean(axis=0), 0.5, atol=0.005)
+    greedy = dist.to_env(dist.mode())
+    np.testing.assert_allclose(greedy, 2.0 + 5.0 * np.tanh([[0.3, -0.8]]), rtol=1e-6)
+    draws = jax.vmap(dist.sample_from)(dist.noise(jax.random.key(11), (200_000,)))
+    actions = f64(jax.vmap(dist.to_env)(draws))
+    np.testing.assert_allclose((actions < f64(greedy)).mean(axis=0), 0.5, atol=0.005)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("tanh", "joint")])
+def test_other_actions_reach_the_environment_as_they_are(kind):
+    dist = make(kind, 31)
+    action = dist.sample(jax.random.key(19))
+    assert dist.to_env(action) is action
+
+
+def test_a_joint_squashes_what_is_to_be_squashed():
+    dist = Joint({"steer": tanh_gaussian([0.3], [0.0], -3.0, 7.0), "gear": Categorical(array([0.0, 1.0]))})
+    sent = dist.to_env({"steer": array([0.5]), "gear": jnp.int32(1)})
+    np.testing.assert_allclose(sent["steer"], [2.0 + 5.0 * np.tanh(0.5)], rtol=1e-6)
+    assert sent["gear"] == 1
 
 
 # Joint.

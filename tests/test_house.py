@@ -34,6 +34,7 @@ FLOORS = (
         "workloads",
         "environment",
         "spaces",
+        "wrappers",
         "masks",
         "envs",
         "networks",

@@ -9,7 +9,7 @@ import pytest
 from probes import quick_jit
 
 from purejaxppo.environment import Discrete, MultiDiscrete, box
-from purejaxppo.masks import action_mask, has_action, sample_allowed
+from purejaxppo.masks import action_mask, has_action, is_allowed, is_asymmetric, sample_allowed
 
 DICT = {"a": Discrete(3), "b": MultiDiscrete((2, 2)), "c": box(-1, 1, (2,))}
 
@@ -22,9 +22,13 @@ def test_masks_are_found_where_observations_carry_them():
     assert action_mask({"actor": {"x": obs, "action_mask": mask}, "critic": obs}) is mask
     assert action_mask({"actor": obs, "critic": obs}) is None
     assert action_mask({"actor": obs, "critic": obs, "action_mask": mask}) is mask
+    assert is_asymmetric({"actor": obs, "critic": obs, "action_mask": mask})
+    assert is_asymmetric({"actor": obs, "critic": obs})
+    assert not is_asymmetric({"actor": obs, "critic": obs, "x": obs})
+    assert not is_asymmetric((obs, obs))
 
 
-@pytest.mark.parametrize(
+FORMS = pytest.mark.parametrize(
     ("space", "shape", "sizes"),
     [
         (Discrete(3), lambda m: m, (3,)),
@@ -35,6 +39,9 @@ def test_masks_are_found_where_observations_carry_them():
     ],
     ids=["discrete", "concatenated", "tuple", "dict", "compound"],
 )
+
+
+@FORMS
 def test_an_action_is_one_choice_of_every_component(space, shape, sizes):
     masks = np.array(list(itertools.product((False, True), repeat=sum(sizes))))
     ends = np.cumsum(sizes)
@@ -42,8 +49,31 @@ def test_an_action_is_one_choice_of_every_component(space, shape, sizes):
     np.testing.assert_array_equal(has_action(space, shape(jnp.asarray(masks))), expected)
 
 
+@FORMS
+def test_an_action_is_allowed_where_every_choice_of_it_is(space, shape, sizes):
+    masks = np.array(list(itertools.product((False, True), repeat=sum(sizes))))
+    choices = np.array(list(itertools.product(*map(range, sizes))), np.int32)
+    starts = np.cumsum(sizes) - sizes
+    expected = masks[:, starts + choices].all(-1)
+    push, both = jnp.zeros((len(choices), 2)), jnp.asarray(choices)
+    action = {
+        Discrete: lambda: both[:, 0],
+        MultiDiscrete: lambda: both,
+        dict: lambda: {"a": both[:, 0], "b": both[:, 1:], "c": push},
+        tuple: lambda: (push, both[:, 0]),
+    }[type(space)]()
+    every = jax.vmap(lambda mask: jax.vmap(lambda a: is_allowed(space, shape(mask), a))(action))(jnp.asarray(masks))
+    np.testing.assert_array_equal(every, expected)
+    np.testing.assert_array_equal(every.any(1), has_action(space, shape(jnp.asarray(masks))))
+    # and with leading axes, as in a rollout
+    rows = np.arange(len(choices)) % len(masks)
+    together = is_allowed(space, shape(jnp.asarray(masks[rows])), action)
+    np.testing.assert_array_equal(together, expected[rows, np.arange(len(choices))])
+
+
 def test_nothing_masked_allows_everything():
     assert has_action(DICT, {})
+    assert is_allowed(DICT, None, {"a": 0, "b": jnp.zeros(2, jnp.int32), "c": jnp.zeros(2)})
     assert has_action(Discrete(2), None)
 
 

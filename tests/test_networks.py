@@ -197,7 +197,7 @@ def test_convolution_by_patches_is_convolution():
     for dtype in (jnp.float32, jnp.bfloat16):
         options = {"kernel_init": nn.initializers.ones, "dtype": dtype}
         by_patches, convolution = PatchConvolution(7, 3, **options), nn.Conv(7, (3, 3), padding="VALID", **options)
-        params = params_of(Network(lambda key, m=convolution: m.init(key, image), lambda n: (), convolution.apply))
+        params = params_of(Network(lambda key, m=convolution: m.init(key, image), convolution.apply))
 
         @quick_jit
         def both(params, pair=(by_patches, convolution)):
@@ -470,9 +470,9 @@ def test_tanh_policy_keeps_to_the_bounds_of_its_space():
     network = mlp(env_of(box(-1, 1, (3,)), Box(low, high)), (8,), action_distribution="tanh_gaussian")
     params = {"params": params_of(network)["params"] | {"log_std": jnp.full(3, 2.0)}}
     _, distribution, _ = network.apply(params, (), sample_block(box(-1, 1, (3,)), 1, 1000), None)
-    action = np.asarray(distribution.sample(jax.random.key(1)))
-    assert (action > low).all()
-    assert (action < high).all()
+    action = np.asarray(distribution.to_env(distribution.sample(jax.random.key(1))))
+    assert (action >= low).all()
+    assert (action <= high).all()
     unit = (action - low) / (high - low)
     np.testing.assert_allclose(unit.min((0, 1)), 0.0, atol=1e-3)
     np.testing.assert_allclose(unit.max((0, 1)), 1.0, atol=1e-3)
@@ -648,3 +648,49 @@ def test_gaussian_policy_is_what_boxes_get():
     network = mlp(env_of(box(-1, 1, (3,)), box(-np.inf, np.inf, (2,))), log_std_init=0.7)
     _, distribution, _ = network.apply(params_of(network), (), jnp.zeros((T, N, 3)), None)
     assert isinstance(distribution, DiagonalGaussian)
+
+
+# --- what a network of the user's own may get wrong ------------------------------------------------------------------
+
+
+def own(num_logits=4, squeeze=True, carry=lambda c: c, start=lambda n: ()):
+    """A Network over Box(2) with the faults asked for."""
+
+    def apply(params, memory, obs, reset):
+        value = obs @ params["value"]
+        return carry(memory), Categorical(obs @ params["policy"]), value[..., 0] if squeeze else value
+
+    return Network(lambda key: {"policy": jnp.zeros((2, num_logits)), "value": jnp.zeros((2, 1))}, apply, start)
+
+
+@pytest.mark.parametrize(
+    ("faults", "message"),
+    [
+        ({"squeeze": False}, r"its value must be \[T, N\], float32 \[1, 2\] here, not float32 \[1, 2, 1\]"),
+        ({"num_logits": 3}, "it has 3 logits for 4 actions"),
+        (
+            {"start": lambda n: jnp.zeros(n), "carry": lambda c: c[:, None]},
+            r"the carry float32 \[2\] comes back as float32 \[2, 1\]",
+        ),
+    ],
+)
+def test_a_network_that_does_not_fit_is_refused_with_what_is_wrong(faults, message):
+    env = env_of(box(-1, 1, (2,)), Discrete(4))
+    config = Config(num_envs=2, num_steps=4, num_minibatches=2)
+    assert ppo.make_ppo(env, own(), config).network.initial_carry(3) == ()
+    with pytest.raises(ValueError, match=message):
+        ppo.make_ppo(env, own(**faults), config)
+
+
+def test_a_policy_for_other_actions_is_refused():
+    env = env_of(box(-1, 1, (2,)), box(-1, 1, (3,)))
+    with pytest.raises(ValueError, match=r"its actions .* are int32 \[1, 2\], not float32 \[1, 2, 3\]"):
+        ppo.make_ppo(env, own(), Config(num_envs=2, num_steps=4, num_minibatches=2))
+
+
+def test_trpo_refuses_an_objective():
+    env, trpo = env_of(box(-1, 1, (2,)), Discrete(4)), Config(num_envs=2, num_steps=4, policy_step="trpo")
+    with pytest.raises(ValueError, match="an objective of your own"):
+        ppo.make_ppo(env, own(), trpo, objective=lambda ratio, advantage, kl, h: ratio * advantage)
+    with pytest.raises(ConfigError, match="leave the objective out"):
+        ppo.make_ppo(env, own(), Config(num_envs=2, num_steps=4, policy_step="trpo", objective="kl"))

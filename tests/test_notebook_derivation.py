@@ -1,7 +1,12 @@
-"""notebooks/derivation.ipynb runs from top to bottom at toy size, every figure is drawn, no output is committed."""
+"""notebooks/derivation.ipynb runs from top to bottom at toy size with its asserts; every figure is drawn.
 
+No output is committed.
+"""
+
+import ast
 import base64
 import io
+import re
 
 import numpy as np
 from matplotlib.colors import to_rgb
@@ -31,13 +36,31 @@ def test_the_first_code_cell_installs_the_library_unless_it_is_there():
     assert "purejaxppo" in first[install:]
 
 
+def test_every_experiment_asserts_what_its_text_says():
+    """Under each numbered heading the code asserts; that the asserts hold is the test below."""
+    section, asserts = "0", {}
+    for cell in notebooks.read(PATH).cells:
+        headings = re.findall(r"^## (\d)", cell.source, flags=re.MULTILINE) if cell.cell_type == "markdown" else []
+        section = headings[-1] if headings else section
+        if cell.cell_type == "code" and "%pip" not in cell.source:
+            found = sum(isinstance(node, ast.Assert) or is_assert(node) for node in ast.walk(ast.parse(cell.source)))
+            asserts[section] = asserts.get(section, 0) + found
+    assert set(asserts) == {str(i) for i in range(FIGURES + 1)}
+    assert all(count >= 2 for count in asserts.values()), asserts
+
+
+def is_assert(node):
+    """np.testing.assert_...(...)"""
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr.startswith("assert_")
+
+
 def images(cell):
     """The images [height, width, RGBA] that a cell has put out."""
     return [imread(io.BytesIO(base64.b64decode(png))) for png in notebooks.data(cell, "image/png")]
 
 
 def test_it_runs_and_every_figure_cell_draws_a_figure():
-    """An exception in a cell ends the run and fails the test; so does anything a cell writes to stderr."""
+    """An exception in a cell, such as a false assert, ends the run and fails; so does anything written to stderr."""
     cells = notebooks.code(notebooks.execute(PATH, ENV))
     assert all(cell.execution_count for cell in cells)
     streams = [x for cell in cells for x in cell.outputs if x.output_type == "stream"]

@@ -204,7 +204,7 @@ def slow_lru(p, carry, x, reset):
 
 def network_like(module, *example):
     """A cell as far as `params_of` looks at it."""
-    return Network(lambda key: module.init(key, *example), lambda num_envs: (), module.apply)
+    return Network(lambda key: module.init(key, *example), module.apply)
 
 
 @pytest.mark.parametrize(("cell", "slow"), [(GRU, slow_gru), (LSTM, slow_lstm), (LRU, slow_lru)])
@@ -386,7 +386,7 @@ def with_idle_memory(network):
         _, distribution, value = network.apply(params, (), obs, reset)
         return carry + obs.sum((0, 2))[:, None], distribution, value
 
-    return Network(network.init, lambda num_envs: jnp.zeros((num_envs, 1)), apply)
+    return Network(network.init, apply, lambda num_envs: jnp.zeros((num_envs, 1)))
 
 
 @pytest.mark.parametrize(("length", "minibatches"), [(1, 4), (8, 1)])
@@ -451,7 +451,7 @@ def counting(env):
         logits = 50.0 * jax.nn.one_hot(counts % env.action_space.n, env.action_space.n, dtype=jnp.float32)
         return carry, Categorical(logits * params), counts.astype(jnp.float32) * params
 
-    return Network(lambda key: jnp.float32(1.0), lambda num_envs: jnp.full(num_envs, 77, jnp.int32), apply)
+    return Network(lambda key: jnp.float32(1.0), apply, lambda num_envs: jnp.full(num_envs, 77, jnp.int32))
 
 
 @pytest.mark.parametrize(("terminate_at", "truncate_at"), [((3,), (5,)), ((5,), (3,))], ids=["terminated", "truncated"])

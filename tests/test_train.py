@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import probes
 import pytest
 from plain_net import plain
 from probes import chain
@@ -138,3 +139,30 @@ def test_what_cannot_be_run_is_refused_before_compiling():
         pp.make_ppo(ENV, plain(ENV), dataclasses.replace(CONFIG, num_minibatches=5))
     with pytest.raises(ValueError, match="one length H"):
         pp.sweep(ALGO, jax.random.split(jax.random.key(0), 2), H._replace(gamma=jnp.ones(2), beta=jnp.ones(3)))
+
+
+def test_a_state_without_an_allowed_action_is_an_error_that_names_the_environment():
+    """Random play of `make_ppo` ends before it; training comes there, and says so in each of its forms."""
+    env = probes.dead_end(140)
+    config = Config(num_envs=2, num_steps=32, num_epochs=1, num_minibatches=2, total_timesteps=64 * 5)
+    algo = pp.make_ppo(env, pp.mlp(env, (4,)), config)
+    what = "environment DeadEnd-v0 allowed no action in 2 states"
+    with pytest.raises(ValueError, match=what):
+        pp.train(algo, jax.random.key(0), H)
+    with jax.debug_key_reuse(False), pytest.raises(ValueError, match=what):
+        pp.sweep(algo, jax.random.split(jax.random.key(0), 1), H)
+    chunks = pp.iterate(algo, pp.init_state(algo, jax.random.key(0), H), H, chunk=5)
+    state, metrics = next(chunks)  # handed over whole: nothing is lost
+    assert metrics.undefined_actions.tolist() == [0, 0, 0, 0, 2]
+    with pytest.raises(ValueError, match=what):
+        next(chunks)
+    _, metrics = jax.jit(lambda key: pp.train(algo, key, H))(jax.random.key(0))
+    assert metrics.undefined_actions.sum() == 2
+    assert np.isnan(pp.evaluate(algo, state, jax.random.key(1), num_episodes=3).returns).all()
+    with pytest.raises(ValueError, match="environment DeadEnd-v0 allows no action"):
+        pp.make_ppo(probes.dead_end(20), pp.mlp(env, (4,)), config)
+
+
+def test_a_chunk_has_at_least_one_update():
+    with pytest.raises(ValueError, match="chunk = 0"):
+        next(pp.iterate(ALGO, pp.init_state(ALGO, jax.random.key(3), H), H, chunk=0))

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from purejaxppo.environment import Discrete, Env, MultiDiscrete, TimeStep, box, mask_observation, time_limit
+from purejaxppo.environment import Discrete, Env, MultiDiscrete, TimeStep, box
 from purejaxppo.envs import gymnax, replace_params
+from purejaxppo.wrappers import mask_observation, time_limit
 
 
 def cart_pole_positions(**env_params: Any) -> Env:
