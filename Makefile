@@ -26,8 +26,9 @@ test-slow: $(VENV)/.test-ready ## Run the slow tests alone: whole learning runs,
 	@echo "==> pytest -m slow"
 	@$(BIN)/python -m pytest -m slow $(ARGS)
 
-results: $(VENV)/.test-ready ## Train what docs/results.md shows and print its tables (half an hour)
+results: $(VENV)/.test-ready ## Train what docs/results.md shows and print its tables (an hour)
 	@$(BIN)/python tests/learning.py gates
+	@$(BIN)/python tests/learning.py others
 	@$(BIN)/python tests/learning.py combinations
 
 mutants: $(VENV)/.test-ready ## Apply each fault of tests/mutants.toml to a copy and show that a test fails
@@ -38,6 +39,7 @@ check: $(VENV)/.dev-ready ## Check format, lint, types and spelling, then run th
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/codespell
+	$(BIN)/nbstripout --verify notebooks/*.ipynb
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 format: $(VENV)/.dev-ready ## Bring the code into the house format

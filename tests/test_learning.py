@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import probes
 import pytest
-from learning import COMBINATIONS, GATES, combination, learn, row
+from learning import COMBINATIONS, FEED_FORWARD, GATES, OTHER_TASKS, combination, learn, row
 
 import purejaxppo as pp
 from purejaxppo import Config, Hyperparams
@@ -99,23 +99,6 @@ def test_the_other_shipped_configs_learn(name, gate):
     result = learn(name, 8)
     print(f"{name}: IQM {result.iqm:.2f} {result.interval}, seeds {np.sort(result.greedy)}")
     assert result.iqm >= gate, result
-
-
-# What memory, masks and other action spaces are for: config in configs/, its changes, seeds, and between what the
-# interquartile mean must lie. A feed-forward network cannot know what the memory tasks ask for.
-FEED_FORWARD = {"network": {"kind": "mlp"}}
-OTHER_TASKS = {
-    "MemoryChain, GRU": ("memory_chain_gru", {}, 8, 0.9, 1.0),
-    "MemoryChain, feed-forward": ("memory_chain_gru", FEED_FORWARD, 8, -0.2, 0.2),
-    "CartPole without velocities, GRU": ("cartpole_positions_gru", {}, 8, 400.0, 500.0),
-    "CartPole without velocities, feed-forward": ("cartpole_positions_gru", FEED_FORWARD, 8, 0.0, 200.0),
-    "Pendulum, tanh-Gaussian": ("pendulum_tanh", {}, 8, -250.0, 0.0),
-    "Nim, masked": ("nim_masked", {}, 8, 0.99, 1.0),
-    "King, MultiDiscrete": ("king_multidiscrete", {}, 8, -3.95, -3.5),
-    "CartPole in bfloat16": ("cartpole", {"network": {"compute_dtype": "bfloat16"}}, 8, 490.0, 500.0),
-    "Pendulum in bfloat16": ("pendulum", {"network": {"compute_dtype": "bfloat16"}}, 8, -250.0, 0.0),
-    "Breakout-MinAtar": ("minatar_breakout_cnn", {}, 4, 14.0, np.inf),
-}
 
 
 @pytest.mark.slow
