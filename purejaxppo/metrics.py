@@ -25,10 +25,10 @@ class Metrics(NamedTuple):
     clip_fraction: Array
     grad_norm: Array  # before clipping
     max_ratio: Array  # over all minibatches
-    first_ratio_error: Array  # max |r - 1| at the first minibatch: 0 up to rounding, or something is wrong
+    first_ratio_error: Array  # max |w - 1| at the first minibatch: 0 up to rounding, or something is wrong
     minibatch_steps: Array  # taken; fewer than all after an early stop
     kl: Array  # exact KL(old || new), whole batch, after the update
-    kl_k3: Array  # the same by the estimator r - 1 - log r
+    kl_k3: Array  # the same by the estimator w - 1 - log w of the ratio w (4)
     explained_variance: Array  # of the targets by the values before the update
     advantage_std: Array  # before normalisation
     undefined_actions: Array  # states where the policy was no distribution: every action was masked

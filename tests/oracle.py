@@ -255,8 +255,11 @@ class Settings(NamedTuple):
     gamma: float = 0.99
     gae_lambda: float = 0.95
     clip_eps: float = 0.2
+    clip_asymmetry: float = 1.0  # the ratio is clipped to [1 - clip_eps, 1 + clip_asymmetry * clip_eps]
+    dual_clip: float = np.inf
     beta: float = 1.0
     vf_coef: float = 0.5
+    vf_clip_eps: float = np.inf
     ent_coef: float = 0.0
     max_grad_norm: float = 0.5
     adam_b1: float = 0.9
@@ -299,14 +302,20 @@ def policy_terms(
 
 
 def minibatch_loss(params: Params, old: Params, batch: dict[str, np.ndarray], c: Settings) -> float:
-    """(13) over one minibatch: -mean L + c_v mean (V - R)^2 - c_ent mean H; advantages as they come."""
+    """(13) over one minibatch: -mean L + c_v mean (V - R)^2 - c_ent mean H; advantages as they come.
+
+    (V - R)^2 is max((V - R)^2, (clip(V, V_old +- vf_clip_eps) - R)^2); L of (7) is no less than dual_clip A for A < 0.
+    """
     log_prob, kl, entropy = policy_terms(params, old, batch["obs"], batch["actions"])
     r, A = np.exp(log_prob - batch["old_log_prob"]), batch["advantages"]
     if c.objective == "clip":
-        surrogate = np.array([clipped_piecewise(*x, 1 - c.clip_eps, 1 + c.clip_eps) for x in zip(r, A, strict=True)])
+        bounds = (1 - c.clip_eps, 1 + c.clip_asymmetry * c.clip_eps, c.dual_clip)
+        surrogate = np.array([clipped_piecewise(*x, *bounds) for x in zip(r, A, strict=True)])
     else:
         surrogate = r * A - (c.beta * kl if c.objective == "kl" else 0.0)
-    error = (critic(params, batch["obs"]) - batch["targets"]) ** 2
+    values, old_values = critic(params, batch["obs"]), critic(old, batch["obs"])
+    rows = zip(values, batch["targets"], old_values, strict=True)
+    error = np.array([clipped_value_error(*row, c.vf_clip_eps) for row in rows])
     return float(-surrogate.mean() + c.vf_coef * error.mean() - c.ent_coef * entropy.mean())
 
 
