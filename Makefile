@@ -24,7 +24,7 @@ test: $(VENV)/.test-ready ## Run the tests, two files at a time (minutes)
 
 test-slow: $(VENV)/.test-ready ## Run the slow tests alone: whole learning runs, many seeds
 	@echo "==> pytest -m slow"
-	@$(BIN)/python -m pytest -m slow $(ARGS)
+	@XLA_FLAGS="$$XLA_FLAGS" $(BIN)/python -m pytest -m slow $(ARGS)
 
 results: $(VENV)/.test-ready ## Train what docs/results.md shows and print its tables (an hour)
 	@$(BIN)/python tests/learning.py gates
