@@ -23,9 +23,9 @@ EPISODES = 128
 GATES = {"cartpole": 490.0, "acrobot": -90.0, "pendulum": -250.0, "catch": 0.95}
 
 # Every objective with the controls that make sense for it, as (static settings, {label: traced settings}) on CartPole.
-# CPI has nothing of its own that keeps it near the old policy, so it stands with a control only.
+# CPI has nothing of its own that keeps it near the old policy, so it stands with a control and fewer epochs only.
 EARLY, RATE, CLIP = {"target_kl": 0.02}, {"lr_target_kl": 0.01}, {"clip_target_kl": 0.01}
-TIGHT = {"target_kl": 0.01}  # nothing else keeps CPI near; at 0.02 half of its seeds fall short
+TIGHT = {"target_kl": 0.01}  # nothing else keeps CPI near; with the 4 epochs of the others half of its seeds fall short
 PENALTY = {"beta_target_kl": 0.01}
 COMBINATIONS: list[tuple[str, dict, dict[str, dict]]] = [
     (
@@ -53,8 +53,8 @@ COMBINATIONS: list[tuple[str, dict, dict[str, dict]]] = [
         },
     ),
     (
-        "cpi",
-        {"objective": "cpi"},
+        "cpi, 2 epochs",
+        {"objective": "cpi", "num_epochs": 2},
         {"early stop at 0.01": TIGHT, "early stop at 0.01 and learning rate": TIGHT | RATE},
     ),
     ("trpo", {"policy_step": "trpo", "num_epochs": 10}, {"": {"trpo_delta": 0.01}}),
