@@ -53,10 +53,19 @@ def as_tables(words: Sequence[str]) -> tuple[dict[str, Any], list[Problem]]:
         elif option in TOP:
             tables[option] = _value(TOP[option], values)
         else:
-            near = nearest(table, [*TABLES, *TOP])[0]
-            shown, meant = (name.replace("_", "-") for name in (option, near + dot + key))
-            problems.append(Problem(f"--{shown}", f": no such option; did you mean --{meant}?"))
+            problems.append(_unknown(option))
     return tables, problems
+
+
+def _unknown(option: str) -> Problem:
+    table, dot, key = option.partition(".")
+    shown = f"--{option.replace('_', '-')}"
+    if table == "env_params":
+        return Problem(shown, ": settings of the environment stand in the file, in the table [env_params]")
+    if table in TABLES:
+        return Problem(shown, f": say which of its settings, as in {shown}.{next(iter(get_type_hints(TABLES[table])))}")
+    near = nearest(table, [*TABLES, *TOP])[0]
+    return Problem(shown, f": no such option; did you mean --{(near + dot + key).replace('_', '-')}?")
 
 
 def overlaid(file: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:

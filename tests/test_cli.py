@@ -129,6 +129,8 @@ def test_a_mistake_on_the_command_line(capsys, tiny, nothing_runs, args, parts):
         (["--config.scale-rewards", "yes"], ["config.scale_rewards", "true or false"]),
         (["--network.hidden-sizes", "64", "x"], ["network.hidden_sizes", "list of integers"]),
         (["--confi.num-envs=8"], ["--confi.num-envs: no such option; did you mean --config.num-envs?"]),
+        (["--config", "8"], ["--config: say which of its settings"]),
+        (["--env-params.gravity", "8"], ["--env-params.gravity: settings of the environment stand in the file"]),
         (["--sed", "3"], ["--sed: no such option; did you mean --seed?"]),
     ],
 )
