@@ -31,6 +31,22 @@ def test_values_of_a_never_ending_task_under_a_time_limit():
     np.testing.assert_allclose(value(algo, state, [1.0]), 10.0, rtol=0.02)
 
 
+def test_a_constant_reward_is_the_value():
+    algo, state, _ = trained(probes.constant_reward())
+    np.testing.assert_allclose(value(algo, state, [1.0]), 1.0, atol=0.02)
+
+
+def test_the_value_follows_the_observation():
+    algo, state, _ = trained(probes.reward_is_observation())
+    np.testing.assert_allclose(value(algo, state, [-1.0], [1.0]), [-1.0, 1.0], atol=0.05)
+
+
+def test_the_better_action_is_taken():
+    algo, state, _ = trained(probes.reward_by_action())
+    assert pp.evaluate(algo, state, jax.random.key(1), num_episodes=100).returns.mean() == 1.0
+    np.testing.assert_allclose(value(algo, state, [1.0]), 1.0, atol=0.05)
+
+
 def test_two_steps_are_discounted():
     algo, state, _ = trained(probes.two_steps())
     np.testing.assert_allclose(value(algo, state, [0.0], [1.0]), [0.9, 1.0], atol=0.03)
