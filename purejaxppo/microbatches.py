@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from purejaxppo.devices import in_shares, largest_share, mesh
+from purejaxppo.devices import in_shares, largest_share, mean_of_shares, mesh
 
 Array = jax.Array
-CACHED_ROWS = 8192
+CACHED_ROWS = 2048
+SHARED_ROWS = 512
 
 
 class Cut(NamedTuple):
@@ -33,29 +34,29 @@ ALL_AT_ONCE = Cut()
 def choose_cut(config: Any, length: int, columns: int) -> Cut:
     """The Cut of a config for minibatches of `columns` sequences of `length` steps.
 
-    num_devices = 0: as many of a CPU's as have CACHED_ROWS samples of a minibatch each, since with fewer, waiting for
+    num_devices = 0: as many of a CPU's as have SHARED_ROWS samples of a minibatch each, since with fewer, waiting for
     each other costs more than sharing saves; of anything that is no CPU, 1. Raises ValueError where there are too few.
     """
     num_devices = config.num_devices
     if not num_devices:
-        pay = columns * length // CACHED_ROWS if jax.default_backend() == "cpu" else 1
+        pay = columns * length // SHARED_ROWS if jax.default_backend() == "cpu" else 1
         num_devices = largest_share(max(pay, 1), config.num_envs, columns)
     mesh(num_devices)
     return Cut(config.microbatch_size, num_devices)
 
 
-def num_parts(columns: int, length: int, cut: Cut) -> int:
+def num_parts(columns: int, length: int, cut: Cut, cached_rows: int = CACHED_ROWS) -> int:
     """Into how many equal parts to cut `columns` sequences of `length` steps, for at most `cut.limit` steps in each.
 
     A part is at least one whole sequence, and the number of parts divides `columns`: the smallest such number that
-    keeps to that. limit = 0: one part, on a CPU parts of about CACHED_ROWS. Those may be larger where they would
+    keeps to that. limit = 0: one part, on a CPU parts of about `cached_rows`. Those may be larger where they would
     else be less than half of that, as with a prime number of columns. Devices have equally many parts.
     """
     limit, num_devices = cut
     columns //= num_devices
     if not limit and jax.default_backend() != "cpu":
         return num_devices
-    wanted = min(-(-columns * length // (limit or CACHED_ROWS)), columns)
+    wanted = min(-(-columns * length // (limit or cached_rows)), columns)
     enough = next(n for n in range(wanted, columns + 1) if columns % n == 0)
     if limit or enough <= 2 * wanted:
         return num_devices * enough
@@ -83,7 +84,7 @@ def mean_gradient(loss: Callable[..., Any], params: Any, data: Any, parts: Any, 
         total, reports = jax.lax.scan(add, jnp.zeros_like(ravel_pytree(whole[0])[0]), parts)
         return total / count, reports
 
-    return in_shares(mean, (params, data), parts, cut.num_devices)
+    return mean_of_shares(mean, (params, data), parts, cut.num_devices)
 
 
 def map_parts(function: Callable[[Any], Any], batch: Any, cut: Cut) -> Any:
@@ -92,7 +93,7 @@ def map_parts(function: Callable[[Any], Any], batch: Any, cut: Cut) -> Any:
     The number of parts is that of `num_parts`; the steps are those of the longest leaf.
     """
     length, columns = max(x.shape[:2] for x in jax.tree.leaves(batch))
-    count = num_parts(columns, length, cut)
+    count = num_parts(columns, length, cut, 4 * CACHED_ROWS)  # without a gradient there is less to hold
     if count == 1:
         return function(batch)
 
@@ -103,5 +104,5 @@ def map_parts(function: Callable[[Any], Any], batch: Any, cut: Cut) -> Any:
         return x.swapaxes(0, 1).reshape(x.shape[1], -1, *x.shape[3:])
 
     parts = jax.tree.map(split, batch)
-    _, results = in_shares(lambda _, parts: ((), jax.lax.map(function, parts)), (), parts, cut.num_devices)
+    results = in_shares(lambda _, parts: jax.lax.map(function, parts), (), parts, cut.num_devices)
     return jax.tree.map(join, results)

@@ -226,14 +226,13 @@ def optimise(parts: Parts, state: TrainState, batch: Batch, batch_of: Callable, 
     split = (config.num_minibatches, num_parts(size // config.num_minibatches, length, parts.cut), -1)
     start, unravel = ravel_pytree(state.params)
 
-    def minibatch_step(advantage: Array, data: Any, take: Callable, loop: tuple, index: Array) -> tuple[tuple, tuple]:
+    def minibatch_step(data: Any, take: Callable, loop: tuple, minibatch: tuple) -> tuple[tuple, tuple]:
         params, opt_state, stopped = loop
 
         def part_loss(params: Any, data: Any, index: Array, advantage: Array) -> tuple[Array, Array]:
             return loss(params, parts, take(data, index)._replace(advantage=advantage), h)
 
-        advantage = surrogate_advantage(parts, advantage[:, index]).swapaxes(0, 1)  # over all parts: [P, L, columns]
-        grads, reports = mean_gradient(part_loss, unravel(params), data, (index, advantage), parts.cut)
+        grads, reports = mean_gradient(part_loss, unravel(params), data, minibatch, parts.cut)
         step = joined(reports, optax.tree.norm(grads))
         stopped = should_stop(stopped, step[REPORT.index("kl")], h.target_kl)
         loop = select(stopped, (params, opt_state), descend(h, grads, opt_state, params))
@@ -241,8 +240,10 @@ def optimise(parts: Parts, state: TrainState, batch: Batch, batch_of: Callable, 
 
     def epoch(loop: tuple, key: Array) -> tuple[tuple, tuple]:
         data = batch_of(unravel(loop[0])) if config.recompute_advantages else batch
-        step = partial(minibatch_step, data.advantage, *packed(data))
-        return jax.lax.scan(step, loop, parts.shuffle(key, size).reshape(split))
+        index = parts.shuffle(key, size).reshape(split)  # [minibatches, P, columns]
+        advantage = everywhere(jnp.moveaxis(data.advantage[:, index], 0, 2), parts.cut.num_devices)
+        minibatches = (index, jax.vmap(partial(surrogate_advantage, parts))(advantage))  # [.., P, L, columns]
+        return jax.lax.scan(partial(minibatch_step, *packed(data)), loop, minibatches)
 
     loop = (start, state.opt_state, jnp.bool_(False))
     (params, opt_state, _), steps = jax.lax.scan(epoch, loop, jax.random.split(key, config.num_epochs))

@@ -16,15 +16,18 @@ from purejaxppo.config import ConfigError
 from purejaxppo.devices import (
     SCHEDULER,
     SMALL_MINIBATCH,
+    WIDTH,
     everywhere,
     in_shares,
     largest_share,
+    mean_of_shares,
     mesh,
     prepare_cpu,
     shared_out,
     spread,
 )
-from purejaxppo.microbatches import CACHED_ROWS, choose_cut
+from purejaxppo.hlo import count
+from purejaxppo.microbatches import SHARED_ROWS, choose_cut
 from purejaxppo.train import as_traced
 
 TINY = {"num_envs": 4, "num_steps": 8, "num_epochs": 2, "num_minibatches": 2, "total_timesteps": 320}
@@ -42,17 +45,18 @@ def test_a_cpu_is_prepared_by_the_size_of_minibatches_and_never_over_the_users_h
     monkeypatch.setenv("XLA_FLAGS", "--xla_a=1")
     prepare_cpu(SMALL_MINIBATCH + 1)
     prepare_cpu()
-    assert os.environ["XLA_FLAGS"] == "--xla_a=1"
+    assert os.environ["XLA_FLAGS"] == f"--xla_a=1 --{WIDTH}=512"
     prepare_cpu(SMALL_MINIBATCH)
     prepare_cpu(SMALL_MINIBATCH)
-    assert os.environ["XLA_FLAGS"] == f"--xla_a=1 --{SCHEDULER}=false"  # once
+    assert os.environ["XLA_FLAGS"] == f"--xla_a=1 --{WIDTH}=512 --{SCHEDULER}=false"  # once
     assert {name for name, _ in asked} == {"jax_num_cpu_devices"}
     asked.clear()
     monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "1")
-    monkeypatch.setenv("XLA_FLAGS", f"--{SCHEDULER}=true")
+    own = f"--{SCHEDULER}=true --{WIDTH}=256"
+    monkeypatch.setenv("XLA_FLAGS", own)
     prepare_cpu(SMALL_MINIBATCH)
     assert not asked
-    assert os.environ["XLA_FLAGS"] == f"--{SCHEDULER}=true"
+    assert os.environ["XLA_FLAGS"] == own
     monkeypatch.delenv("XLA_FLAGS")
     monkeypatch.setattr(jax, "__version_info__", (0, 99, 0))  # may have dropped it, and would end the process
     prepare_cpu(SMALL_MINIBATCH)
@@ -84,8 +88,11 @@ def test_shares_are_cut_along_their_axis_and_what_cannot_be_cut_stays_whole():
 def test_the_mean_over_shares_is_the_mean_of_all_and_the_rest_is_joined_in_order():
     numbers, factor = jnp.arange(6.0), jnp.float32(2.0)
     for count in (1, 2):
-        mean, squares = jax.jit(lambda n=count: in_shares(lambda f, x: ((f * x).mean(), x * x), factor, numbers, n))()
-        assert mean == 5.0
+        squares = jax.jit(lambda n=count: in_shares(lambda f, x: f * x * x, factor, numbers, n))()
+        np.testing.assert_array_equal(squares, 2.0 * numbers**2)
+        both = jax.jit(lambda n=count: mean_of_shares(lambda f, x: ((f * x).mean()[None], x * x), factor, numbers, n))
+        mean, squares = both()
+        np.testing.assert_array_equal(mean, [5.0])
         np.testing.assert_array_equal(squares, numbers**2)
 
 
@@ -122,11 +129,11 @@ def test_by_default_devices_share_what_is_large_enough(monkeypatch):
     def chosen(columns):
         return choose_cut(Config(num_envs=64, num_steps=128), 1, columns).num_devices
 
-    assert chosen(2 * CACHED_ROWS) == 2
-    assert chosen(2 * CACHED_ROWS - 2) == 1
-    assert chosen(2 * CACHED_ROWS + 1) == 1  # an odd number
+    assert chosen(2 * SHARED_ROWS) == 2
+    assert chosen(2 * SHARED_ROWS - 2) == 1
+    assert chosen(2 * SHARED_ROWS + 1) == 1  # an odd number
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert chosen(2 * CACHED_ROWS) == 1
+    assert chosen(2 * SHARED_ROWS) == 1
 
 
 # ---- one run
@@ -182,6 +189,20 @@ def test_the_environments_are_shared_out():
     h = as_traced(None)
     state, _ = jax.jit(algo.update)(jax.jit(algo.init)(jax.random.key(0), h), h)
     assert {shard.data.shape[0] for shard in state.obs.addressable_shards} == {2}
+
+
+def test_devices_wait_for_each_other_once_per_minibatch_step():
+    """An all-reduce is 50 µs of waiting on a CPU: one for the gradient and the reports, none for anything else."""
+    h = as_traced(None)
+
+    def executed(num_minibatches):
+        config = Config(**(TINY | {"num_minibatches": num_minibatches, "num_epochs": 1}), num_devices=2)
+        algo = pp.make_ppo(CHAIN, plain(CHAIN), config)
+        state = jax.eval_shape(algo.init, jax.random.key(0), h)
+        kernels = count(jax.jit(algo.update).lower(state, h).compile().as_text()).kernels
+        return sum(n for name, n in kernels.items() if name.startswith(("all-", "collective-", "reduce-scatter")))
+
+    assert executed(4) - executed(2) == 2
 
 
 # ---- many seeds
