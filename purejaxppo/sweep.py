@@ -55,4 +55,14 @@ def _grid(
     def run(key: Array, h: Hyperparams) -> Any:
         return jax.lax.scan(lambda state, _: update(state, h), init(key, h), length=num_updates)
 
-    return spread(jax.vmap(jax.vmap(run, (0, None)), (None, 0)), num_devices, axis=1)(keys, settings)
+    def grid(keys: Array, settings: Hyperparams) -> Any:
+        """Runs side by side along one axis: over two of them a CPU's matrix products are a quarter slower."""
+        num_settings, num_seeds = len(settings.gamma), len(keys)
+        if num_settings == 1:
+            results = jax.vmap(run, (0, None))(keys, jax.tree.map(lambda x: x[0], settings))
+        else:
+            every_key = jnp.broadcast_to(keys, (num_settings, num_seeds)).reshape(-1)
+            results = jax.vmap(run)(every_key, jax.tree.map(lambda x: jnp.repeat(x, num_seeds), settings))
+        return jax.tree.map(lambda x: x.reshape(num_settings, num_seeds, *x.shape[1:]), results)
+
+    return spread(grid, num_devices, axis=1)(keys, settings)

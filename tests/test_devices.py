@@ -87,10 +87,12 @@ def test_shares_are_cut_along_their_axis_and_what_cannot_be_cut_stays_whole():
 
 def test_the_mean_over_shares_is_the_mean_of_all_and_the_rest_is_joined_in_order():
     numbers, factor = jnp.arange(6.0), jnp.float32(2.0)
-    for count in (1, 2):
-        squares = jax.jit(lambda n=count: in_shares(lambda f, x: f * x * x, factor, numbers, n))()
+    for num_devices in (1, 2):
+        squares = jax.jit(lambda n=num_devices: in_shares(lambda f, x: f * x * x, factor, numbers, n))()
         np.testing.assert_array_equal(squares, 2.0 * numbers**2)
-        both = jax.jit(lambda n=count: mean_of_shares(lambda f, x: ((f * x).mean()[None], x * x), factor, numbers, n))
+        both = jax.jit(
+            lambda n=num_devices: mean_of_shares(lambda f, x: ((f * x).mean()[None], x * x), factor, numbers, n)
+        )
         mean, squares = both()
         np.testing.assert_array_equal(mean, [5.0])
         np.testing.assert_array_equal(squares, numbers**2)
