@@ -3,6 +3,7 @@
 JAX and the environments are imported only when a command needs them, so that `--help` is quick.
 """
 
+import gc
 import hashlib
 import json
 import math
@@ -303,6 +304,7 @@ def train(args: Train) -> int:
         algo = build(run, problems, str(args.file))
     folder = _claim(args.out, run)
     _use_compile_cache()
+    gc.freeze()  # else every collection while JAX traces looks through all of JAX: a fifth of tracing
     return _session(run, algo, folder)
 
 

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from purejaxppo.environment import normalized_leaves
 from purejaxppo.minibatches import block, first
 from purejaxppo.state import Algorithm, TrainState
-from purejaxppo.statistics import RunningMoments, normalize
+from purejaxppo.statistics import normalize
+from purejaxppo.trust_region import select
 
 Array = jax.Array
 
@@ -43,7 +44,6 @@ class Player(NamedTuple):
     initial_carry: Callable
     apply: Callable
     normalized: tuple[bool, ...]
-    greedy: bool
 
 
 def evaluate(
@@ -60,18 +60,19 @@ def evaluate(
     statistics are those of `state`. An episode longer than max_steps counts as unfinished; one that came to a state
     with every action masked returns NaN.
     """
-    return _first_episodes(_player(algo, greedy), num_episodes, max_steps, state.params, state.obs_moments, key)
+    policy = (state.params, state.obs_moments, jnp.bool_(greedy))
+    return _first_episodes(_player(algo), num_episodes, max_steps, policy, key)
 
 
 def record(algo: Algorithm, state: TrainState, key: Array, num_steps: int = 500, greedy: bool = True) -> Recording:
     """The first `num_steps` steps of one fresh environment, to draw or to look into."""
-    return _record(_player(algo, greedy), num_steps, state.params, state.obs_moments, key)
+    return _record(_player(algo), num_steps, (state.params, state.obs_moments, jnp.bool_(greedy)), key)
 
 
-def _player(algo: Algorithm, greedy: bool) -> Player:
+def _player(algo: Algorithm) -> Player:
     env, network = algo.env, algo.network
     normalized = normalized_leaves(env.observation_space, algo.config.normalize_observations)
-    return Player(env.reset, env.step, network.initial_carry, network.apply, normalized, greedy)
+    return Player(env.reset, env.step, network.initial_carry, network.apply, normalized)
 
 
 def _start(player: Player, num_envs: int, key: Array) -> tuple:
@@ -79,16 +80,19 @@ def _start(player: Player, num_envs: int, key: Array) -> tuple:
     return env_state, obs, player.initial_carry(num_envs)
 
 
-def _act(player: Player, params: Any, moments: RunningMoments, position: tuple, starts: Array, key: Array) -> tuple:
-    """One step of every environment -> (position, action, TimeStep). starts []: this is the first step."""
-    env_state, obs, carry = position
+def _act(player: Player, policy: tuple, position: tuple, starts: Array, key: Array) -> tuple:
+    """One step of every environment -> (position, action, TimeStep). starts []: this is the first step.
+
+    policy: parameters, statistics, and whether it is greedy, [] bool: both ways of playing are one program to compile.
+    """
+    (params, moments, greedy), (env_state, obs, carry) = policy, position
     num_envs = jax.tree.leaves(obs)[0].shape[0]
     action_key, env_key = jax.random.split(key)
     seen = normalize(moments, obs, only=player.normalized)
     reset = jnp.broadcast_to(starts, (1, num_envs))
     carry, distribution, _ = player.apply(params, carry, block(seen), reset)
     distribution = first(distribution)
-    drawn = distribution.mode() if player.greedy else distribution.sample(action_key)
+    drawn = select(greedy, distribution.mode(), distribution.sample(action_key))
     action = distribution.to_env(drawn)
     env_state, ts = jax.vmap(player.step)(jax.random.split(env_key, num_envs), env_state, action)
     defined = ~jnp.isnan(distribution.log_prob(drawn))  # else every action was masked, and this one is made up
@@ -96,14 +100,12 @@ def _act(player: Player, params: Any, moments: RunningMoments, position: tuple, 
 
 
 @partial(jax.jit, static_argnames=("player", "num_episodes", "max_steps"))
-def _first_episodes(
-    player: Player, num_episodes: int, max_steps: int, params: Any, moments: RunningMoments, key: Array
-) -> Evaluation:
+def _first_episodes(player: Player, num_episodes: int, max_steps: int, policy: tuple, key: Array) -> Evaluation:
     reset_key, step_key = jax.random.split(key)
 
     def step(loop: tuple) -> tuple:
         t, position, totals = loop
-        position, _, ts = _act(player, params, moments, position, t == 0, jax.random.fold_in(step_key, t))
+        position, _, ts = _act(player, policy, position, t == 0, jax.random.fold_in(step_key, t))
         running = ~totals.finished
         returns = totals.returns + jnp.where(running, ts.reward, 0.0)
         lengths = totals.lengths + running.astype(jnp.int32)
@@ -116,12 +118,12 @@ def _first_episodes(
 
 
 @partial(jax.jit, static_argnames=("player", "num_steps"))
-def _record(player: Player, num_steps: int, params: Any, moments: RunningMoments, key: Array) -> Recording:
+def _record(player: Player, num_steps: int, policy: tuple, key: Array) -> Recording:
     reset_key, step_key = jax.random.split(key)
 
     def step(position: tuple, t: Array) -> tuple[tuple, Recording]:
         env_state, obs, _ = position
-        position, action, ts = _act(player, params, moments, position, t == 0, jax.random.fold_in(step_key, t))
+        position, action, ts = _act(player, policy, position, t == 0, jax.random.fold_in(step_key, t))
         return position, first(Recording(env_state, obs, action, ts.reward, ts.terminated | ts.truncated))
 
     _, recording = jax.lax.scan(step, _start(player, 1, reset_key), jnp.arange(num_steps))

@@ -19,7 +19,7 @@ from purejaxppo.distributions import Categorical
 from purejaxppo.encoders import Inputs, encode, has_image, to_inputs, views
 from purejaxppo.environment import Env, check_env
 from purejaxppo.heads import LOG_STD_RANGE, check_action_space, num_logits, num_means, policy
-from purejaxppo.initializers import orthogonal
+from purejaxppo.initializers import drawn_together, orthogonal
 from purejaxppo.recurrent import CELLS
 from purejaxppo.spaces import Discrete, zero_of
 
@@ -147,7 +147,7 @@ def make_network(env: Env, config: NetworkConfig | None = None) -> Network:
             raise ValueError(f"the action mask must arrive as {mask_dtypes}: was it normalised with the observation?")
         return carry, policy(actions, config, outputs, log_std, mask), value
 
-    return Network(init, apply, module.initial_carry)
+    return Network(drawn_together(init), apply, module.initial_carry)
 
 
 def _check_observation(space: Any, config: NetworkConfig) -> None:

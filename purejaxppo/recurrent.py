@@ -25,9 +25,8 @@ def orthogonal_gates(num_gates: int) -> Callable[..., Array]:
     """An initialiser of `num_gates` orthogonal matrices side by side: [D, num_gates * H]."""
 
     def init(key: Array, shape: Any, dtype: Any = jnp.float32) -> Array:
-        one = orthogonal(1.0)
-        kernels = jax.vmap(lambda k: one(k, (shape[0], shape[1] // num_gates), dtype))(jax.random.split(key, num_gates))
-        return kernels.swapaxes(0, 1).reshape(shape)
+        one, gate = orthogonal(1.0), (shape[0], shape[1] // num_gates)
+        return jnp.concatenate([one(k, gate, dtype) for k in jax.random.split(key, num_gates)], axis=1)
 
     return init
 

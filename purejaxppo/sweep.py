@@ -55,7 +55,7 @@ def _grid(
     def run(key: Array, h: Hyperparams) -> Any:
         return jax.lax.scan(lambda state, _: update(state, h), init(key, h), length=num_updates)
 
-    def grid(keys: Array, settings: Hyperparams) -> Any:
+    def grid(keys: Array, settings: Any) -> Any:
         """Runs side by side along one axis: over two of them a CPU's matrix products are a quarter slower."""
         num_settings, num_seeds = len(settings.gamma), len(keys)
         if num_settings == 1:

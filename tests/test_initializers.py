@@ -1,11 +1,14 @@
 """Orthogonal initialisation: orthonormal, Haar, the Q of QR, and alive under vmap on few cores."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purejaxppo.initializers import gram_schmidt, orthogonal
+import purejaxppo as pp
+from purejaxppo.initializers import drawn_together, gram_schmidt, orthogonal
 
 
 @pytest.mark.parametrize("shape", [(4, 64), (64, 64), (64, 2), (256, 17), (3, 3, 4, 16), (1, 1), (7, 1), (1, 7)])
@@ -43,3 +46,28 @@ def test_vmapped_init_has_no_batched_lapack_call(key):
     compiled = jax.jit(init).lower(keys).compile()
     assert 'custom_call_target="lapack' not in compiled.as_text()
     assert jnp.isfinite(compiled(keys)).all()
+
+
+def test_matrices_drawn_together_are_as_uniform_and_as_independent_as_those_drawn_apart(key):
+    """Two 2 x 2 matrices and a 3 x 2 one: orthonormal, entries of mean 0 and second moment 1/m, uncorrelated."""
+    shapes = {"a": (2, 2), "b": (3, 2), "c": (2, 2)}
+    init = drawn_together(lambda key: {name: orthogonal()(key, shape) for name, shape in shapes.items()})
+    for _ in range(2):  # traced anew, and from what eval_shape remembers
+        q = jax.vmap(init)(jax.random.split(key.copy(), 20_000))
+    for name, (rows, columns) in shapes.items():
+        gram = jnp.einsum("sij,sik->sjk", q[name], q[name], precision="highest")
+        np.testing.assert_allclose(gram, np.broadcast_to(np.eye(columns), gram.shape), atol=3e-6)
+        np.testing.assert_allclose(np.mean(q[name], 0), 0.0, atol=0.02)
+        np.testing.assert_allclose(np.mean(np.square(q[name]), 0), 1 / rows, atol=0.01)
+    for one, other in (("a", "b"), ("a", "c"), ("b", "c")):
+        pairs = jnp.einsum("sij,skl->ijkl", q[one], q[other], precision="highest") / 20_000
+        assert np.abs(pairs).max() < 0.02
+
+
+@pytest.mark.parametrize(("kind", "square"), [("mlp", 2), ("lstm", 18)])
+def test_a_network_is_initialised_by_one_draw_and_one_loop_per_shape(kind, square, key):
+    env = pp.make("CartPole-v1")
+    text = str(jax.make_jaxpr(pp.make_network(env, pp.NetworkConfig(kind, (8, 8), rnn_size=8)).init)(key))
+    loops = re.findall(r"f32\[(\d+,8,\d)\] = scan\[", text)
+    assert (text.count("erf_inv"), len(loops)) == (1, 4)
+    assert set(loops) == {"1,8,1", "1,8,2", f"{square},8,8", "2,8,4"}  # gates are squares too

@@ -51,9 +51,9 @@ def check_shapes(env, config):
     network = make_network(env, config)
 
     def run(key, obs):
-        carry = network.initial_carry(N)
-        next_carry, distribution, value = network.apply(network.init(key), carry, obs, jnp.zeros((T, N), bool))
-        action = distribution.sample(key.copy())
+        carry, (init_key, action_key) = network.initial_carry(N), jax.random.split(key)
+        next_carry, distribution, value = network.apply(network.init(init_key), carry, obs, jnp.zeros((T, N), bool))
+        action = distribution.sample(action_key)
         scalars = (value, distribution.log_prob(action), distribution.entropy(), distribution.kl(distribution))
         return carry, next_carry, distribution, action, distribution.mode(), scalars
 
