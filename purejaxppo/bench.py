@@ -111,6 +111,11 @@ def over_seeds(function: Callable, num_seeds: int) -> Callable:
     return spread(mapped, largest_share(num_seeds, num_seeds))
 
 
+def devices_of(run: Run, num_seeds: int) -> int:
+    """How many devices the programs of a workload run on: each executes one like the others, and counts as much."""
+    return algorithm(run).num_devices if num_seeds == 1 else largest_share(num_seeds, num_seeds)
+
+
 def seed_keys(num_seeds: int, seed: int = 0) -> Array:
     """One key, or [S] keys for S > 1 seeds."""
     return jax.random.key(seed) if num_seeds == 1 else jax.random.split(jax.random.key(seed), num_seeds)
@@ -203,7 +208,10 @@ def phases(run: Run, num_seeds: int, say: Say) -> dict[str, tuple[Any, tuple]]:
 
 
 def measure(run: Run, num_seeds: int, effort: Effort, say: Say) -> Report:
-    """All numbers of one workload but the fractions of the ceilings and the warm compile time."""
+    """All numbers of one workload but the fractions of the ceilings and the warm compile time.
+
+    Kernels and memory are those of each device, FLOP and bytes those of all.
+    """
     config = run.config
     say("compiling the training program")
     training = compile_training(run, num_seeds)
@@ -213,12 +221,14 @@ def measure(run: Run, num_seeds: int, effort: Effort, say: Say) -> Report:
     say(f"{steps / update_s.median:,.0f} steps/s")
     whole, programs = count(training.updates.as_text()), phases(run, num_seeds, say)
     say("timing the phases")
-    parts = {name: _phase(program, args, effort) for name, (program, args) in programs.items()}
+    devices = devices_of(run, num_seeds)
+    parts = {name: _phase(program, args, effort, devices) for name, (program, args) in programs.items()}
     minibatches = config.num_epochs * config.num_minibatches
     sizes = ("num_envs", "num_steps", "num_epochs", "num_minibatches")
     return {
         "env": run.env,
         "num_seeds": num_seeds,
+        "num_devices": devices,
         **{name: getattr(config, name) for name in sizes},
         "steps_per_update": steps,
         "compile": {"trace_cold_s": training.trace_s, "compile_cold_s": training.compile_s},
@@ -232,17 +242,17 @@ def measure(run: Run, num_seeds: int, effort: Effort, say: Say) -> Report:
             "by_kind": whole.kernels,
             "loops_of_assumed_length": whole.unknown_loops - 1,  # that over updates is ours
         },
-        "flops_per_step": whole.flops / steps,
-        "bytes_per_step": whole.bytes / steps,
+        "flops_per_step": devices * whole.flops / steps,
+        "bytes_per_step": devices * whole.bytes / steps,
         "peak_memory_bytes": peak_memory(training.updates),
         "phases": parts,
     }
 
 
-def _phase(program: Any, args: tuple, effort: Effort) -> Report:
+def _phase(program: Any, args: tuple, effort: Effort, devices: int) -> Report:
     counted: Count = count(program.as_text())
     seconds = timed(repeated(lambda: program(*args)), effort)
-    numbers = {"kernels": counted.executed, "flops": counted.flops, "bytes": counted.bytes}
+    numbers = {"kernels": counted.executed, "flops": devices * counted.flops, "bytes": devices * counted.bytes}
     return {"seconds": seconds._asdict(), **numbers, "peak_memory_bytes": peak_memory(program)}
 
 

@@ -19,13 +19,13 @@ def next_state_values(values: Array, last: Array, truncated: Array, final_value:
     turns as often as the most truncated environment was truncated: under a long time limit not at all or once,
     instead of T * N rows in every iteration. After a termination V(s'_t) is meaningless and not used.
     """
-    envs = jnp.arange(values.shape[1])
+    steps = jnp.arange(len(values))[:, None]
 
     def one_step_each(loop: tuple[Array, Array]) -> tuple[Array, Array]:
         left, next_values = loop
         t = jnp.argmax(left, axis=0)  # the first truncation left; 0 where there is none
-        value = jnp.where(left[t, envs], final_value(t), next_values[t, envs])
-        return left.at[t, envs].set(False), next_values.at[t, envs].set(value)
+        here = left & (steps == t[None])  # a mask and no scatter: devices that share the environments need not talk
+        return left & ~here, jnp.where(here, final_value(t)[None], next_values)
 
     start = (truncated, jnp.concatenate([values[1:], last]))
     return jax.lax.while_loop(lambda loop: loop[0].any(), one_step_each, start)[1]

@@ -163,7 +163,7 @@ def state_values(parts: Parts, params: Any, state: TrainState, rollout: Transiti
         return parts.network.apply(params, carry, observe(parts, state, obs), reset)[2]
 
     def final_value(t: Array) -> Array:
-        at = jax.tree.map(lambda x: x[t, jnp.arange(x.shape[1])], rollout)
+        at = jax.tree.map(lambda x: jax.vmap(lambda x, t: x[t], (1, 0))(x, t), rollout)
         # s_t and s'_t in turn, from the carry before the step: a memory that saw s_t and no reset
         obs = jax.tree.map(lambda a, b: jnp.stack([a, b]), at.obs, at.final_obs)
         return value(at.carry, obs, jnp.stack([at.reset, jnp.zeros_like(at.reset)]))[1]

@@ -107,6 +107,17 @@ TOY = Run(
 )
 
 
+def products(run):
+    """FLOP of the matrix products of one update of the toy: 8 steps of CartPole, layers of 4."""
+    actor, critic = 2 * (4 * 4 + 4 * 2), 2 * (4 * 4 + 4 * 1)  # of one observation
+    first = 2 * 4 * 4  # of the first layer: the gradient of its input is not needed
+    # what is replayed after the update is the policy alone
+    rollout, values, cut, replay = 8 * actor, (8 + 2) * critic, 2 * 2 * critic, 8 * actor
+    outer = 2 * 4 * 1  # the gradient of the value head's input: [8, 1] by [1, 4] is no matrix product to XLA
+    epoch = 8 * (3 * (actor + critic) - 2 * first - outer)
+    return rollout + values + cut + run.config.num_epochs * epoch + replay
+
+
 def test_a_toy_workload_end_to_end(monkeypatch, capsys, tmp_path):
     """All in this process, without a cache: the numbers, their JSON, the table and the picture."""
     monkeypatch.setattr(bench, "in_child", lambda function, *args, say=None: function(*args, *([say] if say else [])))
@@ -126,7 +137,7 @@ def test_a_toy_workload_end_to_end(monkeypatch, capsys, tmp_path):
     assert set(report["versions"]) >= {"python", "jax", "jaxlib", "purejaxppo"}
     toy = report["workloads"]["toy"]
     assert toy["flags"]["XLA_FLAGS"] == os.environ["XLA_FLAGS"]  # those that the command has set among them
-    assert (toy["steps_per_update"], toy["num_seeds"]) == (16, 2)
+    assert (toy["steps_per_update"], toy["num_seeds"], toy["num_devices"]) == (16, 2, 2)
     rate = toy["steps_per_s"]
     assert 0 < rate["min"] <= rate["median"] <= rate["max"]
     assert rate["median"] == pytest.approx(16 / toy["update_s"]["median"])
@@ -135,6 +146,7 @@ def test_a_toy_workload_end_to_end(monkeypatch, capsys, tmp_path):
     assert toy["compile"]["warm_s"] == 0.75
     assert toy["kernels"]["loops_of_assumed_length"] == 1  # over the truncations of a rollout
     assert toy["kernels"]["per_update"] > 4 * toy["kernels"]["per_env_step"] + 4 * toy["kernels"]["per_minibatch"] > 0
+    assert toy["flops_per_step"] == products(TOY) / 8  # one of the two seeds is on each device, and both count
     assert toy["flops_per_step"] > sum(toy["phases"][name]["flops"] for name in ("rollout", "update")) / 16 > 0
     assert toy["matmul_fraction"] == pytest.approx(rate["median"] * toy["flops_per_step"] / 1e9)
     assert toy["memory_fraction"] == pytest.approx(rate["median"] * toy["bytes_per_step"] / 1e8)
@@ -145,16 +157,10 @@ def test_a_toy_workload_end_to_end(monkeypatch, capsys, tmp_path):
 
 def test_matrix_products_are_those_of_the_network():
     config = dataclasses.replace(TOY.config, num_epochs=1, num_minibatches=1)
-    algo, h = algorithm(dataclasses.replace(TOY, config=config)), as_traced(TOY.hyperparams)
+    run = dataclasses.replace(TOY, config=config)
+    algo, h = algorithm(run), as_traced(TOY.hyperparams)
     state = jax.eval_shape(algo.init, jax.random.key(0), h)
-    actor, critic = 2 * (4 * 4 + 4 * 2), 2 * (4 * 4 + 4 * 1)  # of one observation
-    first = 2 * 4 * 4  # of the first layer: the gradient of its input is not needed
-    # what is replayed after the update is the policy alone
-    rollout, values, cut, replay = 8 * actor, (8 + 2) * critic, 2 * 2 * critic, 8 * actor
-    outer = 2 * 4 * 1  # the gradient of the value head's input: [8, 1] by [1, 4] is no matrix product to XLA
-    epoch = 8 * (3 * (actor + critic) - 2 * first - outer)
-    flops = count(jax.jit(algo.update).lower(state, h).compile().as_text()).flops
-    assert flops == rollout + values + cut + epoch + replay
+    assert count(jax.jit(algo.update).lower(state, h).compile().as_text()).flops == products(run)
 
 
 # ---- what breaks
