@@ -43,7 +43,7 @@ def played():
             return state.params, after.params, metrics, rollout._replace(obs=obs, final_obs=final)
 
         with jax.debug_key_reuse(False):  # the rollout is played twice
-            results.append(run(jax.random.key(0)))
+            results.append(run(jax.random.key(1)))
     (before, between, _, rollout), (_, after, metrics, _) = results
 
     def outputs(params, obs):
