@@ -19,12 +19,13 @@ import math
 import os
 import pathlib
 import platform
-import select
+import queue
 import shlex
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -133,8 +134,15 @@ class Worker:
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the process
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.errors, "text": True}
         self.process = subprocess.Popen([*command, json.dumps(spec)], env=env, **pipes)  # type: ignore[call-overload]
+        self.lines: queue.Queue[str] = queue.Queue()  # what it prints; "" at the end
+        threading.Thread(target=self._listen, daemon=True).start()
         self.command = command
         self.ready: dict[str, Any] = {}
+
+    def _listen(self) -> None:
+        for line in self.process.stdout:
+            self.lines.put(line)
+        self.lines.put("")
 
     def wait(self) -> dict[str, Any]:
         """What it says once it has compiled."""
@@ -149,9 +157,12 @@ class Worker:
         return self._answer()
 
     def _answer(self) -> dict[str, Any]:
-        stdout: Any = self.process.stdout  # a line for each question: nothing is left in its buffer
-        spoke = bool(select.select([stdout], [], [], self.patience)[0])
-        line = stdout.readline() if spoke else ""
+        line, spoke = "\n", True
+        while line and not line.startswith("{"):  # libraries greet while they are imported: that is no answer
+            try:
+                line = self.lines.get(timeout=self.patience)
+            except queue.Empty:
+                line, spoke = "", False
         if line:
             return json.loads(line)
         if not spoke:
