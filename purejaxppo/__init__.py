@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the same as HOME, for editors and type checkers
     from purejaxppo.config import Config, ConfigError, Hyperparams, NetworkConfig
+    from purejaxppo.devices import prepare_cpu
     from purejaxppo.envs import available, make
     from purejaxppo.evaluate import evaluate, record
     from purejaxppo.metrics import Metrics
@@ -40,6 +41,7 @@ __all__ = [
     "make_network",
     "make_ppo",
     "mlp",
+    "prepare_cpu",
     "record",
     "sweep",
     "train",
@@ -47,6 +49,7 @@ __all__ = [
 
 HOME = {
     "config": ("Config", "ConfigError", "Hyperparams", "NetworkConfig"),
+    "devices": ("prepare_cpu",),
     "envs": ("available", "make"),
     "evaluate": ("evaluate", "record"),
     "metrics": ("Metrics",),

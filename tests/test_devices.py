@@ -1,6 +1,8 @@
 """One run on two devices: the same numbers as on one; many seeds on two devices: each seed's numbers its own."""
 
 import os
+import subprocess
+import sys
 from functools import cache
 
 import jax
@@ -61,6 +63,14 @@ def test_a_cpu_is_prepared_by_the_size_of_minibatches_and_never_over_the_users_h
     monkeypatch.setattr(jax, "__version_info__", (0, 99, 0))  # may have dropped it, and would end the process
     prepare_cpu(SMALL_MINIBATCH)
     assert "XLA_FLAGS" not in os.environ
+
+
+def test_a_script_prepares_its_cpu_by_one_call():
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    code = "import jax, os, purejaxppo as pp; pp.prepare_cpu(128); print(jax.device_count(), os.environ['XLA_FLAGS'])"
+    env = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")}
+    out = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
+    assert out.split() == [str(cores), f"--{WIDTH}=512", f"--{SCHEDULER}=false"]
 
 
 # ---- placing
