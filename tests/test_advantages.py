@@ -45,7 +45,7 @@ def run(request):
     return call
 
 
-def close(actual, desired, tol=1e-5):
+def assert_close(actual, desired, tol=1e-5):
     np.testing.assert_allclose(actual, desired, rtol=tol, atol=tol)
 
 
@@ -55,7 +55,7 @@ def test_eq09_td_residual_masks_only_terminations_C1(run):
         bootstrap = 0.0 if TERMINATED[i] else GAMMA * NEXT_VALUES[i]
         expected[i] = REWARDS[i] + bootstrap - VALUES[i]
     actual = run(lambda *x: adv.td_residuals(*x, GAMMA), REWARDS, VALUES, NEXT_VALUES, TERMINATED)
-    close(actual, expected)
+    assert_close(actual, expected)
     # As the source has it, without the mask, it is another number wherever an episode terminated.
     source = REWARDS + GAMMA * NEXT_VALUES - VALUES
     assert np.all((np.abs(source - expected) > 1e-6) == TERMINATED)
@@ -63,17 +63,17 @@ def test_eq09_td_residual_masks_only_terminations_C1(run):
 
 def test_eq10_gae_matches_double_sum_C2(run):
     expected = oracle.per_environment(oracle.gae_double_sum, *ROWS, gamma=GAMMA, lam=LAM)
-    close(run(lambda *x: adv.gae(*x, GAMMA, LAM), *ROWS), expected)
+    assert_close(run(lambda *x: adv.gae(*x, GAMMA, LAM), *ROWS), expected)
 
 
 def test_eq10_gae_takes_traced_gamma_and_lambda(run):
     expected = oracle.per_environment(oracle.gae_double_sum, *ROWS, gamma=0.7, lam=0.3)
-    close(run(adv.gae, *ROWS, np.float32(0.7), np.float32(0.3)), expected)
+    assert_close(run(adv.gae, *ROWS, np.float32(0.7), np.float32(0.3)), expected)
 
 
 def test_eq10_gae_without_environment_axis():
     one = [x[:, 37] for x in ROWS]
-    close(adv.gae(*map(jnp.asarray, one), GAMMA, LAM), oracle.gae_double_sum(*one, GAMMA, LAM))
+    assert_close(adv.gae(*map(jnp.asarray, one), GAMMA, LAM), oracle.gae_double_sum(*one, GAMMA, LAM))
 
 
 def test_C2_a_cut_trace_ignores_all_that_follows_it():
@@ -99,7 +99,7 @@ def test_lambda_0_is_the_td_residual_bitwise():
 def test_C3_lambda_1_is_monte_carlo_up_to_a_termination_and_bootstrapped_at_a_cut():
     advantage = np.asarray(adv.gae(*map(jnp.asarray, CONSISTENT), GAMMA, 1.0))
     values = CONSISTENT[1]
-    close(advantage, oracle.per_environment(oracle.monte_carlo, *NO_VALUES, gamma=GAMMA) - values)
+    assert_close(advantage, oracle.per_environment(oracle.monte_carlo, *NO_VALUES, gamma=GAMMA) - values)
     # The source's G_t - V(s_t), rewards alone, holds exactly for the steps whose episode terminates.
     no_bootstrap = (REWARDS, np.zeros_like(NEXT_VALUES), TERMINATED, TRUNCATED)
     rewards_alone = oracle.per_environment(oracle.monte_carlo, *no_bootstrap, gamma=GAMMA) - values
@@ -112,13 +112,13 @@ def test_C3_lambda_1_is_monte_carlo_up_to_a_termination_and_bootstrapped_at_a_cu
 
 def test_targets_monte_carlo_match_the_loop(run):
     expected = oracle.per_environment(oracle.monte_carlo, *NO_VALUES, gamma=GAMMA)
-    close(run(lambda *x: adv.monte_carlo_targets(*x, GAMMA), *NO_VALUES), expected)
+    assert_close(run(lambda *x: adv.monte_carlo_targets(*x, GAMMA), *NO_VALUES), expected)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 9])
 def test_targets_n_step_match_the_loop(run, n):
     expected = oracle.per_environment(oracle.n_step, *NO_VALUES, gamma=GAMMA, n=n)
-    close(run(lambda *x: adv.n_step_targets(*x, GAMMA, n), *NO_VALUES), expected)
+    assert_close(run(lambda *x: adv.n_step_targets(*x, GAMMA, n), *NO_VALUES), expected)
 
 
 def test_targets_n_step_at_their_limits():
@@ -126,7 +126,7 @@ def test_targets_n_step_at_their_limits():
     rows = [jnp.asarray(x) for x in NO_VALUES]
     one = adv.td_residuals(rows[0], jnp.zeros_like(rows[0]), *rows[1:3], GAMMA)
     np.testing.assert_array_equal(adv.n_step_targets(*rows, GAMMA, 1), one)
-    close(adv.n_step_targets(*rows, GAMMA, 4), adv.monte_carlo_targets(*rows, GAMMA), 1e-6)
+    assert_close(adv.n_step_targets(*rows, GAMMA, 4), adv.monte_carlo_targets(*rows, GAMMA), 1e-6)
     with pytest.raises(ValueError, match="at least 1, got 0"):
         adv.n_step_targets(*rows, GAMMA, 0)
 
@@ -135,7 +135,7 @@ def test_targets_n_step_at_their_limits():
 def test_targets_td_lambda_match_the_mixture_of_n_step_returns(run, lam):
     """Two derivations of one thing: A + V by (10), and (1 - lam) sum lam^{n-1} R^(n)."""
     expected = oracle.per_environment(oracle.lambda_return, *NO_VALUES, gamma=GAMMA, lam=lam)
-    close(run(lambda *x: adv.td_lambda_targets(*x, GAMMA, lam), *CONSISTENT), expected)
+    assert_close(run(lambda *x: adv.td_lambda_targets(*x, GAMMA, lam), *CONSISTENT), expected)
 
 
 H = SimpleNamespace(gamma=GAMMA, gae_lambda=LAM, value_lambda=0.5)
@@ -151,8 +151,8 @@ def test_targets_by_name(run, name):
         "n_step": oracle.per_environment(oracle.n_step, *NO_VALUES, gamma=GAMMA, n=3),
         "td_lambda": oracle.per_environment(oracle.gae_double_sum, *ROWS, gamma=GAMMA, lam=0.5) + VALUES,
     }
-    close(run(lambda *x: adv.TARGETS[name](*x, H, 3)[0], *ROWS), advantage)
-    close(run(lambda *x: adv.TARGETS[name](*x, H, 3)[1], *ROWS), expected[name])
+    assert_close(run(lambda *x: adv.TARGETS[name](*x, H, 3)[0], *ROWS), advantage)
+    assert_close(run(lambda *x: adv.TARGETS[name](*x, H, 3)[1], *ROWS), expected[name])
 
 
 @pytest.mark.parametrize("name", sorted(adv.TARGETS))
@@ -199,7 +199,7 @@ def test_never_ending_reward_1_is_worth_the_geometric_series():
     value = ones / (1 - GAMMA)
     for name, fn in adv.TARGETS.items():
         advantage, target = fn(ones, value, value, no, ~no, H, 3)
-        close(advantage, 0.0 * ones)
+        assert_close(advantage, 0.0 * ones)
         np.testing.assert_allclose(target, value, rtol=1e-6, err_msg=name)
         # Taken for a termination, the same data say that the world is worth its truncated sum.
         assert np.all(np.asarray(fn(ones, value, value, ~no, no, H, 3)[1]) < 2.0)
@@ -208,7 +208,7 @@ def test_never_ending_reward_1_is_worth_the_geometric_series():
 def test_normalize_advantages_matches_float64(run):
     x = 3.0 + 5.0 * REWARDS
     expected = (x - x.mean(dtype=np.float64)) / (x.std(dtype=np.float64) + 1e-8)
-    close(run(adv.normalize_advantages, x), expected)
+    assert_close(run(adv.normalize_advantages, x), expected)
 
 
 def test_normalize_advantages_is_population_std_and_affine_invariant():
@@ -216,7 +216,7 @@ def test_normalize_advantages_is_population_std_and_affine_invariant():
     y = np.asarray(adv.normalize_advantages(x))
     assert abs(y.mean()) < 1e-7
     assert abs(y.std() - 1.0) < 1e-6  # with the sample deviation it would be .87
-    close(adv.normalize_advantages(7.0 * x - 3.0), y, 1e-6)
+    assert_close(adv.normalize_advantages(7.0 * x - 3.0), y, 1e-6)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -3.3, 100.7])

@@ -43,7 +43,7 @@ def cosine(x, y):
     return float((x * y).sum() / np.sqrt((x**2).sum() * (y**2).sum()))
 
 
-def close(actual, desired, tol=1e-7):
+def assert_close(actual, desired, tol=1e-7):
     np.testing.assert_allclose(actual, desired, rtol=tol, atol=tol)
 
 
@@ -85,7 +85,7 @@ def test_visitation_matches_100_000_rollouts(rollouts):
     per_rollout = np.stack([weights @ (states[:60] == s) for s in range(len(RHO))])
     error = per_rollout.std(axis=1) / np.sqrt(states.shape[1])
     assert np.all(np.abs(per_rollout.mean(axis=1) - RHO) < 4 * error + 1e-5)
-    close(RHO.sum(), 1.0, 1e-12)
+    assert_close(RHO.sum(), 1.0, 1e-12)
     # Neither the start distribution nor the undiscounted average would pass.
     undiscounted = np.stack([(states[:60] == s).mean() for s in range(len(RHO))])
     assert np.abs(MDP.rho0 - RHO).max() > 50 * error.max()
@@ -93,7 +93,7 @@ def test_visitation_matches_100_000_rollouts(rollouts):
 
 
 def test_eq02_policy_gradient_theorem():
-    close(policy_gradient(Q), GRAD_J)
+    assert_close(policy_gradient(Q), GRAD_J)
     assert np.abs(GRAD_J).max() > 0.05
     # Neither the factor 1/(1 - g) nor the discounting of the states may be left out.
     assert np.abs((1 - GAMMA) * policy_gradient(Q) - GRAD_J).max() > 0.01
@@ -109,18 +109,18 @@ def test_eq02_autodiff_of_the_exact_return_agrees():
         system = jnp.eye(len(rho0)) - GAMMA * jnp.einsum("sa,sax->sx", pi, P)
         return rho0 @ jnp.linalg.solve(system, jnp.sum(pi * r, axis=1))
 
-    close(jax.grad(expected_return)(jnp.asarray(THETA, jnp.float32)), policy_gradient(Q), 1e-5)
+    assert_close(jax.grad(expected_return)(jnp.asarray(THETA, jnp.float32)), policy_gradient(Q), 1e-5)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_eq03_any_baseline_of_the_state_leaves_the_gradient(seed):
     baseline = 10 * np.random.default_rng(seed).normal(size=(len(RHO), 1))
-    close(policy_gradient(Q - baseline), GRAD_J)
+    assert_close(policy_gradient(Q - baseline), GRAD_J)
 
 
 def test_eq03_advantage_form():
-    close(policy_gradient(A), GRAD_J)
-    close((PI * A).sum(axis=1), 0.0, 1e-12)
+    assert_close(policy_gradient(A), GRAD_J)
+    assert_close((PI * A).sum(axis=1), 0.0, 1e-12)
 
 
 def test_eq03_a_baseline_of_the_action_is_wrong():
@@ -130,14 +130,14 @@ def test_eq03_a_baseline_of_the_action_is_wrong():
 
 
 def test_E2_return_is_the_visitation_average_of_rewards_without_the_next_value():
-    close(RHO @ oracle.reward_under(MDP, PI) / (1 - GAMMA), J(THETA), 1e-12)
+    assert_close(RHO @ oracle.reward_under(MDP, PI) / (1 - GAMMA), J(THETA), 1e-12)
     # The source adds g E[V(s')] to the reward and so counts the reward of step m not once but m + 1 times.
     source = RHO @ (PI * (MDP.r + GAMMA * MDP.P @ V)).sum(axis=1) / (1 - GAMMA)
     step, counted = MDP.rho0.copy(), 0.0
     for m in range(300):
         counted += (m + 1) * GAMMA**m * (step @ oracle.reward_under(MDP, PI))
         step = step @ oracle.transition_under(MDP, PI)
-    close(source, counted, 1e-10)
+    assert_close(source, counted, 1e-10)
     assert abs(source - J(THETA)) > 0.5 * abs(J(THETA))
 
 
@@ -146,7 +146,7 @@ def test_E3_unrolled_gradient_of_v_and_no_cancellation_of_the_gradient_of_rho():
     grad_pi = PI[:, :, None, None] * oracle.score(PI)
     local = np.einsum("saxb,sa->sxb", grad_pi, Q)
     unrolled = np.linalg.solve(np.eye(len(RHO)) - GAMMA * oracle.transition_under(MDP, PI), local.reshape(len(RHO), -1))
-    close((MDP.rho0 @ unrolled).reshape(THETA.shape), GRAD_J)
+    assert_close((MDP.rho0 @ unrolled).reshape(THETA.shape), GRAD_J)
     # J = (1 - g)^-1 rho . r_pi has two terms by the product rule, and the one of grad rho is not small.
     of_reward = oracle.score_expectation(RHO, PI, MDP.r) / (1 - GAMMA)
     of_rho = GRAD_J - of_reward
@@ -154,7 +154,7 @@ def test_E3_unrolled_gradient_of_v_and_no_cancellation_of_the_gradient_of_rho():
     by_difference = oracle.central_difference(
         lambda t: oracle.visitation(MDP, oracle.softmax(t)) @ oracle.reward_under(MDP, PI) / (1 - GAMMA), THETA
     )
-    close(by_difference, of_rho)
+    assert_close(by_difference, of_rho)
 
 
 # The surrogate: (5), E4, E5, C9 ------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ def cpi(theta, weight=RHO):
 
 def test_E4_gradient_of_cpi_is_one_minus_gamma_times_the_policy_gradient():
     gradient = oracle.central_difference(cpi, THETA)
-    close(gradient, (1 - GAMMA) * GRAD_J)
+    assert_close(gradient, (1 - GAMMA) * GRAD_J)
     assert np.abs(gradient - GRAD_J).max() > 0.05  # not equal, as the source has it
 
 
@@ -184,7 +184,7 @@ def test_E4_eq05_eq07_eq08_at_the_old_policy_every_surrogate_has_that_gradient(n
         ratio = obj.importance_ratio(new, old)
         return jnp.sum(weight * obj.OBJECTIVES[name](ratio, advantage, jnp.broadcast_to(kl, ratio.shape), h))
 
-    close(jax.grad(surrogate)(jnp.asarray(THETA, jnp.float32)), (1 - GAMMA) * GRAD_J, 1e-5)
+    assert_close(jax.grad(surrogate)(jnp.asarray(THETA, jnp.float32)), (1 - GAMMA) * GRAD_J, 1e-5)
 
 
 def test_E4_undiscounted_samples_point_elsewhere():
@@ -194,7 +194,7 @@ def test_E4_undiscounted_samples_point_elsewhere():
         states, step = states + step / 200, step @ oracle.transition_under(MDP, PI)
     gradient = oracle.central_difference(lambda t: cpi(t, states), THETA)
     assert cosine(gradient, GRAD_J) < 0.985
-    close(cosine(oracle.central_difference(cpi, THETA), GRAD_J), 1.0, 1e-9)
+    assert_close(cosine(oracle.central_difference(cpi, THETA), GRAD_J), 1.0, 1e-9)
 
 
 def test_E5_performance_difference_lemma_is_exact_with_the_new_states():
@@ -344,7 +344,7 @@ def test_E6_a_kl_penalty_pulls_back_where_clipping_does_not():
 def test_E6_the_price_rests_at_one_point_at_every_rate_that_lets_it_rest():
     rest = resting_point()
     for learning_rate in (0.001, 0.002, 0.005, 0.008):
-        close(two_samples(price, learning_rate=learning_rate)[-1], price_gradient(rest)[1], 1e-4)
+        assert_close(two_samples(price, learning_rate=learning_rate)[-1], price_gradient(rest)[1], 1e-4)
     # Beyond two over the curvature a step jumps over the point and lands further away than it was.
     curvature = (price_gradient(rest - 1e-6)[0] - price_gradient(rest + 1e-6)[0]) / 2e-6
     quoted("E6", f"{2 / curvature:.4f}")
@@ -363,7 +363,7 @@ def test_E7_targets_come_from_raw_advantages():
     returns = [[sum(0.9**k * float(rewards[t + k, 0]) for k in range(5 - t))] for t in range(5)]
     for fn in adv.TARGETS.values():
         advantage, targets = fn(rewards, zero, zero, no, no, h, 5)
-        close(targets, returns, 1e-6)
+        assert_close(targets, returns, 1e-6)
     # In the source's order, A normalised before R = A + V, the value function is fitted to something else.
     source = adv.normalize_advantages(advantage) + zero
     assert np.abs(source - np.array(returns)).max() > 1.0
@@ -414,7 +414,7 @@ VALUE_ERROR = np.random.default_rng(4).normal(size=len(V))
 
 @pytest.mark.parametrize("lam", [0.0, 0.5, 0.9, 1.0])
 def test_C4_eq10_bias_of_gae_has_a_closed_form(lam):
-    close(expected_gae(PI, V + VALUE_ERROR, lam) - A, gae_bias(PI, VALUE_ERROR, lam), 1e-10)
+    assert_close(expected_gae(PI, V + VALUE_ERROR, lam) - A, gae_bias(PI, VALUE_ERROR, lam), 1e-10)
 
 
 @pytest.mark.parametrize("lam", [0.0, 0.9])
@@ -454,7 +454,7 @@ def test_C4_bias_depends_on_the_action_unless_lambda_is_1_or_the_error_constant(
         assert spread(np.full(len(V), 3.0), lam) < 1e-12
     assert spread(VALUE_ERROR, 1.0) == 0.0
     # And only what depends on the action reaches the policy gradient (3).
-    close(policy_gradient(A + gae_bias(PI, VALUE_ERROR, 1.0)), GRAD_J)
+    assert_close(policy_gradient(A + gae_bias(PI, VALUE_ERROR, 1.0)), GRAD_J)
     assert np.abs(policy_gradient(A + gae_bias(PI, VALUE_ERROR, 0.5)) - GRAD_J).max() > 0.01
 
 
@@ -482,7 +482,7 @@ def test_C4_with_a_bad_critic_the_variance_falls_first_and_then_grows():
     assert 0 < lowest < 100
     assert np.all(np.diff(off[: lowest + 1]) < 0)
     assert np.all(np.diff(off[lowest:]) > 0)
-    close(off[-1], right[-1], 1e-10)
+    assert_close(off[-1], right[-1], 1e-10)
     for curve in (right, off):
         quoted("C4", ", ".join(f"{curve[i]:.3f}" for i in (0, 50, 90, 100)))
     quoted("C4", f"least at λ = {lams[lowest]:.2f}")
@@ -522,8 +522,8 @@ def expectation(estimator):
 def test_C8_k1_and_k3_are_unbiased_in_value_and_gradient(estimator):
     value, gradient = jax.value_and_grad(expectation(estimator))(NEW_LOGITS)
     expected, expected_gradient = jax.value_and_grad(exact_kl)(NEW_LOGITS)
-    close(value, expected, 1e-6)
-    close(gradient, expected_gradient, 1e-6)
+    assert_close(value, expected, 1e-6)
+    assert_close(gradient, expected_gradient, 1e-6)
 
 
 def test_C8_k2_is_unbiased_in_neither():
@@ -548,4 +548,4 @@ def test_C8_direction_matters():
     old, new = jax.nn.log_softmax(OLD_LOGITS), jax.nn.log_softmax(NEW_LOGITS)
     forward, backward = exact_kl(NEW_LOGITS), jnp.sum(jnp.exp(new) * (new - old))
     assert abs(float(forward - backward)) > 0.003
-    close(expectation(obj.kl_k3)(NEW_LOGITS), forward, 1e-6)
+    assert_close(expectation(obj.kl_k3)(NEW_LOGITS), forward, 1e-6)

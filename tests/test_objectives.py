@@ -38,7 +38,7 @@ def piecewise(ratios, advantages, low, high, dual=np.inf):
     return np.array([oracle.clipped_piecewise(r, a, low, high, dual) for r, a in pairs])
 
 
-def close(actual, desired, tol=1e-6):
+def assert_close(actual, desired, tol=1e-6):
     np.testing.assert_allclose(actual, desired, rtol=tol, atol=tol)
 
 
@@ -47,7 +47,7 @@ def close(actual, desired, tol=1e-6):
 
 def test_eq04_ratio_is_the_quotient_of_probabilities(run):
     p, q = np.random.default_rng(0).uniform(0.05, 1.0, size=(2, 50))
-    close(run(obj.importance_ratio, np.log(p).astype(np.float32), np.log(q).astype(np.float32)), p / q, 1e-5)
+    assert_close(run(obj.importance_ratio, np.log(p).astype(np.float32), np.log(q).astype(np.float32)), p / q, 1e-5)
 
 
 def test_eq04_ratio_of_equals_is_1_exactly():
@@ -66,7 +66,7 @@ def test_eq04_log_ratio_is_clamped_to_20_and_has_no_gradient_beyond():
 def test_eq04_gradient_is_the_ratio_and_the_old_policy_is_a_constant_C5():
     log_prob, old = jnp.asarray([-1.0, -2.0]), jnp.asarray([-1.5, -1.5])
     total = lambda new, old: jnp.sum(obj.importance_ratio(new, old))  # noqa: E731
-    close(jax.grad(total)(log_prob, old), np.exp([0.5, -0.5]))
+    assert_close(jax.grad(total)(log_prob, old), np.exp([0.5, -0.5]))
     np.testing.assert_array_equal(jax.grad(total, argnums=1)(log_prob, old), 0.0)
 
 
@@ -74,12 +74,12 @@ def test_eq04_gradient_is_the_ratio_and_the_old_policy_is_a_constant_C5():
 
 
 def test_eq05_cpi_is_ratio_times_advantage(run):
-    close(run(obj.cpi_surrogate, R, A), R.astype(np.float64) * A)
+    assert_close(run(obj.cpi_surrogate, R, A), R.astype(np.float64) * A)
 
 
 def test_eq07_clipped_surrogate_matches_the_piecewise_form(run):
     actual = run(lambda r, a: obj.clipped_surrogate(r, a, EPS), R, A)
-    close(actual, piecewise(R, A, 1 - EPS, 1 + EPS))
+    assert_close(actual, piecewise(R, A, 1 - EPS, 1 + EPS))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -88,7 +88,7 @@ def test_eq07_clipped_surrogate_matches_min_of_r_and_clip_r_on_random_numbers(ru
     r, a = np.exp(rng.normal(size=500)).astype(np.float32), rng.normal(size=500).astype(np.float32)
     eps = np.float32(rng.uniform(0.01, 0.9))
     expected = np.minimum(r.astype(np.float64) * a, np.clip(r.astype(np.float64), 1 - eps, 1 + eps) * a)
-    close(run(obj.clipped_surrogate, r, a, eps), expected)
+    assert_close(run(obj.clipped_surrogate, r, a, eps), expected)
 
 
 def test_eq07_gradient_table(run):
@@ -113,7 +113,7 @@ def test_eq07_gradient_matches_the_piecewise_form_off_the_kinks():
     off = ~np.isin(R, np.array([0.8, 1.2], np.float32))
     expected = [oracle.clipped_gradient(r, a, 1 - EPS, 1 + EPS) for r, a in zip(R[off], A[off], strict=True)]
     gradient = jax.grad(lambda r: jnp.sum(obj.clipped_surrogate(r, jnp.asarray(A[off]), EPS)))(jnp.asarray(R[off]))
-    close(gradient, expected)
+    assert_close(gradient, expected)
 
 
 def test_eq07_equals_cpi_inside_the_interval_and_on_its_bounds_gradient_too():
@@ -133,7 +133,7 @@ def test_eq07_lower_bound_of_cpi_pointwise():
 
 def test_eq07_asymmetric_range(run):
     actual = run(lambda r, a: obj.clipped_surrogate(r, a, 0.2, 0.5), R, A)
-    close(actual, piecewise(R, A, 0.8, 1.5))
+    assert_close(actual, piecewise(R, A, 0.8, 1.5))
     # Each bound serves one sign only: a wider upper one changes nothing for A < 0.
     symmetric = obj.clipped_surrogate(jnp.asarray(R), jnp.asarray(A), 0.2)
     np.testing.assert_array_equal(actual[A < 0], symmetric[A < 0])
@@ -142,10 +142,10 @@ def test_eq07_asymmetric_range(run):
 
 def test_eq07_dual_clip(run):
     actual = run(lambda r, a: obj.clipped_surrogate(r, a, 0.2, None, 2.5), R, A)
-    close(actual, piecewise(R, A, 0.8, 1.2, 2.5))
+    assert_close(actual, piecewise(R, A, 0.8, 1.2, 2.5))
     # As it is usually written: max(min(r A, clip(r) A), c A) where A < 0.
     usual = np.minimum(R * A, np.clip(R, 0.8, 1.2) * A)
-    close(actual, np.where(A < 0, np.maximum(usual, 2.5 * A), usual))
+    assert_close(actual, np.where(A < 0, np.maximum(usual, 2.5 * A), usual))
     gradient = jax.grad(lambda r: obj.clipped_surrogate(r, jnp.float32(-1.0), 0.2, None, 2.5))
     assert (float(gradient(2.0)), float(gradient(3.0))) == (-1.0, 0.0)
 
@@ -182,7 +182,7 @@ def test_eq07_infinite_ratio_is_bounded_for_a_gain_and_a_nan_stays_a_nan():
 def test_eq08_kl_penalty_is_subtracted_beta_times(run):
     kl = np.linspace(0.0, 2.0, len(R)).astype(np.float32)
     expected = R.astype(np.float64) * A - 0.7 * kl
-    close(run(obj.kl_penalized_surrogate, R, A, kl, np.float32(0.7)), expected)
+    assert_close(run(obj.kl_penalized_surrogate, R, A, kl, np.float32(0.7)), expected)
     np.testing.assert_array_equal(
         obj.kl_penalized_surrogate(jnp.asarray(R), jnp.asarray(A), jnp.asarray(kl), 0.0),
         obj.cpi_surrogate(jnp.asarray(R), jnp.asarray(A)),
@@ -191,7 +191,7 @@ def test_eq08_kl_penalty_is_subtracted_beta_times(run):
 
 def test_eq08_gradient_reaches_the_policy_through_ratio_and_kl():
     grads = jax.grad(lambda r, kl: obj.kl_penalized_surrogate(r, jnp.float32(2.0), kl, 0.7), argnums=(0, 1))
-    close(grads(jnp.float32(1.3), jnp.float32(0.1)), (2.0, -0.7))
+    assert_close(grads(jnp.float32(1.3), jnp.float32(0.1)), (2.0, -0.7))
 
 
 # (11) --------------------------------------------------------------------------------------------------------
@@ -203,14 +203,14 @@ V, TARGET, OLD = (
 
 
 def test_eq11_value_loss_is_the_square_without_a_half_C6(run):
-    close(run(obj.value_loss, V, TARGET, OLD), (V.astype(np.float64) - TARGET) ** 2)
+    assert_close(run(obj.value_loss, V, TARGET, OLD), (V.astype(np.float64) - TARGET) ** 2)
     assert float(obj.value_loss(jnp.float32(3.0), jnp.float32(1.0), jnp.float32(0.0))) == 4.0
 
 
 @pytest.mark.parametrize("c", [0.1, 0.25, 1.0])
 def test_eq11_clipped_value_loss_matches_the_cases(run, c):
     expected = [oracle.clipped_value_error(*x, c) for x in zip(V, TARGET, OLD, strict=True)]
-    close(run(lambda v, r, o: obj.value_loss(v, r, o, c), V, TARGET, OLD), expected, 1e-5)
+    assert_close(run(lambda v, r, o: obj.value_loss(v, r, o, c), V, TARGET, OLD), expected, 1e-5)
 
 
 def test_eq11_clip_is_centred_at_the_old_value_and_takes_the_worse():
@@ -239,21 +239,21 @@ def test_eq11_infinite_range_is_bitwise_no_clipping():
 
 def test_eq12_entropy_bonus_is_the_mean(run):
     h = np.random.default_rng(0).uniform(0, 2, 40).astype(np.float32)
-    close(run(obj.entropy_bonus, h), h.astype(np.float64).mean())
+    assert_close(run(obj.entropy_bonus, h), h.astype(np.float64).mean())
 
 
 def test_eq13_total_loss_signs_and_coefficients_C6(run):
     rng = np.random.default_rng(0)
     surrogate, error, entropy = rng.normal(size=(3, 30)).astype(np.float32)
     expected = -surrogate.mean(dtype=float) + 0.5 * error.mean(dtype=float) - 0.01 * entropy.mean(dtype=float)
-    close(run(lambda *x: obj.total_loss(*x, 0.5, 0.01), surrogate, error, entropy), expected)
+    assert_close(run(lambda *x: obj.total_loss(*x, 0.5, 0.01), surrogate, error, entropy), expected)
 
 
 def test_eq13_gradient_step_raises_the_surrogate_and_the_entropy_and_lowers_the_error():
     x = (jnp.ones(4), jnp.ones(4), jnp.ones(4))
     grads = jax.grad(lambda x: obj.total_loss(*x, 0.5, 0.01))(x)
     for gradient, expected in zip(grads, (-0.25, 0.125, -0.0025), strict=True):
-        close(gradient, np.full(4, expected))
+        assert_close(gradient, np.full(4, expected))
 
 
 def test_C5_advantages_targets_and_old_values_are_constants():
@@ -279,9 +279,9 @@ def test_C5_advantages_targets_and_old_values_are_constants():
 def test_kl_estimators_per_sample(run):
     x = np.array([-3.0, -0.5, -1e-2, 0.0, 1e-2, 0.5, 3.0], np.float32)
     exact = x.astype(np.float64)
-    close(run(obj.kl_k1, x), -exact)
-    close(run(obj.kl_k2, x), exact**2 / 2)
-    close(run(obj.kl_k3, x), np.exp(exact) - 1 - exact)
+    assert_close(run(obj.kl_k1, x), -exact)
+    assert_close(run(obj.kl_k2, x), exact**2 / 2)
+    assert_close(run(obj.kl_k3, x), np.exp(exact) - 1 - exact)
 
 
 def test_kl_k2_and_k3_are_never_negative_and_agree_to_second_order():
@@ -303,7 +303,7 @@ def test_objectives_by_name(run):
     expected = {"clip": piecewise(R, A, 0.8, 1.3, 2.5), "kl": cpi - 0.7 * kl, "cpi": cpi, "none": 0.0 * cpi}
     assert set(expected) == set(obj.OBJECTIVES)
     for name, fn in obj.OBJECTIVES.items():
-        close(run(lambda r, a, kl, fn=fn: fn(r, a, kl, H), R, A, kl), expected[name])
+        assert_close(run(lambda r, a, kl, fn=fn: fn(r, a, kl, H), R, A, kl), expected[name])
 
 
 def test_objective_none_leaves_the_policy_alone():
