@@ -335,7 +335,7 @@ def speed(run: Run, num_envs: int, effort: Effort) -> Report:
     """Steps/s of `run` with another number of environments."""
     config = dataclasses.replace(run.config, num_envs=num_envs)
     config = dataclasses.replace(config, total_timesteps=1000 * config.timesteps_per_update)
-    prepare_cpu(config.timesteps_per_update // config.num_minibatches)
+    prepare_cpu(config.timesteps_per_update // config.num_minibatches, 1)
     sized = dataclasses.replace(run, config=config)
     update_s = time_updates(compile_training(sized, 1), sized, 1, effort)
     return {"num_envs": num_envs, "steps_per_s": update_s.per(config.timesteps_per_update)}
@@ -346,7 +346,7 @@ def drift(run: Run, num_updates: int) -> Report:
 
     The very first is left out: it touches memory for the first time.
     """
-    prepare_cpu(run.config.timesteps_per_update // run.config.num_minibatches)
+    prepare_cpu(run.config.timesteps_per_update // run.config.num_minibatches, 1)
     training, h, seconds = compile_training(run, 1), as_traced(run.hyperparams), []
     state = training.init(seed_keys(1), h)
     for _ in range(num_updates + 1):
@@ -371,14 +371,14 @@ def use_cache(folder: str) -> None:
 def measure_cold(folder: str, run: Run, num_seeds: int, effort: Effort, say: Say) -> Report:
     """`measure` with an empty cache."""
     use_cache(folder)
-    prepare_cpu(run.config.timesteps_per_update // run.config.num_minibatches)
+    prepare_cpu(run.config.timesteps_per_update // run.config.num_minibatches, num_seeds)
     return {"flags": flags()} | measure(run, num_seeds, effort, say)
 
 
 def compile_warm(folder: str, run: Run, num_seeds: int) -> Report:
     """Compile time where another process has compiled the same before; `from_cache`: nothing had to be compiled."""
     use_cache(folder)
-    prepare_cpu(run.config.timesteps_per_update // run.config.num_minibatches)
+    prepare_cpu(run.config.timesteps_per_update // run.config.num_minibatches, num_seeds)
     before = _cached(folder)
     training = compile_training(run, num_seeds)
     loaded, h = _cached(folder) == before, as_traced(run.hyperparams)

@@ -313,7 +313,8 @@ def _prepare_cpu(run: Run) -> None:
     from purejaxppo.devices import prepare_cpu
 
     try:
-        prepare_cpu(run.config.timesteps_per_update // run.config.num_minibatches)
+        alone = 1 if run.config.num_devices <= 1 else None
+        prepare_cpu(run.config.timesteps_per_update // run.config.num_minibatches, alone)
     except (TypeError, ZeroDivisionError):
         prepare_cpu()
 

@@ -3,6 +3,9 @@
 The gradient of `x @ kernel` by the kernel is x^T dy, summed over the rows. XLA's CPU backend folds the transposition
 into the product, and then takes two to ten times as long as for other products of that size. Transposing an operand
 apart, behind a barrier, is cheaper: of a wide layer the input, of a narrow one (a head) the other operand.
+
+A head of a few columns on a few rows is one product of the rows with a vector for each column: a call of the library
+that multiplies matrices takes longer than all of them.
 """
 
 from __future__ import annotations
@@ -12,14 +15,20 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 Array = jax.Array
+FEW_COLUMNS, FEW_ROWS = 4, 256
 
 
 def row_product(x: Array, kernel: Array) -> Array:
     """`x @ kernel`, rows x [B, D] and kernel [D, W] -> [B, W]; every derivative is that of the plain product."""
-    return _product(x, kernel) if jax.default_backend() == "cpu" else x @ kernel
+    if jax.default_backend() != "cpu":
+        return x @ kernel
+    if kernel.shape[1] <= FEW_COLUMNS and len(x) <= FEW_ROWS:
+        return jnp.stack([x @ kernel[:, i] for i in range(kernel.shape[1])], axis=1)
+    return _product(x, kernel)
 
 
 @jax.custom_jvp

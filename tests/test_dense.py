@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purejaxppo.dense import Dense, row_product
+from purejaxppo.dense import FEW_COLUMNS, FEW_ROWS, Dense, row_product
 
-SIZES = [(7, 5, 3), (7, 3, 5), (6, 4, 4), (5, 3, 1), (1, 2, 2)]  # narrow, wide, square; one column, one row
+MANY = FEW_ROWS + 3
+SIZES = [(7, 6, 5), (7, 3, 5), (6, 5, 5), (MANY, 5, 3), (MANY, 4, 4), (MANY, 5, 1)]  # narrow, wide, square; many rows
+SIZES += [(7, 5, 3), (6, 4, 4), (5, 3, 1), (1, 2, 2), (FEW_ROWS, 3, FEW_COLUMNS)]  # column by column
 
 
 def arrays(rows, inputs, outputs):
@@ -84,6 +86,17 @@ def dots(product, size):
     x, kernel, dy = as_float32(*arrays(*size))
     text = jax.jit(lambda *a: jax.vjp(product, *a[:2])[1](a[2])).lower(x, kernel, dy).compile().as_text()
     return re.findall(r"lhs_contracting_dims=\{(\d)\}, rhs_contracting_dims=\{(\d)\}", text)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="only a CPU is slow at them")
+def test_a_few_columns_of_a_few_rows_are_products_with_vectors():
+    def columns_of_products(rows, columns):
+        text = jax.jit(row_product).lower(jnp.ones((rows, 64)), jnp.ones((64, columns))).compile().as_text()
+        return re.findall(rf"f32\[{rows},?(\d*)\]\S* dot\(", text)
+
+    assert set(columns_of_products(FEW_ROWS, FEW_COLUMNS)) <= {"", "1"}
+    assert columns_of_products(FEW_ROWS + 1, FEW_COLUMNS) == [str(FEW_COLUMNS)]
+    assert columns_of_products(FEW_ROWS, FEW_COLUMNS + 1) == [str(FEW_COLUMNS + 1)]
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="only a CPU needs its operands laid out")

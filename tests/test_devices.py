@@ -16,9 +16,9 @@ import purejaxppo as pp
 from purejaxppo import Config, Hyperparams, NetworkConfig
 from purejaxppo.config import ConfigError
 from purejaxppo.devices import (
+    CPU_FLAGS,
     SCHEDULER,
     SMALL_MINIBATCH,
-    WIDTH,
     everywhere,
     in_shares,
     largest_share,
@@ -47,14 +47,15 @@ def test_a_cpu_is_prepared_by_the_size_of_minibatches_and_never_over_the_users_h
     monkeypatch.setenv("XLA_FLAGS", "--xla_a=1")
     prepare_cpu(SMALL_MINIBATCH + 1)
     prepare_cpu()
-    assert os.environ["XLA_FLAGS"] == f"--xla_a=1 --{WIDTH}=512"
+    flags = "".join(f" --{name}={value}" for name, value in CPU_FLAGS.items())
+    assert os.environ["XLA_FLAGS"] == f"--xla_a=1{flags}"
     prepare_cpu(SMALL_MINIBATCH)
     prepare_cpu(SMALL_MINIBATCH)
-    assert os.environ["XLA_FLAGS"] == f"--xla_a=1 --{WIDTH}=512 --{SCHEDULER}=false"  # once
+    assert os.environ["XLA_FLAGS"] == f"--xla_a=1{flags} --{SCHEDULER}=false"  # once
     assert {name for name, _ in asked} == {"jax_num_cpu_devices"}
     asked.clear()
     monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "1")
-    own = f"--{SCHEDULER}=true --{WIDTH}=256"
+    own = " ".join(f"--{name}=my_own" for name in (SCHEDULER, *CPU_FLAGS))
     monkeypatch.setenv("XLA_FLAGS", own)
     prepare_cpu(SMALL_MINIBATCH)
     assert not asked
@@ -70,7 +71,20 @@ def test_a_script_prepares_its_cpu_by_one_call():
     code = "import jax, os, purejaxppo as pp; pp.prepare_cpu(128); print(jax.device_count(), os.environ['XLA_FLAGS'])"
     env = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")}
     out = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
-    assert out.split() == [str(cores), f"--{WIDTH}=512", f"--{SCHEDULER}=false"]
+    flags = [f"--{name}={value}" for name, value in (CPU_FLAGS | {SCHEDULER: "false"}).items()]
+    assert out.split() == [str(cores), *flags]
+
+
+def test_one_small_run_gets_one_device_and_many_seeds_or_a_large_run_every_core(monkeypatch):
+    asked = []
+    monkeypatch.setattr(jax.config, "update", lambda _, devices: asked.append(devices))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(6), raising=False)
+    monkeypatch.delenv("JAX_NUM_CPU_DEVICES", raising=False)
+    monkeypatch.setenv("XLA_FLAGS", "")
+    for size, seeds in ((SMALL_MINIBATCH, 1), (SMALL_MINIBATCH, 2), (SMALL_MINIBATCH, None), (SMALL_MINIBATCH + 1, 1)):
+        prepare_cpu(size, seeds)
+    prepare_cpu(num_seeds=1)
+    assert asked == [1, 6, 6, 6, 6]
 
 
 # ---- placing

@@ -11,7 +11,7 @@ from purejaxppo.devices import prepare_cpu
 def build(spec):
     """Train `num_seeds` seeds in one program, by `sweep` where there is more than one."""
     config = pp.Config(**spec["config"])
-    prepare_cpu(config.timesteps_per_update // config.num_minibatches)  # as the command line does
+    prepare_cpu(config.timesteps_per_update // config.num_minibatches, spec["num_seeds"])  # as the command line does
     env = pp.make(spec["env"])
     network = pp.NetworkConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in spec["network"].items()})
     algo = pp.make_ppo(env, pp.make_network(env, network), config)
