@@ -3,11 +3,13 @@
 import os
 
 # Compile time is most of the suite's time, and most of it goes without XLA's dear optimisations (and with the older
-# loop emitters, whose programs run half as fast). Set XLA_FLAGS to override, as `make test-slow` does.
+# loop emitters, whose programs run half as fast). The rest is what `prepare_cpu` sets. Set XLA_FLAGS to override, as
+# `make test-slow` does.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
-    "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters",
+    "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters,xla_cpu_use_multi_output_fusion "
+    "--xla_cpu_copy_insertion_use_region_analysis=true",
 )
 
 import jax
