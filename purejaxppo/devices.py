@@ -117,17 +117,17 @@ def mean_of_shares(function: Callable[..., tuple], whole: Any, parts: Any, num_d
     return jax.shard_map(share, mesh=mesh(num_devices), **specs, check_vma=False)(whole, parts)
 
 
-def spread(function: Callable[..., Any], num_devices: int, axis: int = 0) -> Callable[..., Any]:
+def spread(function: Callable[..., Any], num_devices: int) -> Callable[..., Any]:
     """`function`, every device with a share of the leading axis of all arguments but the last, of which it has all.
 
-    Results are joined along `axis`.
+    Results are joined along their leading axis.
     """
     if num_devices == 1:
         return function
-    joined = PartitionSpec(*[None] * axis, AXIS)
 
     def over(*args: Any) -> Any:
         specs = (*[PartitionSpec(AXIS)] * (len(args) - 1), PartitionSpec())
-        return jax.shard_map(function, mesh=mesh(num_devices), in_specs=specs, out_specs=joined, check_vma=False)(*args)
+        places = {"in_specs": specs, "out_specs": PartitionSpec(AXIS)}
+        return jax.shard_map(function, mesh=mesh(num_devices), **places, check_vma=False)(*args)
 
     return over

@@ -44,13 +44,13 @@ def make_ppo(env, network, config=None, *, objective=None, target_fn=None, shuff
     Raises ConfigError on a bad config and ValueError on an environment that breaks the protocol, all problems at once.
     """
     config, env = config or Config(), clip_action(env)
-    recurrent = check_fit(env, network, config, objective)
-    cut = choose_cut(config, *minibatch_shape(config, recurrent))
+    cut = choose_cut(config, *minibatch_shape(config, check_fit(env, network, config, objective)))
     objective = objective or OBJECTIVES["none" if config.policy_step == "trpo" else config.objective]
     target_fn, shuffle = target_fn or TARGETS[config.targets], shuffle or SHUFFLES[config.shuffle]
     normalized = normalized_leaves(env.observation_space, config.normalize_observations)
     parts = Parts(auto_reset(env, config.resets), network, config, objective, target_fn, shuffle, normalized, cut)
-    return Algorithm(partial(init, parts), partial(update, parts), env, network, config, cut.num_devices)
+    alone = partial(update, parts._replace(cut=cut._replace(num_devices=1)))
+    return Algorithm(partial(init, parts), partial(update, parts), env, network, config, cut.num_devices, alone)
 
 
 def init(parts: Parts, key: Array, h: Hyperparams) -> TrainState:

@@ -89,6 +89,7 @@ class Algorithm(NamedTuple):
     network: Network
     config: Config
     num_devices: int = 1  # that `update` runs on
+    alone: Callable[..., Any] | None = None  # `update` on one device, for when the others have runs of their own
 
 
 def strongly_typed(tree: Any) -> Any:
