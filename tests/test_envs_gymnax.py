@@ -162,6 +162,23 @@ def test_transitions_are_gymnax_s_own(name: str, params: dict, key: jax.Array) -
         assert bool(timestep.truncated) == bool(theirs.is_truncated(state_theirs, params_theirs))
 
 
+@pytest.mark.parametrize("name", [name for name in IDS if name.endswith("-MinAtar")])
+def test_a_minatar_grid_holds_nothing_but_zeros_and_ones_so_that_bool_loses_nothing(name: str, key: jax.Array) -> None:
+    """1000 random steps of gymnax's own, episodes and all."""
+    import gymnax
+
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), jax.debug_key_reuse(False):
+        theirs, params = gymnax.make(name)
+
+        def step(state: Any, key: jax.Array) -> tuple:
+            obs, state, *_ = theirs.step(key, state, theirs.action_space(params).sample(key), params)
+            return state, obs
+
+        _, obs = quick_jit(partial(jax.lax.scan, step))(theirs.reset(key, params)[1], jax.random.split(key, 1000))
+    assert set(np.unique(obs)) == {0.0, 1.0}
+    assert make(name).observation_space == box(0, 1, obs.shape[1:], bool)
+
+
 def test_pendulum_is_truncated_by_its_clock_and_never_terminated(key: jax.Array) -> None:
     vec = auto_reset(make("Pendulum-v1", max_steps_in_episode=5))
 
@@ -214,7 +231,7 @@ def test_discrete_observations_become_one_hot(key: jax.Array) -> None:
 
 def test_spaces_tell_what_the_observations_are_even_where_gymnax_does_not() -> None:
     kinds = {"FourRooms-misc": ((4,), "int32"), "Catch-bsuite": ((10, 5), "float32"),
-             "Breakout-MinAtar": ((10, 10, 4), "float32")}  # fmt: skip
+             "Breakout-MinAtar": ((10, 10, 4), "bool")}  # fmt: skip
     for name, kind in kinds.items():
         space = make(name).observation_space
         assert isinstance(space, Box)

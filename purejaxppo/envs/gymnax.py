@@ -47,7 +47,8 @@ def _import() -> Any:
 def make(name: str, **env_params: Any) -> Env:
     """A gymnax environment; `env_params` are fields of its params or arguments of its constructor.
 
-    Observations keep their own dtype; a Discrete observation becomes one-hot, a scalar one [1].
+    Observations keep their own dtype; a Discrete observation becomes one-hot, a scalar one [1]. The grids of MinAtar
+    are bool, as its authors have them and gymnax until its last line: a rollout of them is a quarter of the size.
 
     Raises:
         ValueError: an unknown parameter (the nearest are named), or one of a wrong type.
@@ -64,7 +65,8 @@ def make(name: str, **env_params: Any) -> Env:
         raise EnvironmentUnavailable(
             f"{name} needs data that could not be loaded, probably for want of a network: {error}"
         ) from error
-    return adapt(env, replace_params(name, params, env_params, tuple(inspect.signature(type(env)).parameters)))
+    adapted = adapt(env, replace_params(name, params, env_params, tuple(inspect.signature(type(env)).parameters)))
+    return _bool_grid(adapted) if name.endswith("-MinAtar") else adapted
 
 
 def adapt(env: Any, params: Any) -> Env:
@@ -83,6 +85,22 @@ def adapt(env: Any, params: Any) -> Env:
         return state, TimeStep(obs, reward, terminated, env.is_truncated(state, params), obs)
 
     return conform(Env(reset, step, observation_space, action_space))
+
+
+def _bool_grid(env: Env) -> Env:
+    """The same environment, its observations of zeros and ones as bool."""
+
+    def reset(key: jax.Array) -> tuple[Any, Any]:
+        state, obs = env.reset(key)
+        return state, obs > 0.5  # on a CPU half as long as a cast of what was cast from bool
+
+    def step(key: jax.Array, state: Any, action: Any) -> tuple[Any, TimeStep]:
+        state, timestep = env.step(key, state, action)
+        obs = timestep.obs > 0.5
+        return state, timestep._replace(obs=obs, final_obs=obs)
+
+    space = box(0, 1, jax.tree.leaves(env.observation_space)[0].shape, bool)
+    return env._replace(reset=reset, step=step, observation_space=space)
 
 
 def _space(space: Any) -> Space:
