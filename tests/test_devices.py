@@ -18,7 +18,7 @@ from purejaxppo import Config, Hyperparams, NetworkConfig
 from purejaxppo.config import ConfigError
 from purejaxppo.devices import (
     CPU_FLAGS,
-    SCHEDULER,
+    SMALL_FLAGS,
     SMALL_MINIBATCH,
     everywhere,
     in_shares,
@@ -51,13 +51,15 @@ def test_a_cpu_is_prepared_by_the_size_of_minibatches_and_never_over_the_users_h
     prepare_cpu()
     flags = "".join(f" --{name}={value}" for name, value in CPU_FLAGS.items())
     assert os.environ["XLA_FLAGS"] == f"--xla_a=1{flags}"
+    monkeypatch.setenv("XLA_FLAGS", "--xla_a=1")
     prepare_cpu(SMALL_MINIBATCH)
     prepare_cpu(SMALL_MINIBATCH)
-    assert os.environ["XLA_FLAGS"] == f"--xla_a=1{flags} --{SCHEDULER}=false"  # once
+    flags = "".join(f" --{name}={value}" for name, value in (CPU_FLAGS | SMALL_FLAGS).items())
+    assert os.environ["XLA_FLAGS"] == f"--xla_a=1{flags}"  # once
     assert {name for name, _ in asked} == {"jax_num_cpu_devices"}
     asked.clear()
     monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "1")
-    own = " ".join(f"--{name}=my_own" for name in (SCHEDULER, *CPU_FLAGS))
+    own = " ".join(f"--{name}=my_own" for name in CPU_FLAGS | SMALL_FLAGS)
     monkeypatch.setenv("XLA_FLAGS", own)
     prepare_cpu(SMALL_MINIBATCH)
     assert not asked
@@ -73,7 +75,7 @@ def test_a_script_prepares_its_cpu_by_one_call():
     code = "import jax, os, purejaxppo as pp; pp.prepare_cpu(128); print(jax.device_count(), os.environ['XLA_FLAGS'])"
     env = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")}
     out = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
-    flags = [f"--{name}={value}" for name, value in (CPU_FLAGS | {SCHEDULER: "false"}).items()]
+    flags = [f"--{name}={value}" for name, value in (CPU_FLAGS | SMALL_FLAGS).items()]
     assert out.split() == [str(cores), *flags]
 
 
