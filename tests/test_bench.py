@@ -113,7 +113,7 @@ def products(run):
     first = 2 * 4 * 4  # of the first layer: the gradient of its input is not needed
     # what is replayed after the update is the policy alone
     rollout, values, cut, replay = 8 * actor, (8 + 2) * critic, 2 * 2 * critic, 8 * actor
-    outer = 2 * 4 * 1  # the gradient of the value head's input: [8, 1] by [1, 4] is no matrix product to XLA
+    outer = 2 * 4 * (1 + 2)  # the gradients of the heads' inputs, column by column, are no matrix products to XLA
     epoch = 8 * (3 * (actor + critic) - 2 * first - outer)
     return rollout + values + cut + run.config.num_epochs * epoch + replay
 
