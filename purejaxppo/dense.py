@@ -2,10 +2,12 @@
 
 The gradient of `x @ kernel` by the kernel is x^T dy, summed over the rows. XLA's CPU backend folds the transposition
 into the product, and then takes two to ten times as long as for other products of that size. Transposing an operand
-apart, behind a barrier, is cheaper: of a wide layer the input, of a narrow one (a head) the other operand.
+apart, behind a barrier, is cheaper: of a layer the input, laid out once for all that read it, as an actor and a critic
+do; of a narrow one (a head) the other operand.
 
-A head of a few columns on a few rows is one product of the rows with a vector for each column: a call of the library
-that multiplies matrices takes longer than all of them.
+A call of the library that multiplies matrices takes longer than some products. So a head of a few columns on a few
+rows is one product of the rows with a vector for each column, and a first layer with a few inputs, on the rows of one
+step of a few environments, a sum that XLA works out in one go with what follows.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from jax.custom_derivatives import SymbolicZero
 
 Array = jax.Array
 FEW_COLUMNS, FEW_ROWS = 4, 256
+FEW_INPUTS, ONE_STEP = 8, 16
+NARROW = 32
 
 
 def row_product(x: Array, kernel: Array) -> Array:
@@ -33,13 +37,16 @@ def row_product(x: Array, kernel: Array) -> Array:
 
 @jax.custom_jvp
 def _product(x: Array, kernel: Array) -> Array:
+    if kernel.shape[0] <= FEW_INPUTS and len(x) <= ONE_STEP:
+        terms = [x[:, i, None] * kernel[i][None] for i in range(kernel.shape[0])]
+        return sum(terms[1:], terms[0])
     return x @ kernel
 
 
 def _by_kernel(x: Array, change: Array) -> Array:
     """`x @ change`, so written that its transpose, x^T dy, is a product of operands that lie ready."""
     lay_out = jax.lax.optimization_barrier
-    if change.shape[1] < change.shape[0]:  # its transpose: (dy^T x)^T
+    if change.shape[1] < NARROW:  # its transpose: (dy^T x)^T
         return lay_out(jax.lax.dot_general(lay_out(change.T), x, (((1,), (1,)), ((), ())))).T
     return jax.lax.dot_general(lay_out(x.T), change, (((0,), (0,)), ((), ())))
 

@@ -104,7 +104,8 @@ def hashed(key: Array, size: int) -> Array:
     for i in range(0, ROUNDS, 2):
         right = (right + mix(left ^ keys[i]) % b) % b
         left = (left + mix(right ^ keys[i + 1]) % a) % a
-    return (left * b + right).astype(jnp.int32)
+    # worked out here: a gather that XLA has it put into computes it number by number
+    return jax.lax.optimization_barrier((left * b + right).astype(jnp.int32))
 
 
 SHUFFLES: dict[str, Callable[[Array, int], Array]] = {"permutation": permutation, "hash": hashed}

@@ -226,10 +226,8 @@ def optimise(parts: Parts, state: TrainState, batch: Batch, batch_of: Callable, 
     split = (config.num_minibatches, num_parts(size // config.num_minibatches, length, parts.cut), -1)
     start, unravel = ravel_pytree(state.params)
 
-    def minibatch_step(data: Any, take: Callable, whole: Array, loop: tuple, index: Array) -> tuple[tuple, tuple]:
+    def minibatch_step(data: Any, take: Callable, loop: tuple, minibatch: tuple) -> tuple[tuple, tuple]:
         params, opt_state, stopped = loop
-        advantage = jnp.moveaxis(whole.at[:, index].get(mode="promise_in_bounds"), 0, 1)  # [P, L, columns]
-        minibatch = everywhere((index, surrogate_advantage(parts, advantage)), parts.cut.num_devices)
 
         def part_loss(params: Any, data: Any, index: Array, advantage: Array) -> tuple[Array, Array]:
             return loss(params, parts, take(data, index)._replace(advantage=advantage), h)
@@ -243,7 +241,9 @@ def optimise(parts: Parts, state: TrainState, batch: Batch, batch_of: Callable, 
     def epoch(loop: tuple, key: Array) -> tuple[tuple, tuple]:
         data = batch_of(unravel(loop[0])) if config.recompute_advantages else batch
         index = parts.shuffle(key, size).reshape(split)  # [minibatches, P, columns]
-        return jax.lax.scan(partial(minibatch_step, *packed(data), data.advantage), loop, index)
+        advantage = jnp.moveaxis(data.advantage.at[:, index].get(mode="promise_in_bounds"), 0, 2)
+        whole = index, jax.vmap(partial(surrogate_advantage, parts))(advantage)
+        return jax.lax.scan(partial(minibatch_step, *packed(data)), loop, everywhere(whole, parts.cut.num_devices))
 
     loop = (start, state.opt_state, jnp.bool_(False))
     (params, opt_state, _), steps = jax.lax.scan(epoch, loop, jax.random.split(key, config.num_epochs))

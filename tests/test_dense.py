@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purejaxppo.dense import FEW_COLUMNS, FEW_ROWS, Dense, row_product
+from purejaxppo.dense import FEW_COLUMNS, FEW_INPUTS, FEW_ROWS, NARROW, ONE_STEP, Dense, row_product
 
 MANY = FEW_ROWS + 3
 SIZES = [(7, 6, 5), (7, 3, 5), (6, 5, 5), (MANY, 5, 3), (MANY, 4, 4), (MANY, 5, 1)]  # narrow, wide, square; many rows
 SIZES += [(7, 5, 3), (6, 4, 4), (5, 3, 1), (1, 2, 2), (FEW_ROWS, 3, FEW_COLUMNS)]  # column by column
+SIZES += [(7, 1, 5), (ONE_STEP, FEW_INPUTS, 5), (ONE_STEP, FEW_INPUTS + 1, 5), (ONE_STEP + 1, FEW_INPUTS, 5)]  # a sum
+SIZES += [(40, 50, NARROW), (40, 50, NARROW - 1)]  # of the gradient, the input laid out or the other operand
 
 
 def arrays(rows, inputs, outputs):
@@ -99,12 +101,31 @@ def test_a_few_columns_of_a_few_rows_are_products_with_vectors():
     assert columns_of_products(FEW_ROWS, FEW_COLUMNS + 1) == [str(FEW_COLUMNS + 1)]
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="only a CPU is slow at them")
+def test_a_first_layer_on_the_rows_of_one_step_is_no_product_at_all():
+    def products(rows, inputs):
+        return (
+            jax.jit(row_product).lower(jnp.ones((rows, inputs)), jnp.ones((inputs, 64))).as_text().count("dot_general")
+        )
+
+    assert products(ONE_STEP, FEW_INPUTS) == 0
+    assert products(ONE_STEP + 1, FEW_INPUTS) == products(ONE_STEP, FEW_INPUTS + 1) == 1
+
+
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="only a CPU needs its operands laid out")
 def test_no_product_of_the_gradient_contracts_the_rows_of_both_operands():
     slow = ("0", "0")
     for size in ((512, 64, 64), (512, 64, 2)):
         assert slow in dots(jnp.matmul, size)  # what XLA makes of the plain product, else none of this is needed
         assert slow not in dots(row_product, size)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="only a CPU needs its operands laid out")
+def test_two_layers_that_read_one_input_have_it_laid_out_once():
+    x, a, b = (jnp.ones(shape) for shape in ((512, 96), (96, 64), (96, 64)))
+    gradient = jax.grad(lambda a, b, x: (jnp.tanh(row_product(x, a)) * jnp.tanh(row_product(x, b))).sum(), (0, 1))
+    text = jax.jit(gradient).lower(a, b, x).compile().as_text()
+    assert len(re.findall(r"= f32\[96,512\]\{1,0\} fusion\(", text)) == 1
 
 
 def test_other_backends_take_the_plain_product(monkeypatch):
