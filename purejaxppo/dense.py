@@ -37,7 +37,8 @@ def row_product(x: Array, kernel: Array) -> Array:
 
 @jax.custom_jvp
 def _product(x: Array, kernel: Array) -> Array:
-    if kernel.shape[0] <= FEW_INPUTS and len(x) <= ONE_STEP:
+    small = kernel.shape[0] <= FEW_INPUTS and len(x) <= ONE_STEP
+    if small and x.dtype == jnp.float32:  # bfloat16 has to be summed in float32, as a product does
         terms = [x[:, i, None] * kernel[i][None] for i in range(kernel.shape[0])]
         return sum(terms[1:], terms[0])
     return x @ kernel

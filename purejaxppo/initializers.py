@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Array = jax.Array
 _draw: ContextVar[Callable[[tuple[int, int]], Array] | None] = ContextVar("draw", default=None)
@@ -36,9 +37,10 @@ def orthonormal(key: Array, shape: tuple[int, int]) -> Array:
 
 
 def drawn_together(init: Callable[[Array], Any]) -> Callable[[Array], Any]:
-    """`init(key)` with all its `orthonormal` matrices from one draw, those of a shape side by side.
+    """`init(key)` with all its `orthonormal` matrices from one draw, those with as many rows side by side.
 
-    The same law in two thirds of the time to compile: a dozen small draws and loops are a dozen programs to XLA.
+    The same law in half of the time to compile: a dozen small draws and loops are a dozen programs to XLA. Narrower
+    ones get columns of zeros behind their own, which no column before them sees.
     Where `init` asks for one inside of a vmap of its own, all copies see the same.
     """
 
@@ -52,14 +54,17 @@ def drawn_together(init: Callable[[Array], Any]) -> Callable[[Array], Any]:
 
         with _drawing(note):  # a function made here: eval_shape remembers others, and does not ask them again
             jax.eval_shape(lambda key: init(key), jax.ShapeDtypeStruct(rest.shape, rest.dtype))
-        numbers = jax.random.normal(draw_key, (sum(map(prod, shapes)),))
-        matrices, start = {}, 0
-        for shape in dict.fromkeys(shapes):
-            count = shapes.count(shape)
-            stop = start + count * prod(shape)
-            matrices[shape] = iter(jax.vmap(gram_schmidt)(numbers[start:stop].reshape(count, *shape)))
-            start = stop
-        with _drawing(lambda shape: next(matrices[shape])):
+        shapes.sort(key=list(dict.fromkeys(shapes)).index)  # equal ones next to each other
+        sizes = [prod(shape) for shape in shapes]
+        numbers = jnp.split(jax.random.normal(draw_key, (sum(sizes),)), np.cumsum(sizes)[:-1])
+        matrices: dict[tuple[int, int], list[Array]] = {shape: [] for shape in shapes}
+        for rows in dict.fromkeys(rows for rows, _ in shapes):
+            alike = [(shape, x.reshape(shape)) for shape, x in zip(shapes, numbers, strict=True) if shape[0] == rows]
+            most = max(columns for (_, columns), _ in alike)
+            padded = jnp.stack([jnp.pad(x, ((0, 0), (0, most - x.shape[1]))) for _, x in alike])
+            for (shape, _), q in zip(alike, jax.vmap(gram_schmidt)(padded), strict=True):
+                matrices[shape].append(q[:, : shape[1]])
+        with _drawing(lambda shape: matrices[shape].pop(0)):
             return init(rest)
 
     return together
@@ -69,14 +74,15 @@ def gram_schmidt(a: Array) -> Array:
     """Orthonormal columns [m, n] that span those of a [m, n], m >= n: q_j ∝ a_j - Σ_{i<j} q_i (q_iᵀ a_j).
 
     The factor Q of a = QR with a positive diagonal of R; of a Gaussian `a` it is uniform (Haar) over such matrices.
-    Each column is projected twice, which keeps the columns orthogonal to float32 rounding.
+    Each column is projected twice, which keeps the columns orthogonal to float32 rounding. A column of zeros stays one.
     """
 
     def next_column(q: Array, j: Array) -> tuple[Array, None]:
         column = a[:, j]
         for _ in range(2):  # columns of q from j on are still zero
             column = column - jnp.matmul(q, jnp.matmul(column, q, precision="highest"), precision="highest")
-        return q.at[:, j].set(column / jnp.linalg.norm(column)), None
+        length = jnp.linalg.norm(column)
+        return q.at[:, j].set(column / jnp.where(length > 0.0, length, 1.0)), None
 
     return jax.lax.scan(next_column, jnp.zeros_like(a), jnp.arange(a.shape[1]))[0]
 

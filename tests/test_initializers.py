@@ -64,10 +64,32 @@ def test_matrices_drawn_together_are_as_uniform_and_as_independent_as_those_draw
         assert np.abs(pairs).max() < 0.02
 
 
+def test_matrices_drawn_together_are_each_the_q_of_its_own_numbers(key):
+    """Those with as many rows go through one loop, padded; each must come out as it would alone, in its own shape."""
+    shapes = [(6, 6), (6, 1), (9, 4), (6, 3), (6, 6)]
+    ours = drawn_together(lambda key: [orthogonal()(key, shape) for shape in shapes])(key.copy())
+    numbers = np.asarray(jax.random.normal(jax.random.split(key)[1], (36 + 36 + 6 + 36 + 18,)))
+    ends = {0: (0, 36), 4: (36, 72), 1: (72, 78), 2: (78, 114), 3: (114, 132)}  # equal shapes next to each other
+    for i, shape in enumerate(shapes):
+        a = numbers[slice(*ends[i])].reshape(shape)
+        q, r = np.linalg.qr(a.astype(np.float64))
+        np.testing.assert_allclose(ours[i], q * np.sign(np.diag(r)), atol=2e-5)
+
+
+def test_a_column_of_zeros_stays_one_and_is_no_nan(key):
+    a = jnp.pad(jax.random.normal(key, (5, 3)), ((0, 0), (0, 2)))
+    np.testing.assert_array_equal(gram_schmidt(a)[:, 3:], 0.0)
+    np.testing.assert_allclose(gram_schmidt(a)[:, :3], gram_schmidt(a[:, :3]), atol=1e-6)
+
+
+def test_without_matrices_there_is_nothing_to_draw(key):
+    assert drawn_together(lambda key: jax.random.uniform(key, (3,)))(key).shape == (3,)
+
+
 @pytest.mark.parametrize(("kind", "square"), [("mlp", 2), ("lstm", 18)])
-def test_a_network_is_initialised_by_one_draw_and_one_loop_per_shape(kind, square, key):
+def test_a_network_is_initialised_by_one_draw_and_one_loop_per_number_of_rows(kind, square, key):
     env = pp.make("CartPole-v1")
     text = str(jax.make_jaxpr(pp.make_network(env, pp.NetworkConfig(kind, (8, 8), rnn_size=8)).init)(key))
-    loops = re.findall(r"f32\[(\d+,8,\d)\] = scan\[", text)
-    assert (text.count("erf_inv"), len(loops)) == (1, 4)
-    assert set(loops) == {"1,8,1", "1,8,2", f"{square},8,8", "2,8,4"}  # gates are squares too
+    loops = re.findall(r"f32\[(\d+),8,8\] = scan\[", text)
+    assert (text.count("erf_inv"), len(loops)) == (1, 1)
+    assert loops == [str(square + 4)]  # squares, gates among them; two first layers and two heads
