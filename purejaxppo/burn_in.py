@@ -25,20 +25,21 @@ class LeadingSteps(NamedTuple):
     reset: Array  # [b, M]
 
 
-def lead_in(sequences: Any, num_envs: int, steps: int) -> LeadingSteps | tuple[()]:
+def lead_in(sequences: Any, num_envs: int, steps: int, num_devices: int = 1) -> LeadingSteps | tuple[()]:
     """The lead-ins of all sequences (fields carry, obs, reset, leaves [L, M, ...]), 1 <= steps <= L; () for 0 steps.
 
-    As `minibatches.to_sequences` makes them, column c is of environment c mod num_envs, and column c - num_envs holds
-    the stretch of its time just before.
+    As `minibatches.to_sequences` makes them, column c - n holds the stretch of time just before that of column c, n
+    being the number of environments of a device, unless c is one of the first n of a device's columns.
     """
     if not steps:
         return ()
+    envs = num_envs // num_devices
 
     def before(tree: Any) -> Any:
-        return jax.tree.map(lambda x: jnp.roll(x[-steps:], num_envs, axis=1), tree)
+        return jax.tree.map(lambda x: jnp.roll(x[-steps:], envs, axis=1), tree)
 
     carry, obs, reset = before((sequences.carry, sequences.obs, sequences.reset))
-    known = jnp.arange(reset.shape[1])[None] >= num_envs
+    known = jnp.arange(reset.shape[1])[None] % (reset.shape[1] // num_devices) >= envs
     return LeadingSteps(known, jax.tree.map(lambda x: x[:1], carry), obs, reset)
 
 

@@ -15,18 +15,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from purejaxppo.devices import everywhere
+
 Array = jax.Array
 ROUNDS = 8
 NARROW = 32  # numbers in a row
 
 
-def to_sequences(x: Array, length: int) -> Array:
+def to_sequences(x: Array, length: int, num_devices: int = 1) -> Array:
     """[T, N, ...] -> [length, T / length * N, ...]: each column is a stretch of one environment's time.
 
-    Time is cut first and then swapped behind the environments; a single reshape would mix them.
+    Columns go through the environments of a device, then through time, then through the devices, which so have equal
+    runs of columns and nothing to exchange. Time is cut before it is moved; a single reshape would mix environments.
     """
-    x = x.reshape(-1, length, *x.shape[1:]).swapaxes(0, 1)
-    return x.reshape(length, -1, *x.shape[3:])
+    num_steps, num_envs, *rest = x.shape
+    x = x.reshape(num_steps // length, length, num_devices, num_envs // num_devices, *rest)
+    return jnp.moveaxis(x, 0, 2).reshape(length, -1, *rest)
+
+
+def located(columns: Array, num_envs: int, num_devices: int) -> Array:
+    """Where `num_devices` devices have the columns that a single one has at `columns`, an order of all of them."""
+    if num_devices == 1:
+        return columns
+    share, envs = columns.size // num_devices, num_envs // num_devices
+    time, env = columns // num_envs, columns % num_envs
+    return env // envs * share + time * envs + env % envs
 
 
 def block(tree: Any) -> Any:
@@ -39,8 +52,10 @@ def first(tree: Any) -> Any:
     return jax.tree.map(lambda x: x[0], tree)
 
 
-def packed(batch: Any) -> tuple[Any, Callable[[Any, Array], Any]]:
+def packed(batch: Any, num_devices: int = 1) -> tuple[Any, Callable[[Any, Array], Any]]:
     """(data, take): take(data, index [C]) is `batch` with leaves [L, C, ...], of leaves [L, M, ...].
+
+    A batch may be shared out among devices; each of them gets all of `data`.
 
     All narrow leaves of 4 bytes lie side by side in one array, so that a minibatch is one gather of whole rows and not
     one for each leaf. Wide ones, such as images, stay where they are, in their own dtype, and are not copied.
@@ -72,7 +87,7 @@ def packed(batch: Any) -> tuple[Any, Callable[[Any, Array], Any]]:
                 taken[i] = jax.lax.bitcast_convert_type(x, leaves[i].dtype)
         return structure.unflatten([taken[i] for i in range(len(leaves))])
 
-    return (rows, apart), take
+    return everywhere((rows, apart), num_devices), take
 
 
 def permutation(key: Array, size: int) -> Array:

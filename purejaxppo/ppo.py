@@ -26,7 +26,7 @@ from purejaxppo.diagnostics import improvement, mean_residual
 from purejaxppo.environment import auto_reset, normalized_leaves
 from purejaxppo.metrics import REPORT, Metrics, describe, joined, reduce_metrics, report
 from purejaxppo.microbatches import choose_cut, map_parts, mean_gradient, num_parts
-from purejaxppo.minibatches import SHUFFLES, block, first, packed, to_sequences
+from purejaxppo.minibatches import SHUFFLES, block, first, located, packed, to_sequences
 from purejaxppo.networks import check_fit
 from purejaxppo.objectives import OBJECTIVES, importance_ratio, total_loss, value_loss
 from purejaxppo.optimizer import descend, optimizer
@@ -186,12 +186,12 @@ def make_batch(parts: Parts, params: Any, *, state: TrainState, rollout: Transit
     returns = (rewards, values, next_values, terminated, truncated)
     advantage, target = parts.target_fn(*returns, h, parts.config.n_step)
     log_prob = rollout.distribution.log_prob(rollout.action)
-    obs = observe(parts, state, rollout.obs)
     length = (parts.config.sequence_length or parts.config.num_steps) if jax.tree.leaves(rollout.carry) else 1
     policy = (rollout.action, rollout.distribution, log_prob)
-    batch = Batch(obs, rollout.reset, rollout.carry, *policy, values, advantage, target)
-    batch = everywhere(jax.tree.map(lambda x: to_sequences(x, length), batch), parts.cut.num_devices)
-    lead = lead_in(batch, parts.config.num_envs, parts.config.burn_in)
+    batch = Batch(observe(parts, state, rollout.obs), rollout.reset, rollout.carry, *policy, values, advantage, target)
+    devices = parts.cut.num_devices
+    batch = shared_out(jax.tree.map(lambda x: to_sequences(x, length, devices), batch), devices, axis=1)
+    lead = lead_in(batch, parts.config.num_envs, parts.config.burn_in, devices)
     return batch._replace(carry=block(first(batch.carry)), lead_in=lead)
 
 
@@ -222,7 +222,7 @@ def loss(params: Any, parts: Parts, batch: Batch, h: Hyperparams) -> tuple[Array
 
 def optimise(parts: Parts, state: TrainState, batch: Batch, batch_of: Callable, h: Hyperparams, key: Array) -> Any:
     """K epochs over random minibatches -> (params, opt_state, steps). From KL > κ on nothing moves (1.10)."""
-    config, (length, size) = parts.config, batch.value.shape
+    config, devices, (length, size) = parts.config, parts.cut.num_devices, batch.value.shape
     split = (config.num_minibatches, num_parts(size // config.num_minibatches, length, parts.cut), -1)
     start, unravel = ravel_pytree(state.params)
 
@@ -240,10 +240,10 @@ def optimise(parts: Parts, state: TrainState, batch: Batch, batch_of: Callable, 
 
     def epoch(loop: tuple, key: Array) -> tuple[tuple, tuple]:
         data = batch_of(unravel(loop[0])) if config.recompute_advantages else batch
-        index = parts.shuffle(key, size).reshape(split)  # [minibatches, P, columns]
-        advantage = jnp.moveaxis(data.advantage.at[:, index].get(mode="promise_in_bounds"), 0, 2)
-        whole = index, jax.vmap(partial(surrogate_advantage, parts))(advantage)
-        return jax.lax.scan(partial(minibatch_step, *packed(data)), loop, everywhere(whole, parts.cut.num_devices))
+        index = located(parts.shuffle(key, size), config.num_envs, devices).reshape(split)  # [minibatches, P, columns]
+        advantage = everywhere(data.advantage, devices).at[:, index].get(mode="promise_in_bounds")
+        minibatches = index, jax.vmap(partial(surrogate_advantage, parts))(jnp.moveaxis(advantage, 0, 2))
+        return jax.lax.scan(partial(minibatch_step, *packed(data, devices)), loop, everywhere(minibatches, devices))
 
     loop = (start, state.opt_state, jnp.bool_(False))
     (params, opt_state, _), steps = jax.lax.scan(epoch, loop, jax.random.split(key, config.num_epochs))

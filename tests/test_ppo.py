@@ -13,7 +13,7 @@ from probes import chain, endless, masked, reward_by_distance, scripted
 import purejaxppo as pp
 from purejaxppo import Config, Hyperparams, ppo
 from purejaxppo.metrics import REPORT
-from purejaxppo.minibatches import hashed, permutation, to_sequences
+from purejaxppo.minibatches import hashed, located, permutation, to_sequences
 from purejaxppo.train import as_traced
 
 CHAIN, PUSH, ENDLESS = chain(limit=5), reward_by_distance(action_dim=2), endless(limit=4)
@@ -214,6 +214,19 @@ def test_sequences_are_stretches_of_one_environment(length):
     assert (np.diff(t, axis=0) == 1).all()
     assert (t[0] % length == 0).all()
     assert len({*zip(t.ravel().tolist(), n.ravel().tolist(), strict=True)}) == 24
+
+
+@pytest.mark.parametrize("length", [1, 4])
+@pytest.mark.parametrize("devices", [1, 2, 3])
+def test_devices_have_runs_of_columns_of_their_own_environments(devices, length):
+    """The same columns as on one device, at the places that `located` says, and nobody else's environments."""
+    x = jnp.arange(8 * 6 * 2).reshape(8, 6, 2)
+    one, several = to_sequences(x, length), to_sequences(x, length, devices)
+    order = jax.random.permutation(jax.random.key(0), one.shape[1])
+    np.testing.assert_array_equal(several[:, located(order, 6, devices)], one[:, order])
+    envs = np.asarray(several)[0, :, 0].reshape(devices, -1) // 2 % 6
+    for device, share in enumerate(envs):
+        assert set(share // (6 // devices)) == {device}
 
 
 # --- controls ---------------------------------------------------------------------------------------------------------
