@@ -356,6 +356,13 @@ def about(report: dict[str, Any]) -> str:
         lines.append(
             f"{ready['peer']} on {ready.get('device', 'cpu')}: {versions}; flags: {report['flags'][side] or 'none'}."
         )
+    counted = [
+        f"{x['workload']} {x['ours']['kernels_per_env_step']:.0f} / {x['peer']['kernels_per_env_step']:.0f}"
+        for x in report["results"]
+        if "kernels_per_env_step" in x["ours"] and "kernels_per_env_step" in x["peer"]
+    ]
+    if counted:
+        lines.append(f"Kernels executed per step of all environments, ours / peer: {', '.join(counted)}.")
     if report["differs"]:
         lines.append(f"What differs in the peer: {report['differs']}.")
     return "\n" + "\n".join(f"* {line}" for line in lines) + "\n"

@@ -67,6 +67,10 @@ class Count:
         """All kernels executed."""
         return sum(self.kernels.values())
 
+    def per_turn(self, trips: int) -> float:
+        """Kernels executed per turn of the dearest loop of `trips` turns: T those of a rollout of T steps."""
+        return max(loop.kernels for loop in self.loops if loop.trips == trips)
+
     @property
     def unknown_loops(self) -> int:
         """Loops whose number of turns was assumed."""

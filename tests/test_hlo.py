@@ -1,5 +1,8 @@
 """The counter counts: on texts with counts known by hand, and on compiled programs with counts known by arithmetic."""
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -179,6 +182,25 @@ def test_kernels_grow_with_the_turns_of_a_loop():
     assert [loop.trips for loop in loops] == [10, 20]
     assert loops[0].kernels == loops[1].kernels >= 2  # a product and a tanh, with or without the counter
     assert counts[1].executed - counts[0].executed == 10 * loops[0].kernels
+
+
+def test_per_turn_is_of_the_dearest_loop_of_that_length():
+    """A step of the environments takes more than the other loops over T, such as that of the advantages."""
+
+    def rollout(x, w):
+        x, ys = jax.lax.scan(lambda x, _: (jnp.sin(x) @ w, x), x, length=13)
+        return x, jax.lax.scan(lambda total, y: (0.5 * total + y, total), ys[0], ys)[1]
+
+    counted = count(compiled(rollout, jnp.ones((256, 64)), jnp.ones((64, 64))))
+    cheap, dear = sorted(loop.kernels for loop in counted.loops if loop.trips == 13)
+    assert cheap < dear == counted.per_turn(13)
+
+
+def test_it_loads_without_any_package():
+    """So that it counts in the environments of benchmarks/compare.py, each of which holds a peer and not us."""
+    load = f"import runpy; print(runpy.run_path({hlo.__file__!r})['count'].__name__)"
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", load], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "count"
 
 
 def test_nested_and_vmapped_scans():

@@ -9,9 +9,11 @@ Imports nothing but the standard library at the top: every peer has an environme
 """
 
 import importlib.metadata
+import importlib.util
 import json
 import math
 import os
+import pathlib
 import platform
 import sys
 import time
@@ -60,6 +62,15 @@ def compile_cold(function, *args):
     return program, time.perf_counter() - start
 
 
+def kernels_per_env_step(program, num_steps):
+    """How many kernels a step of all environments is in a compiled program, as `purejaxppo bench` counts them."""
+    path = pathlib.Path(__file__).resolve().parents[2] / "purejaxppo" / "hlo.py"  # needs nothing that a peer may lack
+    spec = importlib.util.spec_from_file_location("hlo", path)
+    sys.modules["hlo"] = hlo = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hlo)
+    return hlo.count(program.as_text()).per_turn(num_steps)
+
+
 def stopwatch(program, *args):
     """Execute once -> (what came out, seconds until all of it was there)."""
     import jax
@@ -90,4 +101,6 @@ def jax_worker(train, keys, final_returns, spec):
         returns = [float(x) if np.isfinite(x) else None for x in np.asarray(final_returns(out))]
         return {"seconds": seconds, "env_steps": steps, "final_returns": returns}
 
-    return run, {"compile_seconds": compile_seconds, "device": str(jax.devices()[0].device_kind)}
+    kernels = kernels_per_env_step(program, spec["config"]["num_steps"])
+    device = str(jax.devices()[0].device_kind)
+    return run, {"compile_seconds": compile_seconds, "device": device, "kernels_per_env_step": kernels}
