@@ -103,12 +103,12 @@ def test_a_few_columns_of_a_few_rows_are_products_with_vectors():
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="only a CPU is slow at them")
 def test_a_first_layer_on_the_rows_of_one_step_is_no_product_at_all():
-    def products(rows, inputs):
-        return (
-            jax.jit(row_product).lower(jnp.ones((rows, inputs)), jnp.ones((inputs, 64))).as_text().count("dot_general")
-        )
+    def products(rows, inputs, dtype=jnp.float32):
+        x, kernel = jnp.ones((rows, inputs), dtype), jnp.ones((inputs, 64), dtype)
+        return jax.jit(row_product).lower(x, kernel).as_text().count("dot_general")
 
     assert products(ONE_STEP, FEW_INPUTS) == 0
+    assert products(ONE_STEP, FEW_INPUTS, jnp.bfloat16) == 1  # a sum would round after every term
     assert products(ONE_STEP + 1, FEW_INPUTS) == products(ONE_STEP, FEW_INPUTS + 1) == 1
 
 
