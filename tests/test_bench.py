@@ -21,7 +21,8 @@ from purejaxppo.workloads import WORKLOADS, Workload
 
 # What one update executes and holds: (kernels, bytes), on a CPU; on each of two devices where they share it (W1).
 # Set anew after tuning; the print of the test has them.
-GATE = {"W1": (29639, 28_157_324), "W2": (6360, 589_628)}
+LATER = jax.__version_info__ >= (0, 11)  # its XLA holds 5 MB more
+GATE = {"W1": (29639, 33_400_204 if LATER else 28_157_324), "W2": (6360, 589_628)}
 MORE, LESS = 1.03, 0.8  # versions of XLA differ by 1 %; a program far below its number deserves a new number
 
 
