@@ -359,7 +359,7 @@ def about(report: dict[str, Any]) -> str:
     counted = [
         f"{x['workload']} {x['ours']['kernels_per_env_step']:.0f} / {x['peer']['kernels_per_env_step']:.0f}"
         for x in report["results"]
-        if "kernels_per_env_step" in x["ours"] and "kernels_per_env_step" in x["peer"]
+        if all(x[side].get("kernels_per_env_step") for side in ("ours", "peer"))
     ]
     if counted:
         lines.append(f"Kernels executed per step of all environments, ours / peer: {', '.join(counted)}.")

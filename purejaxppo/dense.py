@@ -21,9 +21,9 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 Array = jax.Array
-FEW_COLUMNS, FEW_ROWS = 4, 256
-FEW_INPUTS, ONE_STEP = 8, 16
-NARROW = 32
+FEW_COLUMNS, FEW_ROWS = 4, 256  # up to which a head is products with vectors
+FEW_INPUTS, FEW_ENVS = 8, 16  # up to which a first layer is a sum
+NARROW = 32  # columns below which not the input is laid out
 
 
 def row_product(x: Array, kernel: Array) -> Array:
@@ -37,7 +37,7 @@ def row_product(x: Array, kernel: Array) -> Array:
 
 @jax.custom_jvp
 def _product(x: Array, kernel: Array) -> Array:
-    small = kernel.shape[0] <= FEW_INPUTS and len(x) <= ONE_STEP
+    small = kernel.shape[0] <= FEW_INPUTS and len(x) <= FEW_ENVS
     if small and x.dtype == jnp.float32:  # bfloat16 has to be summed in float32, as a product does
         terms = [x[:, i, None] * kernel[i][None] for i in range(kernel.shape[0])]
         return sum(terms[1:], terms[0])

@@ -67,9 +67,9 @@ class Count:
         """All kernels executed."""
         return sum(self.kernels.values())
 
-    def per_turn(self, trips: int) -> float:
-        """Kernels executed per turn of the dearest loop of `trips` turns: T those of a rollout of T steps."""
-        return max(loop.kernels for loop in self.loops if loop.trips == trips)
+    def per_turn(self, trips: int) -> float | None:
+        """Kernels per turn of the dearest loop of `trips` turns (T: the rollout's); None where the text shows none."""
+        return max((loop.kernels for loop in self.loops if loop.trips == trips), default=None)
 
     @property
     def unknown_loops(self) -> int:

@@ -34,7 +34,7 @@ def to_sequences(x: Array, length: int, num_devices: int = 1) -> Array:
 
 
 def located(columns: Array, num_envs: int, num_devices: int) -> Array:
-    """Where `num_devices` devices have the columns that a single one has at `columns`, an order of all of them."""
+    """Where `num_devices` devices have what a single one has at `columns`: int32 [M], an order of all M, -> [M]."""
     if num_devices == 1:
         return columns
     share, envs = columns.size // num_devices, num_envs // num_devices

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purejaxppo.dense import FEW_COLUMNS, FEW_INPUTS, FEW_ROWS, NARROW, ONE_STEP, Dense, row_product
+from purejaxppo.dense import FEW_COLUMNS, FEW_ENVS, FEW_INPUTS, FEW_ROWS, NARROW, Dense, row_product
 
 MANY = FEW_ROWS + 3
 SIZES = [(7, 6, 5), (7, 3, 5), (6, 5, 5), (MANY, 5, 3), (MANY, 4, 4), (MANY, 5, 1)]  # narrow, wide, square; many rows
 SIZES += [(7, 5, 3), (6, 4, 4), (5, 3, 1), (1, 2, 2), (FEW_ROWS, 3, FEW_COLUMNS)]  # column by column
-SIZES += [(7, 1, 5), (ONE_STEP, FEW_INPUTS, 5), (ONE_STEP, FEW_INPUTS + 1, 5), (ONE_STEP + 1, FEW_INPUTS, 5)]  # a sum
+SIZES += [(7, 1, 5), (FEW_ENVS, FEW_INPUTS, 5), (FEW_ENVS, FEW_INPUTS + 1, 5), (FEW_ENVS + 1, FEW_INPUTS, 5)]  # a sum
 SIZES += [(40, 50, NARROW), (40, 50, NARROW - 1)]  # of the gradient, the input laid out or the other operand
 
 
@@ -107,9 +107,9 @@ def test_a_first_layer_on_the_rows_of_one_step_is_no_product_at_all():
         x, kernel = jnp.ones((rows, inputs), dtype), jnp.ones((inputs, 64), dtype)
         return jax.jit(row_product).lower(x, kernel).as_text().count("dot_general")
 
-    assert products(ONE_STEP, FEW_INPUTS) == 0
-    assert products(ONE_STEP, FEW_INPUTS, jnp.bfloat16) == 1  # a sum would round after every term
-    assert products(ONE_STEP + 1, FEW_INPUTS) == products(ONE_STEP, FEW_INPUTS + 1) == 1
+    assert products(FEW_ENVS, FEW_INPUTS) == 0
+    assert products(FEW_ENVS, FEW_INPUTS, jnp.bfloat16) == 1  # a sum would round after every term
+    assert products(FEW_ENVS + 1, FEW_INPUTS) == products(FEW_ENVS, FEW_INPUTS + 1) == 1
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="only a CPU needs its operands laid out")

@@ -194,6 +194,7 @@ def test_per_turn_is_of_the_dearest_loop_of_that_length():
     counted = count(compiled(rollout, jnp.ones((256, 64)), jnp.ones((64, 64))))
     cheap, dear = sorted(loop.kernels for loop in counted.loops if loop.trips == 13)
     assert cheap < dear == counted.per_turn(13)
+    assert counted.per_turn(12) is None
 
 
 def test_it_loads_without_any_package():

@@ -258,7 +258,7 @@ def operations(network, obs):
 
 def test_the_default_network_is_nothing_but_products_sums_and_tanh(monkeypatch):
     monkeypatch.setattr("purejaxppo.dense.FEW_ROWS", 0)  # else the heads are a product for each column,
-    monkeypatch.setattr("purejaxppo.dense.ONE_STEP", 0)  # and the first layers a sum
+    monkeypatch.setattr("purejaxppo.dense.FEW_ENVS", 0)  # and the first layers a sum
     env = env_of(box(-1, 1, (3,)), Discrete(4))
     names = [name for name, _ in operations(mlp(env), lead(env.observation_space, T, N))]
     assert names.count("dot_general") == 6
@@ -510,7 +510,7 @@ def test_bfloat16_is_of_the_layers_only(kind):
 
 def test_bfloat16_products_except_those_of_the_heads(monkeypatch):
     monkeypatch.setattr("purejaxppo.dense.FEW_ROWS", 0)  # else the heads are a product for each column,
-    monkeypatch.setattr("purejaxppo.dense.ONE_STEP", 0)  # and the first layers a sum
+    monkeypatch.setattr("purejaxppo.dense.FEW_ENVS", 0)  # and the first layers a sum
     env = env_of(box(-1, 1, (3,)), Discrete(4))
     found = operations(mlp(env, compute_dtype="bfloat16"), lead(env.observation_space, T, N))
     dtypes = [dtype for name, dtype in found if name == "dot_general"]
