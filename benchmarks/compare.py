@@ -109,7 +109,7 @@ PEERS = {
 
 def spec_of(name: str, num_updates: int, num_seeds: int | None = None, config: dict[str, Any] | None = None) -> dict:
     """The workload as plain JSON for a worker: `num_updates` updates of it, annealed to their end."""
-    from purejaxppo.workloads import WORKLOADS
+    from purejaxppo.bench.workloads import WORKLOADS
 
     workload = WORKLOADS[name]
     run = workload.run

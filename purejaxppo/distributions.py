@@ -27,13 +27,18 @@ import jax.numpy as jnp
 
 # A masked logit counts as this one: exp of it is exactly 0, and 0 · log 0 is 0 · (-1e9) = 0, never 0 · (-inf) = NaN.
 MASKED_LOGIT = -1e9
+
 # Uniform floats are multiples of 2⁻²³: half a step puts them on the midpoints, symmetric about 1/2 and never 0 or 1.
 _HALF_STEP = 2.0**-24
+
 _LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
+
 # E[f(z)], z ~ N(0, 1) ≈ Σᵢ wᵢ f(zᵢ): the trapezoid rule, which converges as fast as Gauss-Hermite here and, nodes being
 # evenly spaced, is 10 times as accurate where σ > 1 bends tanh sharply between two nodes.
 _NODES = [-5.0 + 10.0 * i / 23 for i in range(24)]
+
 _WEIGHTS = [math.exp(-0.5 * z * z) for z in _NODES]
+
 _WEIGHTS = [weight / math.fsum(_WEIGHTS) for weight in _WEIGHTS]
 
 
@@ -333,4 +338,5 @@ class Joint(NamedTuple):
 
 
 Distribution: TypeAlias = Categorical | MultiCategorical | DiagonalGaussian | TanhGaussian | Joint
+
 _KINDS = (Categorical, MultiCategorical, DiagonalGaussian, TanhGaussian, Joint)

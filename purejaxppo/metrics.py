@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from purejaxppo.config import Hyperparams
-from purejaxppo.diagnostics import Diagnostics
-from purejaxppo.objectives import kl_k3
-from purejaxppo.statistics import EpisodeSummary
+from purejaxppo.config.checks import Hyperparams
+from purejaxppo.functional.diagnostics import Diagnostics
+from purejaxppo.functional.objectives import kl_k3
+from purejaxppo.functional.running_stats import EpisodeSummary
 
 Array = jax.Array
 

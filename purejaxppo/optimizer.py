@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import optax
 
-from purejaxppo.config import Hyperparams
+from purejaxppo.config.checks import Hyperparams
 
 
 def optimizer(h: Hyperparams) -> optax.GradientTransformation:

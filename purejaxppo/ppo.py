@@ -16,23 +16,24 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
-from purejaxppo import statistics as stats
-from purejaxppo.advantages import TARGETS, normalize_advantages
-from purejaxppo.bootstrap import next_state_values
-from purejaxppo.burn_in import lead_in, start_carry
-from purejaxppo.config import Config, Hyperparams, minibatch_shape
-from purejaxppo.devices import everywhere, shared_out
-from purejaxppo.diagnostics import improvement, mean_residual
-from purejaxppo.environment import auto_reset, normalized_leaves
+from purejaxppo.batching.burn_in import lead_in, start_carry
+from purejaxppo.batching.microbatches import choose_cut, map_parts, mean_gradient, num_parts
+from purejaxppo.batching.shuffles import SHUFFLES, block, first, located, packed, to_sequences
+from purejaxppo.config.checks import Config, Hyperparams, minibatch_shape
+from purejaxppo.devices.sharding import everywhere, shared_out
+from purejaxppo.envs.conformance import auto_reset
+from purejaxppo.envs.spaces import normalized_leaves
+from purejaxppo.envs.wrappers.observations import clip_action
+from purejaxppo.functional import running_stats as stats
+from purejaxppo.functional.advantages import TARGETS, normalize_advantages
+from purejaxppo.functional.bootstrap import next_state_values
+from purejaxppo.functional.diagnostics import improvement, mean_residual
+from purejaxppo.functional.objectives import OBJECTIVES, importance_ratio, total_loss, value_loss
+from purejaxppo.functional.trpo import apply_control, init_control, natural_step, select, should_stop, update_control
 from purejaxppo.metrics import REPORT, Metrics, describe, joined, reduce_metrics, report
-from purejaxppo.microbatches import choose_cut, map_parts, mean_gradient, num_parts
-from purejaxppo.minibatches import SHUFFLES, block, first, located, packed, to_sequences
-from purejaxppo.networks import check_fit
-from purejaxppo.objectives import OBJECTIVES, importance_ratio, total_loss, value_loss
+from purejaxppo.networks.actor_critic import check_fit
 from purejaxppo.optimizer import descend, optimizer
-from purejaxppo.state import Algorithm, Batch, Parts, TrainState, Transition, strongly_typed
-from purejaxppo.trust_region import apply_control, init_control, natural_step, select, should_stop, update_control
-from purejaxppo.wrappers import clip_action
+from purejaxppo.types import Algorithm, Batch, Parts, TrainState, Transition, strongly_typed
 
 Array = jax.Array
 

@@ -16,10 +16,11 @@ import oracle
 import pytest
 
 from purejaxppo import ppo
-from purejaxppo.config import Config, Hyperparams
+from purejaxppo.config.checks import Config, Hyperparams
 from purejaxppo.distributions import Categorical, DiagonalGaussian
-from purejaxppo.environment import Discrete, Env, TimeStep, box
-from purejaxppo.networks import Network
+from purejaxppo.envs.conformance import Env, TimeStep
+from purejaxppo.envs.spaces import Discrete, box
+from purejaxppo.networks.actor_critic import Network
 
 T, N, D, WIDTH, SIZE = 8, 4, 3, 5, 2
 ORDER = np.random.default_rng(0).permutation(T * N)

@@ -10,8 +10,8 @@ from probes import quick_jit
 
 import purejaxppo as pp
 from purejaxppo import ppo
-from purejaxppo.train import as_traced
-from purejaxppo.wrappers import time_limit
+from purejaxppo.envs.wrappers.observations import time_limit
+from purejaxppo.training.loop import as_traced
 
 GAMMA, LAMBDA, EPS, ENT, VF = 0.9, 0.8, 0.2, 0.01, 0.5
 

@@ -19,14 +19,14 @@ from probes import chain, masked, quick_jit, reward_by_distance
 
 import purejaxppo as pp
 from purejaxppo import Config, Hyperparams, NetworkConfig, ppo
-from purejaxppo.advantages import TARGETS
+from purejaxppo.batching.shuffles import SHUFFLES
 from purejaxppo.distributions import Categorical
-from purejaxppo.environment import Discrete, MultiDiscrete, box
+from purejaxppo.envs.spaces import Discrete, MultiDiscrete, box
+from purejaxppo.functional.advantages import TARGETS
+from purejaxppo.functional.objectives import OBJECTIVES
+from purejaxppo.functional.trpo import fisher_vector_product
 from purejaxppo.metrics import REPORT
-from purejaxppo.minibatches import SHUFFLES
-from purejaxppo.objectives import OBJECTIVES
-from purejaxppo.train import as_traced
-from purejaxppo.trust_region import fisher_vector_product
+from purejaxppo.training.loop import as_traced
 
 
 def compiles_with(options):

@@ -12,9 +12,9 @@ from probes import chain, endless, masked, reward_by_distance, scripted
 
 import purejaxppo as pp
 from purejaxppo import Config, Hyperparams, ppo
+from purejaxppo.batching.shuffles import hashed, located, permutation, to_sequences
 from purejaxppo.metrics import REPORT
-from purejaxppo.minibatches import hashed, located, permutation, to_sequences
-from purejaxppo.train import as_traced
+from purejaxppo.training.loop import as_traced
 
 CHAIN, PUSH, ENDLESS = chain(limit=5), reward_by_distance(action_dim=2), endless(limit=4)
 TINY = Config(num_envs=3, num_steps=8, num_epochs=2, num_minibatches=2, total_timesteps=24 * 4)

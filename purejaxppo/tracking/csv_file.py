@@ -1,0 +1,76 @@
+"""Where the numbers of a run go. A sink is a function (rows) -> None: anything can be one, CSV is built in."""
+
+import csv
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from purejaxppo.metrics import flat
+
+Row = Mapping[str, float]
+
+Sink = Callable[[Sequence[Row]], None]
+
+
+def rows_of(
+    metrics: Any, first_update: int, timesteps_per_update: int, started: float, ended: float
+) -> list[dict[str, float]]:
+    """Turn the metrics of one chunk into a row per update: timesteps, wall_time, then the fields of Metrics.
+
+    Args:
+        metrics: NamedTuple of arrays [chunk].
+        first_update: updates done before this chunk.
+        timesteps_per_update: environment steps of one update.
+        started: seconds since the start of the run at which the chunk began.
+        ended: and ended; the updates of a chunk share its time equally.
+    """
+    columns = {name: np.asarray(values, np.float64) for name, values in flat(metrics).items()}
+    count = len(next(iter(columns.values())))
+    rows = []
+    for i in range(count):
+        place = {
+            "timesteps": (first_update + i + 1) * timesteps_per_update,
+            "wall_time": started + (ended - started) * (i + 1) / count,
+        }
+        rows.append(place | {name: float(values[i]) for name, values in columns.items()})
+    return rows
+
+
+@contextmanager
+def csv_sink(path: str | Path) -> Iterator[Sink]:
+    """Open a sink that writes rows to a new CSV file as they come; the keys of the first row are its header.
+
+    What was written is on disk after every call, so that a run that is killed leaves its numbers behind.
+
+    Raises:
+        FileExistsError: there is such a file already.
+    """
+    with open(path, "x", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        header: list[str] = []
+
+        def write(rows: Sequence[Row]) -> None:
+            if rows and not header:
+                header.extend(rows[0])
+                writer.writerow(header)
+            writer.writerows([_shown(row[name]) for name in header] for row in rows)
+            file.flush()
+
+        yield write
+
+
+def _shown(value: float) -> str:
+    """Nine digits: every float32 survives the way there and back."""
+    return f"{value:.9g}" if not float(value).is_integer() else f"{value:.0f}"
+
+
+def read_csv(path: str | Path) -> dict[str, np.ndarray]:
+    """Return the columns of a file that `csv_sink` wrote, float64; of a last line cut short nothing."""
+    with open(path, newline="", encoding="utf-8") as file:
+        header, *lines = list(csv.reader(file)) or [[]]
+    whole = [line for line in lines if len(line) == len(header)]
+    columns = np.asarray(whole, np.float64).reshape(len(whole), len(header))
+    return {name: columns[:, i] for i, name in enumerate(header)}

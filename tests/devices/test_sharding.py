@@ -1,0 +1,300 @@
+"""One run on two devices: the same numbers as on one; many seeds on two devices: each seed's numbers its own."""
+
+import importlib
+import os
+import subprocess
+import sys
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from plain_net import plain
+from probes import chain, endless, quick_jit, reward_by_distance
+
+import purejaxppo as pp
+from purejaxppo import Config, Hyperparams, NetworkConfig
+from purejaxppo.batching.microbatches import SHARED_ROWS, choose_cut
+from purejaxppo.bench.hlo import count
+from purejaxppo.config.checks import ConfigError
+from purejaxppo.devices.sharding import (
+    CPU_FLAGS,
+    SMALL_FLAGS,
+    SMALL_MINIBATCH,
+    everywhere,
+    in_shares,
+    largest_share,
+    mean_of_shares,
+    mesh,
+    prepare_cpu,
+    shared_out,
+    spread,
+)
+from purejaxppo.training.loop import as_traced
+
+sweep = importlib.import_module("purejaxppo.sweep")  # of that name the package has the function
+TINY = {"num_envs": 4, "num_steps": 8, "num_epochs": 2, "num_minibatches": 2, "total_timesteps": 320}
+CHAIN = chain(limit=5)
+
+
+def test_the_tests_have_two_devices():
+    assert jax.local_device_count() == 2
+
+
+def test_a_cpu_is_prepared_by_the_size_of_minibatches_and_never_over_the_users_head(monkeypatch):
+    asked = []
+    monkeypatch.setattr(jax.config, "update", lambda name, value: asked.append((name, value)))
+    monkeypatch.delenv("JAX_NUM_CPU_DEVICES", raising=False)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_a=1")
+    prepare_cpu(SMALL_MINIBATCH + 1)
+    prepare_cpu()
+    flags = "".join(f" --{name}={value}" for name, value in CPU_FLAGS.items())
+    assert os.environ["XLA_FLAGS"] == f"--xla_a=1{flags}"
+    monkeypatch.setenv("XLA_FLAGS", "--xla_a=1")
+    prepare_cpu(SMALL_MINIBATCH)
+    prepare_cpu(SMALL_MINIBATCH)
+    flags = "".join(f" --{name}={value}" for name, value in (CPU_FLAGS | SMALL_FLAGS).items())
+    assert os.environ["XLA_FLAGS"] == f"--xla_a=1{flags}"  # once
+    assert {name for name, _ in asked} == {"jax_num_cpu_devices"}
+    asked.clear()
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "1")
+    own = " ".join(f"--{name}=my_own" for name in CPU_FLAGS | SMALL_FLAGS)
+    monkeypatch.setenv("XLA_FLAGS", own)
+    prepare_cpu(SMALL_MINIBATCH)
+    assert not asked
+    assert os.environ["XLA_FLAGS"] == own
+    monkeypatch.delenv("XLA_FLAGS")
+    monkeypatch.setattr(jax, "__version_info__", (0, 99, 0))  # may have dropped it, and would end the process
+    prepare_cpu(SMALL_MINIBATCH)
+    assert "XLA_FLAGS" not in os.environ
+
+
+def test_a_script_prepares_its_cpu_by_one_call():
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    code = "import jax, os, purejaxppo as pp; pp.prepare_cpu(128); print(jax.device_count(), os.environ['XLA_FLAGS'])"
+    env = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")}
+    out = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
+    flags = [f"--{name}={value}" for name, value in (CPU_FLAGS | SMALL_FLAGS).items()]
+    assert out.split() == [str(cores), *flags]
+
+
+def test_one_small_run_gets_one_device_and_many_seeds_or_a_large_run_every_core(monkeypatch):
+    asked = []
+    monkeypatch.setattr(jax.config, "update", lambda _, devices: asked.append(devices))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(6), raising=False)
+    monkeypatch.delenv("JAX_NUM_CPU_DEVICES", raising=False)
+    monkeypatch.setenv("XLA_FLAGS", "")
+    for size, seeds in ((SMALL_MINIBATCH, 1), (SMALL_MINIBATCH, 2), (SMALL_MINIBATCH, None), (SMALL_MINIBATCH + 1, 1)):
+        prepare_cpu(size, seeds)
+    prepare_cpu(num_seeds=1)
+    assert asked == [1, 6, 6, 6, 6]
+
+
+# ---- placing
+
+
+def test_shares_are_cut_along_their_axis_and_what_cannot_be_cut_stays_whole():
+    tree = {
+        "even": jnp.zeros((4, 3)),
+        "odd": jnp.zeros((3, 4)),
+        "number": jnp.float32(0),
+        "keys": jax.random.split(jax.random.key(0), 4),
+    }
+    placed = jax.jit(lambda x: shared_out(x, 2))(tree)
+
+    def sizes(x):
+        return [shard.data.shape for shard in x.addressable_shards]
+
+    assert sizes(placed["even"]) == [(2, 3)] * 2
+    assert sizes(placed["keys"]) == [(2,)] * 2
+    assert sizes(placed["odd"]) == [(3, 4)] * 2
+    assert sizes(jax.jit(lambda x: shared_out(x, 2, axis=1))(tree["odd"])) == [(3, 2)] * 2
+    assert sizes(jax.jit(lambda x: everywhere(x, 2))(placed["even"])) == [(4, 3)] * 2
+
+
+def test_the_mean_over_shares_is_the_mean_of_all_and_the_rest_is_joined_in_order():
+    numbers, factor = jnp.arange(6.0), jnp.float32(2.0)
+    for num_devices in (1, 2):
+        squares = jax.jit(lambda n=num_devices: in_shares(lambda f, x: f * x * x, factor, numbers, n))()
+        np.testing.assert_array_equal(squares, 2.0 * numbers**2)
+        both = jax.jit(
+            lambda n=num_devices: mean_of_shares(lambda f, x: ((f * x).mean()[None], x * x), factor, numbers, n)
+        )
+        mean, squares = both()
+        np.testing.assert_array_equal(mean, [5.0])
+        np.testing.assert_array_equal(squares, numbers**2)
+
+
+@pytest.mark.parametrize(("count", "sizes", "expected"), [(2, (4, 6), 2), (2, (4, 3), 1), (1, (4,), 1), (99, (4,), 2)])
+def test_the_largest_share(count, sizes, expected):
+    assert largest_share(count, *sizes) == expected
+
+
+def test_more_devices_than_there_are_is_an_error_that_says_how_to_get_them():
+    with pytest.raises(ValueError, match=r"num_devices = 4: JAX sees 2 \(cpu\).*JAX_NUM_CPU_DEVICES"):
+        pp.make_ppo(CHAIN, plain(CHAIN), Config(**TINY, num_devices=4))
+    assert mesh(2).size == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"num_devices": 3}, ["num_devices = 3: does not divide num_envs = 4; nearest valid values: 2 or 4"]),
+        (
+            {"num_devices": 4, "num_minibatches": 16},
+            ["does not divide the 2 samples of a minibatch; nearest valid"],
+        ),
+        ({"num_devices": -1}, ["num_devices = -1: must lie between 0 and 65536"]),
+    ],
+)
+def test_a_number_of_devices_that_does_not_fit_is_named(changes, parts):
+    with pytest.raises(ConfigError) as error:
+        pp.make_ppo(CHAIN, plain(CHAIN), Config(**(TINY | changes)))
+    for part in parts:
+        assert part in str(error.value)
+
+
+def test_by_default_devices_share_what_is_large_enough(monkeypatch):
+    def chosen(columns):
+        return choose_cut(Config(num_envs=64, num_steps=128), 1, columns).num_devices
+
+    assert chosen(2 * SHARED_ROWS) == 2
+    assert chosen(2 * SHARED_ROWS - 2) == 1
+    assert chosen(2 * SHARED_ROWS + 1) == 1  # an odd number
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert chosen(2 * SHARED_ROWS) == 1
+
+
+# ---- one run
+
+PATHS = {
+    "clip": {},
+    "statistics of observations and rewards": {"normalize_observations": True, "scale_rewards": True},
+    "parts": {"microbatch_size": 4},
+    "TRPO": {"policy_step": "trpo"},
+    "KL, targets anew each epoch, diagnostics": {"objective": "kl", "recompute_advantages": True, "diagnostics": True},
+    "pooled resets": {"resets": "pool"},
+}
+
+
+def trained(env, network, num_devices, changes, h=Hyperparams(1e-2, target_kl=0.5)):  # noqa: B008
+    algo = pp.make_ppo(env, network, Config(**(TINY | changes), num_devices=num_devices))
+    assert algo.num_devices == num_devices
+    h = as_traced(h)
+
+    @quick_jit
+    def run(key):
+        return jax.lax.scan(lambda state, _: algo.update(state, h), algo.init(key, h), length=3)
+
+    return run(jax.random.key(0))
+
+
+def assert_same(one, two):
+    for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(two), strict=True):
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            x, y = jax.random.key_data(x), jax.random.key_data(y)
+        np.testing.assert_allclose(x, y, rtol=2e-4, atol=1e-5, err_msg=jax.tree_util.keystr(path))
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("kind", ["discrete", "continuous"])
+def test_a_run_on_two_devices_is_the_run_on_one(kind, path):
+    """The whole state and all metrics after three updates: sums in another order, and nothing else."""
+    env = CHAIN if kind == "discrete" else reward_by_distance(action_dim=2)
+    assert_same(*(trained(env, plain(env), n, PATHS[path]) for n in (1, 2)))
+
+
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
+def test_so_is_one_with_a_memory(kind):
+    env = endless(limit=5)
+    network = pp.make_network(env, NetworkConfig(kind, (4,), rnn_size=3))
+    changes = {"sequence_length": 4, "burn_in": 2}
+    assert_same(*(trained(env, network, n, changes) for n in (1, 2)))
+
+
+def test_the_environments_are_shared_out():
+    """Not computed twice: each device holds half of what a rollout leaves."""
+    algo = pp.make_ppo(CHAIN, plain(CHAIN), Config(**TINY, num_devices=2))
+    h = as_traced(None)
+    state, _ = jax.jit(algo.update)(jax.jit(algo.init)(jax.random.key(0), h), h)
+    assert {shard.data.shape[0] for shard in state.obs.addressable_shards} == {2}
+
+
+def test_devices_wait_for_each_other_once_per_minibatch_step():
+    """An all-reduce is 50 µs of waiting on a CPU: one for the gradient and the reports, none for anything else."""
+    h = as_traced(None)
+
+    def executed(num_minibatches):
+        config = Config(**(TINY | {"num_minibatches": num_minibatches, "num_epochs": 1}), num_devices=2)
+        algo = pp.make_ppo(CHAIN, plain(CHAIN), config)
+        state = jax.eval_shape(algo.init, jax.random.key(0), h)
+        kernels = count(jax.jit(algo.update).lower(state, h).compile().as_text()).kernels
+        return sum(n for name, n in kernels.items() if name.startswith(("all-", "collective-", "reduce-scatter")))
+
+    assert executed(4) - executed(2) == 2
+
+
+# ---- many seeds
+
+
+@cache
+def swept(num_devices):
+    algo = pp.make_ppo(CHAIN, plain(CHAIN), Config(**TINY))
+    # the checker takes the move of a vmapped scan's keys for a use of them
+    with pytest.MonkeyPatch.context() as patch, jax.debug_key_reuse(False):
+        patch.setattr(jax, "local_device_count", lambda: num_devices)
+        keys = jax.random.split(jax.random.key(1), 4)
+        return pp.sweep(algo, keys, Hyperparams(learning_rate=jnp.array([1e-3, 1e-2, 3e-2])), num_updates=2)
+
+
+def test_a_sweep_over_two_devices_is_the_sweep_on_one():
+    (states, metrics), (_, others) = swept(2), swept(1)
+    assert metrics.kl.shape == (3, 4, 2)
+    assert [len(x.kl.sharding.device_set) for x in (metrics, others)] == [2, 1]
+    np.testing.assert_allclose(metrics.kl, others.kl, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(metrics.value_loss, others.value_loss, rtol=1e-4)
+    assert len(np.unique(np.asarray(metrics.value_loss[0, :, 0]))) == 4
+    assert jax.tree.leaves(states.params)[0].shape[:2] == (3, 4)
+
+
+@pytest.mark.parametrize(("at_once", "num_devices"), [(1, 1), (2, 1), (3, 2)])
+def test_a_sweep_in_groups_one_after_the_other_is_the_sweep_side_by_side(monkeypatch, at_once, num_devices):
+    sizes = []
+    monkeypatch.setattr(sweep, "runs_at_once", lambda count, size: sizes.append((count, size)) or at_once)
+    (_, metrics), (_, others) = swept.__wrapped__(num_devices), swept(1)
+    assert sizes == [(12 // num_devices, TINY["num_envs"] * TINY["num_steps"] // TINY["num_minibatches"])]
+    np.testing.assert_allclose(metrics.kl, others.kl, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(metrics.value_loss, others.value_loss, rtol=1e-4)
+
+
+def test_runs_are_done_side_by_side_where_they_are_small_and_fit_a_cache(monkeypatch):
+    few, many = SMALL_MINIBATCH, SMALL_MINIBATCH + 1
+    wanted = {1: 1, 2: 2, 16: 16, 32: 16, 24: 12, 17: 17, 34: 34}  # 17 has no divisors, those of 34 are too small
+    assert {n: sweep.runs_at_once(n, few) for n in wanted} == wanted
+    assert {sweep.runs_at_once(n, many) for n in wanted} == {1}
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert [sweep.runs_at_once(n, size) for n in (17, 4096) for size in (few, many)] == [17, 17, 4096, 4096]
+
+
+def test_devices_share_out_settings_where_there_is_one_seed_and_each_run_where_that_is_asked_for(monkeypatch):
+    asked = []
+    monkeypatch.setattr(sweep, "_grid", lambda *args: asked.append(args[1:4]) or (None, None))
+    monkeypatch.setattr(sweep, "check_actions", lambda *_: None)
+    h = Hyperparams(learning_rate=jnp.array([1e-3, 1e-2]))
+    alone, shared = (pp.make_ppo(CHAIN, plain(CHAIN), Config(**TINY, num_devices=n)) for n in (0, 2))
+    for algo in (alone, shared):
+        pp.sweep(algo, jax.random.split(jax.random.key(1), 1), h, num_updates=3)
+    assert asked == [(alone.alone, 3, 2), (shared.update, 3, 1)]
+
+
+def test_what_is_spread_sees_its_share_and_the_last_argument_whole():
+    seen = []
+
+    def function(a, b, c):
+        seen.append((a.shape, b.shape, c.shape))
+        return (a + b) * c[0]
+
+    out = jax.jit(spread(function, 2))(jnp.arange(4.0), jnp.ones(4), jnp.array([3.0, 0.0, 0.0]))
+    np.testing.assert_array_equal(out, 3.0 * (np.arange(4.0) + 1.0))
+    assert seen[-1] == ((2,), (2,), (3,))

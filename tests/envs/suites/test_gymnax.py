@@ -1,0 +1,400 @@
+"""Every gymnax environment keeps to the protocol, and its transitions are gymnax's own."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from probes import quick_jit
+
+import purejaxppo.envs
+from purejaxppo.envs import nearest
+from purejaxppo.envs.conformance import auto_reset, check_env
+from purejaxppo.envs.registry import EnvironmentUnavailable, MissingSuite, UnknownEnvironment, available, make
+from purejaxppo.envs.spaces import Box, Discrete, box, sample_space
+from purejaxppo.envs.suites import gymnax as adapter
+
+IDS = available()["gymnax"]
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def mnist(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few made-up digits in place of the download."""
+    from gymnax.utils import load_mnist
+
+    images, labels = np.arange(12 * 9, dtype=np.int8).reshape(12, 3, 3), np.arange(12, dtype=np.uint8) % 10
+    monkeypatch.setattr(load_mnist, "load_mnist", lambda: ((images, labels), (images, labels)))
+
+
+def alone(code: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+# --- which there are --------------------------------------------------------------------------------------
+
+
+def test_nothing_imports_gymnax_before_an_environment_is_made() -> None:
+    done = alone(
+        "import sys, purejaxppo, purejaxppo.envs\n"
+        "assert len(purejaxppo.envs.available()['gymnax']) > 20\n"
+        "try: purejaxppo.envs.make('CartPole-v2')\n"
+        "except purejaxppo.envs.UnknownEnvironment: pass\n"
+        "assert not [m for m in sys.modules if m.split('.')[0] == 'gymnax'], 'gymnax was imported'\n"
+        "purejaxppo.envs.make('CartPole-v1')\n"
+        "assert 'gymnax' in sys.modules\n"
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_ids_read_from_the_source_are_those_of_the_registry() -> None:
+    import gymnax
+
+    source = Path(gymnax.__file__).with_name("registration.py")
+    assert adapter._read_ids(source) == tuple(gymnax.registered_envs)
+    assert tuple(gymnax.registered_envs) == IDS
+    assert adapter._read_ids(Path(__file__)) == ()
+    assert adapter._read_ids(source.with_name("no_such_file.py")) == ()
+
+
+@pytest.fixture
+def registered() -> Iterator[str]:
+    """An environment that a user has registered with gymnax."""
+    import gymnax
+    from gymnax import registration
+
+    gymnax.register("Mine-v0", gymnax.environments.CartPole)
+    yield "Mine-v0"
+    registration.registered_envs.remove("Mine-v0")
+    registration._registry.pop("Mine-v0")
+
+
+def test_environments_registered_by_the_user_are_found(registered: str) -> None:
+    assert registered in available()["gymnax"]
+    assert make(registered).action_space == Discrete(2)
+
+
+# --- each of them -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("mnist")
+@pytest.mark.parametrize("name", IDS)
+def test_every_environment_steps_16_times_and_keeps_to_its_spaces(name: str, key: jax.Array) -> None:
+    env = make(name)
+    check_env(env)  # a state's type is a fixed point of step; rewards float32, flags bool
+    vec, num_envs, num_steps = auto_reset(env, "fresh"), 3, 16
+    sample = jax.vmap(jax.vmap(partial(sample_space, env.action_space)))
+
+    @quick_jit
+    def run(key: jax.Array) -> Any:
+        key_reset, key_noise, key_action = jax.random.split(key, 3)
+        env_state, obs = vec.reset(key_reset, num_envs)
+        noise = vec.noise(key_noise, num_steps, num_envs)
+        actions = sample(jax.random.split(key_action, (num_steps, num_envs)))
+        last, timesteps = jax.lax.scan(lambda s, x: vec.step(x[0], s, x[1]), env_state, (noise, actions))
+        return env_state, obs, actions, last, timesteps
+
+    first, obs, actions, last, ts = run(key)
+    space = env.observation_space
+    assert isinstance(space, Box)
+    assert len(space.shape) >= 1
+    for value in (ts.obs, ts.final_obs, obs[None]):
+        assert value.shape[1:] == (num_envs, *space.shape)
+        assert value.dtype == space.dtype
+        assert np.isfinite(value).all()
+    assert ts.reward.shape == ts.terminated.shape == ts.truncated.shape == (num_steps, num_envs)
+    assert (ts.reward.dtype, ts.terminated.dtype, ts.truncated.dtype) == (jnp.float32, jnp.bool_, jnp.bool_)
+    assert np.isfinite(ts.reward).all()
+    assert not (ts.terminated & ts.truncated).any()
+    done = np.asarray(ts.terminated | ts.truncated)
+    np.testing.assert_array_equal(np.asarray(ts.obs)[~done], np.asarray(ts.final_obs)[~done])
+    kinds = [jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), s) for s in (first, last)]
+    assert kinds[0] == kinds[1]
+    if isinstance(env.action_space, Box):
+        assert (np.asarray(actions) >= env.action_space.low).all()
+        assert (np.asarray(actions) <= env.action_space.high).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [
+        ("CartPole-v1", {}),
+        ("Pendulum-v1", {"max_steps_in_episode": 7}),
+        ("FourRooms-misc", {}),
+        ("UmbrellaChain-bsuite", {"chain_length": 4}),
+    ],
+)
+def test_transitions_are_gymnax_s_own(name: str, params: dict, key: jax.Array) -> None:
+    import gymnax
+
+    env = make(name, **params)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        theirs, default = gymnax.make(name)
+        params_theirs = default.replace(**params)
+        theirs_step = quick_jit(lambda k, s, a: theirs.step_env(k, s, a, params_theirs))
+        key_reset, *keys = jax.random.split(key, 13)
+        actions = [sample_space(env.action_space, k) for k in jax.random.split(jax.random.key(7), 12)]
+        obs_theirs, state_theirs = theirs.reset_env(jax.random.clone(key_reset), params_theirs)
+    state, obs = env.reset(key_reset)
+    np.testing.assert_array_equal(obs, obs_theirs)
+    step = quick_jit(env.step)
+    for k, action in zip(keys, actions, strict=True):
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            expected = theirs_step(jax.random.clone(k), state_theirs, action)
+        obs_theirs, state_theirs, reward, terminated, _ = expected
+        state, timestep = step(k, state, action)
+        np.testing.assert_allclose(timestep.obs, obs_theirs, rtol=1e-6)
+        np.testing.assert_array_equal(timestep.final_obs, timestep.obs)
+        np.testing.assert_allclose(timestep.reward, reward, rtol=1e-6)
+        assert bool(timestep.terminated) == bool(terminated)
+        assert bool(timestep.truncated) == bool(theirs.is_truncated(state_theirs, params_theirs))
+
+
+@pytest.mark.parametrize("name", [name for name in IDS if name.endswith("-MinAtar")])
+def test_a_minatar_grid_holds_nothing_but_zeros_and_ones_so_that_bool_loses_nothing(name: str, key: jax.Array) -> None:
+    """1000 random steps of gymnax's own, episodes and all."""
+    import gymnax
+
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), jax.debug_key_reuse(False):
+        theirs, params = gymnax.make(name)
+
+        def step(state: Any, key: jax.Array) -> tuple:
+            obs, state, *_ = theirs.step(key, state, theirs.action_space(params).sample(key), params)
+            return state, obs
+
+        _, obs = quick_jit(partial(jax.lax.scan, step))(theirs.reset(key, params)[1], jax.random.split(key, 1000))
+    assert set(np.unique(obs)) == {0.0, 1.0}
+    assert make(name).observation_space == box(0, 1, obs.shape[1:], bool)
+
+
+def test_pendulum_is_truncated_by_its_clock_and_never_terminated(key: jax.Array) -> None:
+    vec = auto_reset(make("Pendulum-v1", max_steps_in_episode=5))
+
+    @quick_jit
+    def run(key: jax.Array) -> Any:
+        key_reset, key_noise = jax.random.split(key)
+        state, _ = vec.reset(key_reset, 2)
+        step = lambda s, n: vec.step(n, s, jnp.zeros((2, 1)))  # noqa: E731
+        return jax.lax.scan(step, state, vec.noise(key_noise, 12, 2))[1]
+
+    ts = run(key)
+    np.testing.assert_array_equal(np.flatnonzero(ts.truncated[:, 0]), [4, 9])
+    assert not ts.terminated.any()
+    changed = (np.asarray(ts.obs) != np.asarray(ts.final_obs)).any(-1)
+    np.testing.assert_array_equal(changed, ts.truncated)
+
+
+def test_both_flags_at_once_are_both_shown_by_the_raw_step_and_terminated_wins(key: jax.Array) -> None:
+    env = make("DeepSea-bsuite", size=3, max_steps_in_episode=3)
+    keys, action = list(jax.random.split(key, 4)), jnp.asarray(1, jnp.int32)
+    (state, _), step = quick_jit(env.reset)(keys[0]), quick_jit(env.step)
+    for k in keys[1:]:
+        state, timestep = step(k, state, action)
+    assert bool(timestep.terminated)
+    assert bool(timestep.truncated)
+    vec = auto_reset(env)
+
+    @quick_jit
+    def run(key: jax.Array) -> Any:
+        key_reset, key_noise = jax.random.split(key)
+        step = lambda s, n: vec.step(n, s, jnp.stack([action] * 2))  # noqa: E731
+        return jax.lax.scan(step, vec.reset(key_reset, 2)[0], vec.noise(key_noise, 3, 2))[1]
+
+    ts = run(jax.random.key(1))
+    np.testing.assert_array_equal(ts.terminated[:, 0], [False, False, True])
+    assert not ts.truncated.any()
+
+
+# --- spaces and dtypes ------------------------------------------------------------------------------------
+
+
+def test_discrete_observations_become_one_hot(key: jax.Array) -> None:
+    env = make("FrozenLake-misc", is_slippery=False)
+    assert env.observation_space == box(0, 1, (16,))
+    state, obs = env.reset(key)
+    np.testing.assert_array_equal(obs, np.eye(16)[0])
+    _, timestep = env.step(jax.random.key(1), state, jnp.asarray(1, jnp.int32))  # down, on a map of 4 x 4
+    np.testing.assert_array_equal(timestep.obs, np.eye(16)[4])
+
+
+def test_spaces_tell_what_the_observations_are_even_where_gymnax_does_not() -> None:
+    kinds = {"FourRooms-misc": ((4,), "int32"), "Catch-bsuite": ((10, 5), "float32"),
+             "Breakout-MinAtar": ((10, 10, 4), "bool")}  # fmt: skip
+    for name, kind in kinds.items():
+        space = make(name).observation_space
+        assert isinstance(space, Box)
+        assert (space.shape, str(space.dtype)) == kind
+
+
+def test_box_actions_keep_their_bounds() -> None:
+    assert make("Pendulum-v1").action_space == box(-2, 2, (1,))
+    assert make("Pendulum-v1", max_torque=3).action_space == box(-3, 3, (1,))
+    assert make("PointRobot-misc").action_space == box(-0.1, 0.1, (2,))
+
+
+class Compound:
+    """As gymnax has it, but with a Dict of a Tuple and a scalar as observation, and done as a number."""
+
+    def observation_space(self, params: Any) -> Any:
+        from gymnax.environments import spaces
+
+        pair = spaces.Tuple((spaces.Discrete(3), spaces.Box(0, 255, (2, 2), jnp.uint8)))
+        return spaces.Dict({"pair": pair, "height": spaces.Box(-1, 1, (), jnp.float32)})
+
+    def action_space(self, params: Any) -> Any:
+        from gymnax.environments import spaces
+
+        return spaces.Dict({"go": spaces.Discrete(2), "push": spaces.Box(-1, 1, (2,))})
+
+    def reset_env(self, key: jax.Array, params: Any) -> tuple:
+        return self.observe(0), 0
+
+    def observe(self, time: Any) -> Any:
+        return {"pair": (time % 3, jnp.full((2, 2), time, jnp.uint8)), "height": time / 2}
+
+    def step_env(self, key: jax.Array, time: Any, action: Any, params: Any) -> tuple:
+        return self.observe(time + 1), time + 1, action["go"], 1.0 * (time == 1), {}
+
+    def is_truncated(self, time: Any, params: Any) -> Any:
+        return time >= 3
+
+
+def test_compound_and_scalar_observations_keep_their_structure(key: jax.Array) -> None:
+    env = adapter.adapt(Compound(), None)
+    check_env(env)
+    assert env.observation_space == {
+        "pair": (box(0, 1, (3,)), box(0, 255, (2, 2), np.uint8)),
+        "height": box(-1, 1, (1,)),
+    }
+    assert env.action_space == {"go": Discrete(2), "push": box(-1, 1, (2,))}
+    state, _ = env.reset(key)
+    action = {"go": jnp.asarray(1, jnp.int32), "push": jnp.zeros(2)}
+    for k in jax.random.split(jax.random.key(1)):
+        state, timestep = env.step(k, state, action)
+    np.testing.assert_array_equal(timestep.obs["pair"][0], [0, 0, 1])
+    np.testing.assert_array_equal(timestep.obs["pair"][1], np.full((2, 2), 2))
+    np.testing.assert_array_equal(timestep.obs["height"], [1.0])
+    assert float(timestep.reward) == 1
+    assert bool(timestep.terminated)
+    assert not bool(timestep.truncated)
+
+
+# --- parameters -------------------------------------------------------------------------------------------
+
+
+def test_parameters_are_replaced_and_constructor_arguments_passed(key: jax.Array) -> None:
+    assert make("Catch-bsuite", rows=6).observation_space == box(0, 1, (6, 5))
+    assert make("FourRooms-misc", use_visual_obs=True).observation_space == box(0, 1, (13, 13, 2))
+    env = make("CartPole-v1", max_steps_in_episode=np.int64(1), x_threshold=3)
+    state, _ = env.reset(key)
+    assert bool(env.step(jax.random.key(1), state, jnp.asarray(0, jnp.int32))[1].truncated)
+    assert isinstance(env.observation_space, Box)
+    np.testing.assert_allclose(env.observation_space.high[0], 6.0)
+    acrobot = make("Acrobot-v1", available_torque=[0, 0, 0])
+    state, _ = acrobot.reset(jax.random.key(1))
+    steps = [acrobot.step(jax.random.key(2), state, jnp.asarray(a, jnp.int32))[1].obs for a in (0, 2)]
+    np.testing.assert_array_equal(*steps)
+
+
+def test_parameters_may_be_traced_to_map_over_them(key: jax.Array) -> None:
+    def fall(gravity: jax.Array) -> jax.Array:
+        env = make("CartPole-v1", gravity=gravity)
+        state, _ = env.reset(jax.random.key(3))
+        state, _ = env.step(jax.random.key(4), state, jnp.asarray(1, jnp.int32))
+        return env.step(jax.random.key(5), state, jnp.asarray(1, jnp.int32))[1].obs
+
+    gravity = jnp.array([1.0, 9.8])
+    several = quick_jit(jax.vmap(fall))(gravity)
+    for g, obs in zip((1.0, 9.8), several, strict=True):
+        np.testing.assert_allclose(obs, fall(jnp.float32(g)), rtol=1e-4)
+    assert not np.allclose(several[0], several[1], rtol=1e-4)
+
+
+def test_unknown_parameters_name_the_nearest() -> None:
+    with pytest.raises(
+        ValueError, match=r"CartPole-v1 has no parameter 'gravty' \(nearest: gravity, .*, .*\)"
+    ) as error:
+        make("CartPole-v1", gravty=9.8, max_step=3)
+    assert "'max_step' (nearest: max_steps_in_episode" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"max_steps_in_episode": 3.5}, "must be a whole number, like 500, not 3.5"),
+        ({"max_steps_in_episode": float("inf")}, "must be a whole number, like 500, not inf"),
+        ({"gravity": float("nan")}, "must be of type float, like 9.8, not nan"),
+        ({"gravity": "heavy"}, "must be of type float, like 9.8, not 'heavy'"),
+        ({"gravity": True}, "must be of type float, like 9.8, not True"),
+        ({"max_steps_in_episode": True}, "must be of type int, like 500, not True"),
+    ],
+)
+def test_parameters_of_a_wrong_type_are_refused(params: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make("CartPole-v1", **params)
+
+
+# --- names ------------------------------------------------------------------------------------------------
+
+
+def test_names_work_with_and_without_their_suite() -> None:
+    with_suite, without = make("gymnax/MountainCar-v0"), make("MountainCar-v0")
+    assert with_suite.observation_space == without.observation_space
+    assert with_suite.action_space == without.action_space == Discrete(3)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("CartPole-v0", "CartPole-v1"),
+        ("cartpole", "CartPole-v1"),
+        ("gymnax/Breakout", "gymnax/Breakout-MinAtar"),
+        ("brax/ant", ""),
+        ("", ""),
+    ],
+)
+def test_an_unknown_environment_names_the_three_nearest(name: str, near: str) -> None:
+    with pytest.raises(UnknownEnvironment) as error:
+        make(name)
+    message = str(error.value)
+    named = [x for suite in available().values() for x in suite if x in message]
+    assert repr(name) in message
+    assert near in message
+    assert len([x for x in named if not any(x != y and x in y for y in named)]) == 3
+
+
+def test_nearest_are_the_most_alike_whatever_the_case() -> None:
+    assert nearest("CARTPOLE-V1", IDS)[0] == "CartPole-v1"
+    assert nearest("learning_rat", ["gamma", "learning_rate", "lr"], n=1) == ["learning_rate"]
+
+
+def test_a_suite_that_is_not_installed_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(purejaxppo.envs, "installed", lambda suite: False)
+    for name in ("gymnax/CartPole-v1", "CartPole-v1"):
+        with pytest.raises(MissingSuite, match=r"needs the package gymnax: pip install 'gymnax>=1\.0\.1' six"):
+            make(name)
+    assert available() == {}
+
+
+def test_a_suite_that_cannot_be_imported_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gymnax", None)
+    with pytest.raises(MissingSuite, match=r"needs the package gymnax \(.*gymnax.*\): pip install"):
+        adapter._import()
+
+
+def test_an_environment_that_needs_the_network_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gymnax.utils import load_mnist
+
+    def offline() -> None:
+        raise URLError("name or service not known")
+
+    monkeypatch.setattr(load_mnist, "load_mnist", offline)
+    with pytest.raises(EnvironmentUnavailable, match=r"MNISTBandit-bsuite needs data .* network"):
+        make("MNISTBandit-bsuite")

@@ -1,0 +1,104 @@
+"""Improvement diagnostics against their formulas, the exact MDP, and a run."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+from plain_net import plain
+from probes import chain
+
+import purejaxppo as pp
+from purejaxppo import Config, Hyperparams
+from purejaxppo.functional.diagnostics import improvement, mean_residual
+
+
+class Rollout(NamedTuple):
+    """What `mean_residual` reads of one."""
+
+    reward: jax.Array
+    terminated: jax.Array
+
+
+def test_C9_prediction_and_bound_on_the_exact_mdp():
+    """200,000 samples of ρ_old and exact A: the prediction is near the true improvement, the bound below it."""
+    mdp = oracle.random_mdp(1)
+    rng = np.random.default_rng(0)
+    theta = rng.normal(size=(5, 3))
+    old, direction = oracle.softmax(theta), rng.normal(size=(5, 3))
+    A = oracle.advantages(mdp, old)
+    states = oracle.draw(np.tile(oracle.visitation(mdp, old), (200_000, 1)), rng)
+    actions = oracle.draw(old[states], rng)
+    for size in (0.03, 0.3, 1.0):
+        new = oracle.softmax(theta + size * direction)
+        ratio = (new / old)[states, actions]
+        kl = (old * np.log(old / new)).sum(1)
+        given = (jnp.asarray(x, jnp.float32) for x in (ratio, kl[states], A[states, actions]))
+        d = improvement(*given, jnp.float32(0.75), jnp.float32(mdp.gamma))
+        truth = oracle.expected_return(mdp, new) - oracle.expected_return(mdp, old)
+        exact = (oracle.visitation(mdp, old) * (new * A).sum(1)).sum()
+        np.testing.assert_allclose(d.predicted_improvement, exact, atol=0.01)
+        assert d.lower_bound <= truth
+        constant = 4.0 * np.abs(A[states, actions]).max() * mdp.gamma / (1 - mdp.gamma) ** 2
+        np.testing.assert_allclose(d.bound_constant, constant, rtol=1e-5)
+        predicted = ((ratio - 1) * A[states, actions]).mean()
+        expected = predicted / (1 - mdp.gamma) - constant * kl[states].max()
+        np.testing.assert_allclose(d.lower_bound, expected, rtol=1e-4, atol=1e-2)
+        np.testing.assert_allclose(d.tv_mean, oracle.visitation(mdp, old) @ oracle.total_variation(old, new), atol=5e-3)
+        assert oracle.total_variation(old, new).max() <= d.tv_max_bound
+        np.testing.assert_allclose(d.realised_improvement, 0.75)
+        if size == 0.03:  # first order holds for a small step
+            np.testing.assert_allclose(exact / (1 - mdp.gamma), truth, rtol=0.1)
+
+
+def test_without_discount_there_is_no_bound():
+    d = improvement(jnp.ones((1, 4)), jnp.zeros((1, 4)), jnp.ones((1, 4)), jnp.float32(0.0), jnp.float32(1.0))
+    assert d.lower_bound == -np.inf
+
+
+def test_the_mean_residual_by_the_old_values_is_the_improvement():
+    """(1-γ)(J(π) - J(π_old)) on the MDP: states and actions of the new policy, V of the old one."""
+    mdp = oracle.random_mdp(2)
+    rng = np.random.default_rng(3)
+    theta, direction = rng.normal(size=(2, 5, 3))
+    old, new = oracle.softmax(theta), oracle.softmax(theta + direction)
+    states = oracle.draw(np.tile(oracle.visitation(mdp, new), (400_000, 1)), rng)
+    actions = oracle.draw(new[states], rng)
+    after = oracle.draw(mdp.P[states, actions], rng)
+    V = oracle.state_values(mdp, old)
+    rollout = Rollout(*(jnp.asarray(x, jnp.float32)[None] for x in (mdp.r[states, actions], 0.0 * states)))
+    values = (jnp.asarray(V[s], jnp.float32)[None] for s in (states, after))
+    gain = oracle.expected_return(mdp, new) - oracle.expected_return(mdp, old)
+    found = mean_residual(rollout._replace(terminated=rollout.terminated > 0), *values, mdp.gamma)
+    np.testing.assert_allclose(found, (1 - mdp.gamma) * gain, atol=0.01)
+    assert abs((1 - mdp.gamma) * gain) > 0.03  # else nothing is shown
+
+
+def test_predicted_and_realised_improvement_agree_on_cartpole():
+    """Reward 1 every step, so that no mean of rewards says anything: what an update promised is what came of it."""
+    env = pp.make("CartPole-v1")
+    config = Config(num_envs=64, num_steps=64, total_timesteps=64 * 64 * 12, diagnostics=True)
+    metrics = pp.train(pp.make_ppo(env, pp.mlp(env), config), jax.random.key(0), Hyperparams(1e-3))[1]
+    predicted, realised = metrics.diagnostics.predicted_improvement[:-1], metrics.diagnostics.realised_improvement[1:]
+    assert (predicted > 0).all()
+    assert (realised > 0).sum() >= 9  # of 11
+    assert 0.2 < float(realised.sum() / predicted.sum()) < 5.0
+    assert metrics.episode_return_mean[-1] > 2 * metrics.episode_return_mean[0]
+
+
+def test_a_run_reports_them_only_where_asked():
+    env = chain(limit=6)
+    config = Config(num_envs=4, num_steps=8, num_epochs=2, num_minibatches=2, total_timesteps=32 * 3)
+    on = pp.make_ppo(env, plain(env), dataclasses.replace(config, diagnostics=True))
+    state, metrics = pp.train(on, jax.random.key(0), Hyperparams(1e-2))
+    d = metrics.diagnostics
+    assert jnp.isnan(d.realised_improvement).tolist() == [True, False, False]
+    assert (d.predicted_improvement > 0).all()  # the update climbs the surrogate that it is measured by
+    np.testing.assert_allclose(d.surrogate_after - d.surrogate_before, d.predicted_improvement, atol=1e-6)
+    assert (d.kl_max >= metrics.kl).all()
+    off_state, off = pp.train(pp.make_ppo(env, plain(env), config), jax.random.key(0), Hyperparams(1e-2))
+    assert off.diagnostics == ()
+    for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(off_state.params), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)  # looking changes nothing

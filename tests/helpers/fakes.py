@@ -1,0 +1,55 @@
+"""A stand-in for an Algorithm that compiles in no time, for tests of what happens around it.
+
+Run as a program it is the command line with that stand-in: python fakes.py COST train ..., where COST is the work of
+one update.
+"""
+
+import sys
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from purejaxppo.cli import main
+from purejaxppo.functional.running_stats import init_moments
+from purejaxppo.metrics import Metrics
+from purejaxppo.types import Algorithm
+
+
+class FakeState(NamedTuple):
+    params: jax.Array
+    obs_moments: tuple
+    num_updates: jax.Array
+    key: jax.Array
+
+
+class FakeEnv(NamedTuple):
+    """As much of an environment as `train` looks at."""
+
+    name: str = "fake"
+    observation_space: None = None
+
+
+def fake_algorithm(config, env=None, cost: int = 0, bad_update: int = -1, bad_value: float = float("nan")):
+    """Its parameters count the updates; its return is ten times that; its loss breaks in update `bad_update`."""
+
+    def init(key, hyperparams):
+        return FakeState(jnp.zeros(3), init_moments(jnp.zeros(2)), jnp.int32(0), key)
+
+    def update(state, hyperparams):
+        work = jax.lax.fori_loop(0, cost, lambda i, x: jnp.sin(x + 1.0), jnp.zeros(64))
+        done = state.num_updates + 1
+        count = done.astype(jnp.float32) + 0.0 * work.sum()
+        values = dict.fromkeys(Metrics._fields, count) | {"diagnostics": ()}
+        loss = jnp.where(done == bad_update, bad_value, count)
+        values |= {"total_loss": loss, "episode_return_mean": 10.0 * count, "num_episodes": jnp.float32(1.0)}
+        values["undefined_actions"] = jnp.float32(0.0)
+        return state._replace(params=state.params + 1.0, num_updates=done), Metrics(**values)
+
+    return Algorithm(init, update, env or FakeEnv(), "fake", config)
+
+
+if __name__ == "__main__":
+    cost = int(float(sys.argv[1]))
+    main.build = lambda run, problems=(), source="": fake_algorithm(run.config, cost=cost)
+    sys.exit(main.main(sys.argv[2:]))

@@ -1,0 +1,43 @@
+"""A plain actor-critic of three functions: two small tanh MLPs, large enough weights to tell states apart."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from purejaxppo.distributions import Categorical, DiagonalGaussian
+from purejaxppo.envs.conformance import Env
+from purejaxppo.envs.spaces import Discrete
+from purejaxppo.networks.actor_critic import Network
+
+
+def bias(b: jax.Array, x: jax.Array) -> jax.Array:
+    """[D] with the rank of x."""
+    return b.reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+def plain(env: Env, width: int = 4) -> Network:
+    """A Network for a vector observation and a Discrete or Box action."""
+    size = env.observation_space.shape[0]
+    discrete = isinstance(env.action_space, Discrete)
+    outputs = env.action_space.n if discrete else env.action_space.shape[0]
+
+    def init(key: jax.Array) -> dict[str, jax.Array]:
+        params = {} if discrete else {"log_std": jnp.full(outputs, -0.3)}
+        for name, last in (("actor", outputs), ("critic", 1)):
+            key, first_key, last_key = jax.random.split(key, 3)
+            params |= {f"{name}_w0": jax.random.normal(first_key, (size, width)), f"{name}_b0": jnp.full(width, 0.1)}
+            params |= {f"{name}_w1": jax.random.normal(last_key, (width, last)), f"{name}_b1": jnp.full(last, -0.1)}
+        return params
+
+    def head(params: Any, name: str, x: jax.Array) -> jax.Array:
+        hidden = jnp.tanh(x @ params[f"{name}_w0"] + bias(params[f"{name}_b0"], x))
+        return hidden @ params[f"{name}_w1"] + bias(params[f"{name}_b1"], x)
+
+    def apply(params: Any, carry: Any, obs: jax.Array, reset: jax.Array) -> tuple[Any, Any, jax.Array]:
+        out, value = head(params, "actor", obs), head(params, "critic", obs)[..., 0]
+        if discrete:
+            return carry, Categorical(out), value
+        return carry, DiagonalGaussian(out, jnp.broadcast_to(bias(params["log_std"], out), out.shape)), value
+
+    return Network(init, apply)

@@ -1,0 +1,134 @@
+"""Dense layers: the numbers and derivatives of the plain product, from products laid out for a CPU."""
+
+import re
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from purejaxppo.networks.dense import FEW_COLUMNS, FEW_ENVS, FEW_INPUTS, FEW_ROWS, NARROW, Dense, row_product
+
+MANY = FEW_ROWS + 3
+SIZES = [(7, 6, 5), (7, 3, 5), (6, 5, 5), (MANY, 5, 3), (MANY, 4, 4), (MANY, 5, 1)]  # narrow, wide, square; many rows
+SIZES += [(7, 5, 3), (6, 4, 4), (5, 3, 1), (1, 2, 2), (FEW_ROWS, 3, FEW_COLUMNS)]  # column by column
+SIZES += [(7, 1, 5), (FEW_ENVS, FEW_INPUTS, 5), (FEW_ENVS, FEW_INPUTS + 1, 5), (FEW_ENVS + 1, FEW_INPUTS, 5)]  # a sum
+SIZES += [(40, 50, NARROW), (40, 50, NARROW - 1)]  # of the gradient, the input laid out or the other operand
+
+
+def arrays(rows, inputs, outputs):
+    rng = np.random.default_rng(0)
+    return [rng.normal(size=size) for size in ((rows, inputs), (inputs, outputs), (rows, outputs))]
+
+
+def as_float32(*xs):
+    return [jnp.asarray(x, jnp.float32) for x in xs]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("transform", [lambda f: f, jax.jit])
+def test_value_and_gradients_are_those_of_the_formulas(size, transform):
+    """y = x k; by x: dy k^T; by k: x^T dy. NumPy, float64."""
+    x, kernel, dy = arrays(*size)
+    y, pull = transform(lambda *a: jax.vjp(row_product, *a))(*as_float32(x, kernel))
+    by_x, by_kernel = transform(pull)(*as_float32(dy))
+    for ours, formula in ((y, x @ kernel), (by_x, dy @ kernel.T), (by_kernel, x.T @ dy)):
+        np.testing.assert_allclose(ours, formula, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_forward_mode_by_either_argument_and_by_both(size):
+    x, kernel, _ = arrays(*size)
+    dx, dkernel = x[::-1] * 0.5, kernel[::-1] * 2.0
+    a, b, da, db = as_float32(x, kernel, dx, dkernel)
+    by_x = jax.jvp(lambda x: row_product(x, b), (a,), (da,))[1]
+    by_kernel = jax.jvp(lambda k: row_product(a, k), (b,), (db,))[1]
+    by_both = jax.jvp(row_product, (a, b), (da, db))[1]
+    np.testing.assert_allclose(by_x, dx @ kernel, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(by_kernel, x @ dkernel, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(by_both, dx @ kernel + x @ dkernel, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_jvp_of_the_gradient_as_trust_regions_take_it(size):
+    """f = sum(y²)/2, y = x k: the gradient by k is x^T x k, its derivative along v is x^T x v."""
+    x, kernel, _ = arrays(*size)
+    v = kernel[::-1] * 0.7
+    a, b, c = as_float32(x, kernel, v)
+    gradient = jax.grad(lambda k: 0.5 * (row_product(a, k) ** 2).sum())
+    np.testing.assert_allclose(jax.jvp(gradient, (b,), (c,))[1], x.T @ x @ v, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(jax.vjp(gradient, b)[1](c)[0], x.T @ x @ v, rtol=1e-4, atol=1e-4)
+
+
+def test_under_vmap_over_kernels():
+    x, kernel, dy = as_float32(*arrays(6, 4, 2))
+    kernels = jnp.stack([kernel, 2.0 * kernel])
+
+    def gradient(k):
+        return jax.grad(lambda k: (row_product(x, k) * dy * k.sum()).sum())(k)
+
+    np.testing.assert_allclose(jax.vmap(gradient)(kernels), jnp.stack([gradient(k) for k in kernels]), rtol=1e-5)
+
+
+def test_the_layer_is_flax_own_with_other_products():
+    """Same parameters from the same key, same outputs, same gradients; rows with one, two or no leading axes."""
+    ours, flax = Dense(3), nn.Dense(3)
+    for shape in ((6, 4), (2, 3, 4), (4,)):
+        x = jnp.asarray(np.random.default_rng(1).normal(size=shape), jnp.float32)
+        params = flax.init(jax.random.key(0), x)
+        np.testing.assert_array_equal(ours.init(jax.random.key(0), x)["params"]["kernel"], params["params"]["kernel"])
+        grads = [jax.grad(lambda p, m=m, x=x: jnp.tanh(m.apply(p, x)).sum())(params) for m in (ours, flax)]
+        for a, b in zip(*map(jax.tree.leaves, grads), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def dots(product, size):
+    """The contracted axes of each product in the compiled gradient by both arguments."""
+    x, kernel, dy = as_float32(*arrays(*size))
+    text = jax.jit(lambda *a: jax.vjp(product, *a[:2])[1](a[2])).lower(x, kernel, dy).compile().as_text()
+    return re.findall(r"lhs_contracting_dims=\{(\d)\}, rhs_contracting_dims=\{(\d)\}", text)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="only a CPU is slow at them")
+def test_a_few_columns_of_a_few_rows_are_products_with_vectors():
+    def columns_of_products(rows, columns):
+        text = jax.jit(row_product).lower(jnp.ones((rows, 64)), jnp.ones((64, columns))).compile().as_text()
+        return re.findall(rf"f32\[{rows},?(\d*)\]\S* dot\(", text)
+
+    assert set(columns_of_products(FEW_ROWS, FEW_COLUMNS)) <= {"", "1"}
+    assert columns_of_products(FEW_ROWS + 1, FEW_COLUMNS) == [str(FEW_COLUMNS)]
+    assert columns_of_products(FEW_ROWS, FEW_COLUMNS + 1) == [str(FEW_COLUMNS + 1)]
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="only a CPU is slow at them")
+def test_a_first_layer_on_the_rows_of_one_step_is_no_product_at_all():
+    def products(rows, inputs, dtype=jnp.float32):
+        x, kernel = jnp.ones((rows, inputs), dtype), jnp.ones((inputs, 64), dtype)
+        return jax.jit(row_product).lower(x, kernel).as_text().count("dot_general")
+
+    assert products(FEW_ENVS, FEW_INPUTS) == 0
+    assert products(FEW_ENVS, FEW_INPUTS, jnp.bfloat16) == 1  # a sum would round after every term
+    assert products(FEW_ENVS + 1, FEW_INPUTS) == products(FEW_ENVS, FEW_INPUTS + 1) == 1
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="only a CPU needs its operands laid out")
+def test_no_product_of_the_gradient_contracts_the_rows_of_both_operands():
+    slow = ("0", "0")
+    for size in ((512, 64, 64), (512, 64, 2)):
+        assert slow in dots(jnp.matmul, size)  # what XLA makes of the plain product, else none of this is needed
+        assert slow not in dots(row_product, size)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="only a CPU needs its operands laid out")
+def test_two_layers_that_read_one_input_have_it_laid_out_once():
+    x, a, b = (jnp.ones(shape) for shape in ((512, 96), (96, 64), (96, 64)))
+    gradient = jax.grad(lambda a, b, x: (jnp.tanh(row_product(x, a)) * jnp.tanh(row_product(x, b))).sum(), (0, 1))
+    text = jax.jit(gradient).lower(a, b, x).compile().as_text()
+    assert len(re.findall(r"= f32\[96,512\]\{1,0\} fusion\(", text)) == 1
+
+
+def test_other_backends_take_the_plain_product(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    x, kernel, _ = as_float32(*arrays(6, 4, 2))
+    assert "optimization_barrier" not in str(jax.make_jaxpr(jax.grad(lambda k: row_product(x, k).sum()))(kernel))

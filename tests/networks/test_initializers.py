@@ -1,0 +1,95 @@
+"""Orthogonal initialisation: orthonormal, Haar, the Q of QR, and alive under vmap on few cores."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import purejaxppo as pp
+from purejaxppo.networks.initializers import drawn_together, gram_schmidt, orthogonal
+
+
+@pytest.mark.parametrize("shape", [(4, 64), (64, 64), (64, 2), (256, 17), (3, 3, 4, 16), (1, 1), (7, 1), (1, 7)])
+def test_kernels_are_orthogonal_to_rounding(shape, key):
+    kernel = np.asarray(orthogonal(2**0.5)(key, shape)).reshape(-1, shape[-1])
+    gram = kernel.T @ kernel if kernel.shape[0] >= kernel.shape[1] else kernel @ kernel.T
+    np.testing.assert_allclose(gram, 2.0 * np.eye(len(gram)), atol=3e-6)
+
+
+def test_gram_schmidt_is_the_q_of_qr_with_positive_diagonal(key):
+    a = jax.random.normal(key, (40, 24))
+    q, r = np.linalg.qr(np.asarray(a, np.float64))
+    np.testing.assert_allclose(gram_schmidt(a), q * np.sign(np.diag(r)), atol=2e-5)
+
+
+def test_nearly_parallel_columns_stay_orthogonal(key):
+    base, noise = jax.random.split(key)
+    a = jax.random.normal(base, (64, 1)) + 1e-2 * jax.random.normal(noise, (64, 32))
+    q = np.asarray(gram_schmidt(a), np.float64)
+    np.testing.assert_allclose(q.T @ q, np.eye(32), atol=3e-6)
+
+
+def test_uniform_over_orthogonal_matrices(key):
+    """Of a Haar 3 x 3 matrix each entry has mean 0 and second moment 1/3, and rotations leave the law alone."""
+    q = jax.vmap(lambda k: orthogonal()(k, (3, 3)))(jax.random.split(key, 20_000))
+    assert np.abs(np.mean(q, 0)).max() < 0.02
+    np.testing.assert_allclose(np.mean(np.square(q), 0), 1 / 3, atol=0.01)
+    np.testing.assert_allclose(np.mean(np.trace(q, axis1=1, axis2=2) ** 2), 1.0, atol=0.05)  # E[tr² Q] = 1
+
+
+def test_vmapped_init_has_no_batched_lapack_call(key):
+    """The calls that stop for ever on two cores are not in the program."""
+    init = jax.vmap(lambda k: orthogonal()(k, (64, 64)))
+    keys = jax.random.split(key, 4)
+    compiled = jax.jit(init).lower(keys).compile()
+    assert 'custom_call_target="lapack' not in compiled.as_text()
+    assert jnp.isfinite(compiled(keys)).all()
+
+
+def test_matrices_drawn_together_are_as_uniform_and_as_independent_as_those_drawn_apart(key):
+    """Two 2 x 2 matrices and a 3 x 2 one: orthonormal, entries of mean 0 and second moment 1/m, uncorrelated."""
+    shapes = {"a": (2, 2), "b": (3, 2), "c": (2, 2)}
+    init = drawn_together(lambda key: {name: orthogonal()(key, shape) for name, shape in shapes.items()})
+    for _ in range(2):  # traced anew, and from what eval_shape remembers
+        q = jax.vmap(init)(jax.random.split(key.copy(), 20_000))
+    for name, (rows, columns) in shapes.items():
+        gram = jnp.einsum("sij,sik->sjk", q[name], q[name], precision="highest")
+        np.testing.assert_allclose(gram, np.broadcast_to(np.eye(columns), gram.shape), atol=3e-6)
+        np.testing.assert_allclose(np.mean(q[name], 0), 0.0, atol=0.02)
+        np.testing.assert_allclose(np.mean(np.square(q[name]), 0), 1 / rows, atol=0.01)
+    for one, other in (("a", "b"), ("a", "c"), ("b", "c")):
+        pairs = jnp.einsum("sij,skl->ijkl", q[one], q[other], precision="highest") / 20_000
+        assert np.abs(pairs).max() < 0.02
+
+
+def test_matrices_drawn_together_are_each_the_q_of_its_own_numbers(key):
+    """Those with as many rows go through one loop, padded; each must come out as it would alone, in its own shape."""
+    shapes = [(6, 6), (6, 1), (9, 4), (6, 3), (6, 6)]
+    ours = drawn_together(lambda key: [orthogonal()(key, shape) for shape in shapes])(key.copy())
+    numbers = np.asarray(jax.random.normal(jax.random.split(key)[1], (36 + 36 + 6 + 36 + 18,)))
+    ends = {0: (0, 36), 4: (36, 72), 1: (72, 78), 2: (78, 114), 3: (114, 132)}  # equal shapes next to each other
+    for i, shape in enumerate(shapes):
+        a = numbers[slice(*ends[i])].reshape(shape)
+        q, r = np.linalg.qr(a.astype(np.float64))
+        np.testing.assert_allclose(ours[i], q * np.sign(np.diag(r)), atol=2e-5)
+
+
+def test_a_column_of_zeros_stays_one_and_is_no_nan(key):
+    a = jnp.pad(jax.random.normal(key, (5, 3)), ((0, 0), (0, 2)))
+    np.testing.assert_array_equal(gram_schmidt(a)[:, 3:], 0.0)
+    np.testing.assert_allclose(gram_schmidt(a)[:, :3], gram_schmidt(a[:, :3]), atol=1e-6)
+
+
+def test_without_matrices_there_is_nothing_to_draw(key):
+    assert drawn_together(lambda key: jax.random.uniform(key, (3,)))(key).shape == (3,)
+
+
+@pytest.mark.parametrize(("kind", "square"), [("mlp", 2), ("lstm", 18)])
+def test_a_network_is_initialised_by_one_draw_and_one_loop_per_number_of_rows(kind, square, key):
+    env = pp.make("CartPole-v1")
+    text = str(jax.make_jaxpr(pp.make_network(env, pp.NetworkConfig(kind, (8, 8), rnn_size=8)).init)(key))
+    loops = re.findall(r"f32\[(\d+),8,8\] = scan\[", text)
+    assert (text.count("erf_inv"), len(loops)) == (1, 1)
+    assert loops == [str(square + 4)]  # squares, gates among them; two first layers and two heads

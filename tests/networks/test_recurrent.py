@@ -1,0 +1,492 @@
+"""Memory: rollout and replay agree, resets empty it and stop gradients, cells against NumPy, and PPO on top."""
+
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from nets import env_of, params_of, sample_block
+from probes import quick_jit, scripted
+
+from purejaxppo import ppo
+from purejaxppo.batching.burn_in import start_carry
+from purejaxppo.batching.shuffles import first, to_sequences
+from purejaxppo.config.checks import Config, Hyperparams, NetworkConfig
+from purejaxppo.distributions import Categorical
+from purejaxppo.envs.conformance import Env, TimeStep
+from purejaxppo.envs.spaces import Discrete, box
+from purejaxppo.networks.actor_critic import Network, make_network, mlp
+from purejaxppo.networks.recurrent import GRU, LRU, LSTM
+from purejaxppo.training.evaluation import evaluate
+from purejaxppo.training.loop import as_traced
+
+KINDS = ("gru", "lstm", "lru")
+T, N, D = 6, 3, 2
+SPACE = box(-1, 1, (D,))
+OBS = sample_block(SPACE, T, N)
+
+
+@cache
+def network_of(kind, shared=False, **changes):
+    return make_network(
+        env_of(SPACE, Discrete(3)), NetworkConfig(kind, (5,), rnn_size=4, shared_torso=shared, **changes)
+    )
+
+
+@cache
+def case(kind):
+    """(network, params, apply, compiled once for each shape)."""
+    network = network_of(kind)
+    return network, params_of(network), quick_jit(network.apply)
+
+
+def some_carry(network, scale=1.0):
+    rng = np.random.default_rng(5)
+    return jax.tree.map(lambda x: jnp.asarray(scale * rng.normal(size=x.shape), x.dtype), network.initial_carry(N))
+
+
+def flags(*rows):
+    return np.array(rows, bool)
+
+
+RESETS = {
+    "never": np.zeros((T, N), bool),
+    "always": np.ones((T, N), bool),
+    "first": np.arange(T)[:, None] == np.zeros((1, N)),
+    "last": np.arange(T)[:, None] == np.full((1, N), T - 1),
+    "two in a row": np.isin(np.arange(T), (2, 3))[:, None] & flags([True, False, True]),
+    "random": np.random.default_rng(1).random((T, N)) < 0.4,
+}
+
+
+def assert_close(a, b, atol=1e-5):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, atol=atol)
+
+
+def step_by_step(apply, params, carry, obs, reset):
+    """The carries before every step and after the last, and what each step gives, from calls with one step each."""
+    carries, outputs = [carry], []
+    for t in range(len(reset)):
+        carry, *out = apply(params, carry, obs[t : t + 1], jnp.asarray(reset[t : t + 1]))
+        carries.append(carry)
+        outputs.append(first(tuple(out)))
+    return carries, jax.tree.map(lambda *x: jnp.stack(x), *outputs)
+
+
+# --- rollout and replay ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("pattern", RESETS)
+def test_replay_of_a_block_is_the_rollout(kind, pattern):
+    network, params, apply = case(kind)
+    carry, reset = some_carry(network), RESETS[pattern]
+    carries, outputs = step_by_step(apply, params, carry, OBS, reset)
+    end, *block = apply(params, carry, OBS, jnp.asarray(reset))
+    assert_close(end, carries[-1])
+    assert_close(tuple(block), outputs)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 6])
+@pytest.mark.parametrize("kind", KINDS)
+def test_replay_of_sequences_is_the_rollout_for_every_length(kind, length):
+    """Cut into sequences, each from the carry stored before its first step, as the epochs read them."""
+    network, params, apply = case(kind)
+    reset = RESETS["random"]
+    carries, outputs = step_by_step(apply, params, some_carry(network), OBS, reset)
+    stored = jax.tree.map(lambda *x: jnp.stack(x), *carries[:-1])  # [T, N, ...]
+    cut = partial(jax.tree.map, lambda x: to_sequences(jnp.asarray(x), length))
+    _, *found = apply(params, first(cut(stored)), cut(OBS), cut(reset))
+    assert_close(tuple(found), cut(outputs))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_reset_empties_the_carry(kind):
+    """From a reset on everything is as from the initial carry, however large the one before, bit for bit."""
+    network, params, apply = case(kind)
+    reset = RESETS["two in a row"]
+    since = jax.tree.map(lambda x: x[3:, ::2], apply(params, some_carry(network), OBS, jnp.asarray(reset))[1:])
+    others = apply(params, some_carry(network, 1e4), OBS, jnp.asarray(reset))[1:]
+    assert_close(since, jax.tree.map(lambda x: x[3:, ::2], others), atol=0.0)
+    fresh = step_by_step(apply, params, network.initial_carry(N), OBS[3:], np.zeros((T - 3, N), bool))[1]
+    assert_close(since, jax.tree.map(lambda x: x[:, ::2], fresh), atol=1e-6)
+    fresh = jax.tree.map(lambda x: x[:, 1], fresh)  # environment 1 has no reset and still remembers
+    assert np.abs(others[1][3:, 1] - fresh[1]).max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_gradient_crosses_a_reset(kind):
+    network, params, _ = case(kind)
+    reset = jnp.asarray(np.arange(T)[:, None] == np.array([[3, T, 3]]))  # environment 1 has none
+
+    @quick_jit
+    def gradients(carry, obs):
+        def late(carry, obs):
+            _, distribution, value = network.apply(params, carry, obs, reset)
+            return jnp.sum(value[3:]) + jnp.sum(jnp.sin(distribution.logits[3:]))
+
+        return jax.grad(late, argnums=(0, 1))(carry, obs)
+
+    of_carry, of_obs = gradients(some_carry(network), OBS)
+    assert not of_obs[:3, ::2].any()
+    assert all((np.abs(of_obs[t, n]) > 0).any() for t in range(3, T) for n in range(N))
+    assert all(np.abs(of_obs[t, 1]).max() > 1e-7 for t in range(3))
+    for x in jax.tree.leaves(of_carry):
+        assert not x[::2].any()
+        assert x[1].any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_permuting_environments_permutes_outputs(kind):
+    network, params, apply = case(kind)
+    carry, reset, order = some_carry(network), jnp.asarray(RESETS["random"]), np.array([2, 0, 1])
+    straight = apply(params, carry, OBS, reset)
+    carry = jax.tree.map(lambda x: x[order], carry)
+    end, *block = apply(params, carry, OBS[:, order], reset[:, order])
+    assert_close(end, jax.tree.map(lambda x: x[order], straight[0]), atol=1e-6)
+    assert_close(tuple(block), jax.tree.map(lambda x: x[:, order], straight[1:]), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_actor_and_critic_remember_apart_unless_they_share_a_torso(kind):
+    assert set(network_of(kind).initial_carry(1)) == {"actor", "critic"}
+    network = network_of(kind, shared=True)
+    assert set(network.initial_carry(1)) == {"shared"}
+    layers = jax.eval_shape(network.init, jax.random.key(0))["params"]
+    assert set(layers) == {"shared_0", f"shared_{kind}", "policy", "value"}
+
+
+# --- cells against NumPy ---------------------------------------------------------------------------------------------
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def slow_gru(p, carry, x, reset):
+    h, out = carry, []
+    for t in range(len(x)):
+        h = np.where(reset[t][:, None], 0.0, h)
+        a, b, c = np.split(x[t] @ p["input"]["kernel"] + p["input"]["bias"], 3, -1)
+        d, e, f = np.split(h @ p["recurrent"], 3, -1)
+        r, z = sigmoid(a + d), sigmoid(b + e)
+        n = np.tanh(c + r * (f + p["candidate_bias"]))
+        h = (1 - z) * n + z * h
+        out.append(h)
+    return h, np.stack(out)
+
+
+def slow_lstm(p, carry, x, reset):
+    (c, h), out = carry, []
+    for t in range(len(x)):
+        c, h = (np.where(reset[t][:, None], 0.0, y) for y in (c, h))
+        i, f, g, o = np.split(x[t] @ p["input"]["kernel"] + p["input"]["bias"] + h @ p["recurrent"], 4, -1)
+        c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+        h = sigmoid(o) * np.tanh(c)
+        out.append(h)
+    return (c, h), np.stack(out)
+
+
+def slow_lru(p, carry, x, reset):
+    half = carry.shape[-1] // 2
+    h, out = carry[:, :half] + 1j * carry[:, half:], []
+    decay = np.exp(-np.exp(p["nu"]) + 1j * p["theta"])
+    for t in range(len(x)):
+        h = np.where(reset[t][:, None], 0.0, h)
+        u = x[t] @ p["input"]["kernel"]
+        h = decay * h + np.sqrt(1 - np.abs(decay) ** 2) * (u[:, :half] + 1j * u[:, half:])
+        y = np.concatenate([h.real, h.imag, x[t]], -1) @ p["output"]["kernel"] + p["output"]["bias"]
+        out.append(0.5 * y * (1 + np.tanh(np.sqrt(2 / np.pi) * (y + 0.044715 * y**3))))
+    return np.concatenate([h.real, h.imag], -1), np.stack(out)
+
+
+def network_like(module, *example):
+    """A cell as far as `params_of` looks at it."""
+    return Network(lambda key: module.init(key, *example), module.apply)
+
+
+@pytest.mark.parametrize(("cell", "slow"), [(GRU, slow_gru), (LSTM, slow_lstm), (LRU, slow_lru)])
+def test_cells_are_their_formulas_step_by_step(cell, slow):
+    module, length = cell(4), 33
+    x = sample_block(SPACE, length, N, seed=2)
+    reset = np.random.default_rng(3).random((length, N)) < 0.1
+    carry = some_carry(module)
+    params = params_of(network_like(module, carry, x, jnp.asarray(reset)))
+    found = quick_jit(module.apply)(params, carry, x, jnp.asarray(reset))
+    as_float64 = partial(jax.tree.map, np.float64)
+    expected = slow(as_float64(params["params"]), as_float64(carry), np.float64(x), reset)
+    assert_close(found, expected)
+
+
+def test_initial_cells_are_orthogonal_and_remember(key):
+    """Recurrent kernels are orthogonal gate by gate, LSTM's forget bias is 1, |λ| of the LRU lies in its ring."""
+    keys, x, reset = jax.random.split(key, 3), jnp.ones((1, 1, 4)), jnp.ones((1, 1), bool)
+    cells = {"gru": GRU(6), "lstm": LSTM(6), "lru": LRU(6)}
+
+    @quick_jit
+    def init(keys):
+        return {k: c.init(keys[i], c.initial_carry(1), x, reset)["params"] for i, (k, c) in enumerate(cells.items())}
+
+    params = jax.tree.map(np.float64, init(keys))
+    for kind, gates in (("gru", 3), ("lstm", 4)):
+        for kernel in np.split(params[kind]["recurrent"], gates, axis=1):
+            np.testing.assert_allclose(kernel.T @ kernel, np.eye(6), atol=1e-5)
+        for kernel in np.split(params[kind]["input"]["kernel"], gates, axis=1):
+            np.testing.assert_allclose(kernel @ kernel.T, np.eye(4), atol=1e-5)
+    np.testing.assert_array_equal(params["lstm"]["input"]["bias"], np.repeat([0, 1, 0, 0], 6))
+    radius = np.exp(-np.exp(params["lru"]["nu"]))
+    assert (radius >= LRU.min_radius).all()
+    assert (radius <= LRU.max_radius).all()
+    assert (params["lru"]["theta"] >= 0).all()
+    assert (params["lru"]["theta"] <= LRU.max_phase).all()
+
+
+def test_lru_stays_stable_far_from_where_it_starts():
+    """|λ| ≤ 1 and a finite gain at every radius from 0 to 1, so a long block cannot blow up."""
+    module, length = LRU(4), 200
+    carry, x, reset = module.initial_carry(1), jnp.ones((length, 1, D)), jnp.zeros((length, 1), bool)
+    params = params_of(network_like(module, carry, x, reset))["params"] | {"nu": jnp.asarray([-80.0, -20.0, 0.0, 5.0])}
+
+    def size(params):
+        return jnp.sum(module.apply({"params": params}, carry, x, reset)[0] ** 2)
+
+    value, grads = quick_jit(jax.value_and_grad(size))(params)
+    assert value < 1e6
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
+
+
+# --- PPO on top ------------------------------------------------------------------------------------------------------
+
+CONFIG = Config(num_envs=4, num_steps=8, num_epochs=2, num_minibatches=2, sequence_length=4, total_timesteps=64)
+
+
+def run_update(env, network, config, params):
+    """(state, metrics) after one iteration from these parameters."""
+    algo = ppo.make_ppo(env, network, config)
+
+    @quick_jit
+    def run(params, key):
+        return algo.update(algo.init(key, Hyperparams())._replace(params=params), Hyperparams(learning_rate=1e-2))
+
+    return run(params, jax.random.key(0))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_first_ratio_is_one_in_an_update_with_memory(kind):
+    network = network_of(kind)
+    env = env_of(SPACE, Discrete(3))  # a fifth of the steps end an episode: resets inside of sequences
+    state, metrics = run_update(env, network, CONFIG, params_of(network))
+    assert metrics.first_ratio_error < 1e-5
+    assert metrics.num_episodes > 0
+    assert metrics.kl > 0
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
+
+
+@pytest.mark.parametrize("kind", ["gru", "lru"])
+def test_permuting_environments_permutes_targets_and_leaves_the_gradient(kind):
+    """One rollout with its environments in another order: sequences follow, and the whole batch's gradient stays."""
+    network, order = network_of(kind), np.array([2, 0, 3, 1])
+    algo = ppo.make_ppo(env_of(SPACE, Discrete(3)), network, CONFIG)
+    parts, h, params = algo.update.args[0], as_traced(None), params_of(network)
+
+    def batch_and_gradient(state, rollout):
+        batch = ppo.make_batch(parts, params, state=state, rollout=rollout, h=h)
+        return batch, jax.grad(ppo.loss, has_aux=True)(params, parts, batch, h)[0]
+
+    @quick_jit
+    def both(key):
+        state = algo.init(key, h)._replace(params=params)
+        state, rollout = ppo.collect(parts, state, state.key)
+        moved = {name: jax.tree.map(lambda x: x[order], getattr(state, name)) for name in ("obs", "carry", "reset")}
+        other = jax.tree.map(lambda x: x[:, order], rollout)
+        return batch_and_gradient(state, rollout), batch_and_gradient(state._replace(**moved), other)
+
+    (batch, gradient), (other, other_gradient) = both(jax.random.key(0))
+    chunks = CONFIG.num_steps // CONFIG.sequence_length
+    columns = np.concatenate([order + c * CONFIG.num_envs for c in range(chunks)])
+    assert_close(other, jax.tree.map(lambda x: x[:, columns], batch))
+    assert_close(other_gradient, gradient)
+    assert any(np.abs(g).max() > 1e-3 for g in jax.tree.leaves(gradient))
+
+
+def burnt_in(kind, burn_in, params=None):
+    """(starting carries, stored carries, lead-in) of a rollout's sequences, those started with `params` if given."""
+    config = Config(**(CONFIG.__dict__ | {"burn_in": burn_in}))
+    network = network_of(kind)
+    algo, of_rollout = ppo.make_ppo(env_of(SPACE, Discrete(3)), network, config), params_of(network)
+    parts, h = algo.update.args[0], as_traced(None)
+
+    @quick_jit
+    def run(of_rollout, params, key):
+        state = algo.init(key, h)._replace(params=of_rollout)
+        after, rollout = ppo.collect(parts, state, state.key)
+        batch = ppo.make_batch(parts, of_rollout, state=after, rollout=rollout, h=h)
+        return start_carry(network.apply, params, batch.carry, batch.lead_in), batch, rollout
+
+    return run(of_rollout, of_rollout if params is None else params, jax.random.key(4))
+
+
+@pytest.mark.parametrize("burn_in", [1, 3, 4])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_burn_in_at_unchanged_parameters_leads_to_the_stored_carry(kind, burn_in):
+    """Also where a lead-in has a reset in it: episodes end after five steps on average."""
+    start, batch, rollout = burnt_in(kind, burn_in)
+    assert batch.lead_in.reset.shape == (burn_in, 8)
+    assert batch.lead_in.reset[:, 4:].any()
+    assert_close(start, first(batch.carry))
+    np.testing.assert_array_equal(batch.lead_in.known[0], [False] * 4 + [True] * 4)
+    np.testing.assert_array_equal(batch.lead_in.obs[:, 4:], rollout.obs[4 - burn_in : 4])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_burn_in_at_new_parameters_is_read_again_from_the_carry_before_it(kind):
+    """Second chunks start from the three steps before them, by new parameters; first chunks from what was stored."""
+    network = network_of(kind)
+    new = params_of(network, seed=1)
+    start, batch, rollout = burnt_in(kind, 3, new)
+    before = jax.tree.map(lambda x: x[1], rollout.carry)
+    expected = quick_jit(network.apply)(new, before, rollout.obs[1:4], rollout.reset[1:4])[0]
+    for x, stored, fresh in zip(*map(jax.tree.leaves, (start, batch.carry, expected)), strict=True):
+        np.testing.assert_array_equal(x[:4], stored[0, :4])
+        np.testing.assert_allclose(x[4:], fresh, atol=1e-5)
+        assert np.abs(x[4:] - stored[0, 4:]).max() > 1e-2
+
+
+def test_no_gradient_goes_through_a_burn_in():
+    network = network_of("gru")
+    params = params_of(network)
+    _, batch, _ = burnt_in("gru", 3)
+
+    def size(params):
+        carry = start_carry(network.apply, params, batch.carry, batch.lead_in)
+        return sum(jnp.sum(x**2) for x in jax.tree.leaves(carry))
+
+    value, gradient = quick_jit(jax.value_and_grad(size))(params)
+    assert value > 0.1
+    assert not any(np.abs(g).any() for g in jax.tree.leaves(gradient))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_update_with_a_burn_in_starts_from_ratio_one(kind):
+    config = Config(**(CONFIG.__dict__ | {"burn_in": 2}))
+    network = network_of(kind)
+    _, metrics = run_update(env_of(SPACE, Discrete(3)), network, config, params_of(network))
+    _, without = run_update(env_of(SPACE, Discrete(3)), network, CONFIG, params_of(network))
+    assert metrics.first_ratio_error < 1e-5
+    assert metrics.kl > 1e-6
+    assert metrics.kl != without.kl  # and later minibatches do start from elsewhere
+
+
+def with_idle_memory(network):
+    """The same network with a memory that it writes and never reads."""
+
+    def apply(params, carry, obs, reset):
+        _, distribution, value = network.apply(params, (), obs, reset)
+        return carry + obs.sum((0, 2))[:, None], distribution, value
+
+    return Network(network.init, apply, lambda num_envs: jnp.zeros((num_envs, 1)))
+
+
+@pytest.mark.parametrize(("length", "minibatches"), [(1, 4), (8, 1)])
+def test_a_memory_that_is_ignored_changes_nothing(length, minibatches):
+    """Same membership of minibatches (single steps, or everything in one): the feed-forward update to 1e-5."""
+    env = scripted(terminate_at=(5,), truncate_at=(3,))
+    network, config = mlp(env, (8,)), Config(**(CONFIG.__dict__ | {"num_minibatches": minibatches}))
+    params = params_of(network)
+    state, metrics = run_update(env, network, config, params)
+    config = Config(**(config.__dict__ | {"sequence_length": length}))
+    other, other_metrics = run_update(env, with_idle_memory(network), config, params)
+    assert_close(state.params, other.params)
+    assert_close(state.params, params, atol=0.5)
+    np.testing.assert_allclose(metrics.grad_norm, other_metrics.grad_norm, rtol=1e-4)
+    assert metrics.kl > 1e-6
+
+
+@pytest.mark.parametrize("kind", ["gru", "lru"])
+def test_truncated_states_are_valued_by_a_memory_of_their_own_episode(kind):
+    """V(s'_t) is that of a network fed the whole episode from an empty memory, up to s'_t before the reset."""
+    env = scripted(terminate_at=(4,), truncate_at=(3,))  # action 3 terminates, 4 truncates, the clock at 3 too
+    network = make_network(env, NetworkConfig(kind, (5,), rnn_size=4))
+    algo = ppo.make_ppo(env, network, CONFIG)
+
+    @quick_jit
+    def run(params, key):
+        state = algo.init(key, Hyperparams())._replace(params=params)
+        state, rollout = ppo.collect(algo.update.args[0], state, state.key)
+        return rollout, ppo.state_values(algo.update.args[0], params, state, rollout)
+
+    params = params_of(network)
+    rollout, (values, next_values) = run(params, jax.random.key(2))
+    apply = quick_jit(network.apply)
+    done = np.asarray(rollout.terminated | rollout.truncated)
+    cuts = 0
+    for n in range(CONFIG.num_envs):
+        start = 0
+        for t in range(CONFIG.num_steps):
+            episode = np.concatenate([rollout.obs[start : t + 1, n], rollout.final_obs[t, n][None]])
+            episode = np.concatenate([episode, np.zeros((CONFIG.num_steps + 1 - len(episode), 2), np.float32)])[:, None]
+            fresh = apply(params, network.initial_carry(1), jnp.asarray(episode), jnp.zeros((len(episode), 1), bool))[2]
+            np.testing.assert_allclose(values[t, n], fresh[t - start, 0], atol=1e-5)
+            if not rollout.terminated[t, n]:
+                np.testing.assert_allclose(next_values[t, n], fresh[t - start + 1, 0], atol=1e-5)
+            cuts += int(rollout.truncated[t, n])
+            start = t + 1 if done[t, n] else start
+    assert cuts >= 4
+
+
+# A network whose memory counts: what it holds at any time is known on paper.
+
+
+def counting(env):
+    """Acts (nearly surely) by the number of steps since the episode began, modulo the number of actions."""
+
+    def apply(params, carry, obs, reset):
+        def step(count, reset):
+            count = jnp.where(reset, 0, count)
+            return count + 1, count
+
+        carry, counts = jax.lax.scan(step, carry, reset)
+        logits = 50.0 * jax.nn.one_hot(counts % env.action_space.n, env.action_space.n, dtype=jnp.float32)
+        return carry, Categorical(logits * params), counts.astype(jnp.float32) * params
+
+    return Network(lambda key: jnp.float32(1.0), apply, lambda num_envs: jnp.full(num_envs, 77, jnp.int32))
+
+
+@pytest.mark.parametrize(("terminate_at", "truncate_at"), [((3,), (5,)), ((5,), (3,))], ids=["terminated", "truncated"])
+def test_the_carry_stored_is_that_before_the_step_and_resets_come_on_time(terminate_at, truncate_at):
+    env = scripted(terminate_at, truncate_at, random_start=False)
+    algo = ppo.make_ppo(env, counting(env), CONFIG)
+    state = algo.init(jax.random.key(0), Hyperparams())
+    _, rollout = quick_jit(partial(ppo.collect, algo.update.args[0]))(state, jax.random.key(1))
+    done = np.asarray(rollout.terminated | rollout.truncated)
+    assert done.any()
+    expected_reset = np.concatenate([np.ones((1, 4), bool), done[:-1]])
+    np.testing.assert_array_equal(rollout.reset, expected_reset)
+    carry, count = np.zeros((8, 4), int), np.full(4, 77)
+    for t in range(8):
+        carry[t] = count
+        count = np.where(expected_reset[t], 0, count) + 1
+    np.testing.assert_array_equal(rollout.carry, carry)
+    counts = np.asarray(rollout.obs[..., 1]).astype(int)  # the environment counts, too
+    np.testing.assert_array_equal(rollout.action, counts % 5)
+
+
+def test_evaluation_carries_the_memory_and_starts_it_empty():
+    """Reward 1 where the action is the time modulo 3, unseen in the observation: only a memory gets them all."""
+
+    def reset(key):
+        return jnp.int32(0), jnp.zeros((1,), jnp.float32)
+
+    def step(key, time, action):
+        obs = jnp.zeros((1,), jnp.float32)
+        reward = (action == time % 3).astype(jnp.float32)
+        return time + 1, TimeStep(obs, reward, time == 9, jnp.bool_(False), obs)
+
+    env = Env(reset, step, box(-1, 1, (1,)), Discrete(3))
+    algo = ppo.make_ppo(env, counting(env), CONFIG)
+    state = algo.init(jax.random.key(0), Hyperparams())
+    result = evaluate(algo, state, jax.random.key(1), num_episodes=3, greedy=True, max_steps=20)
+    np.testing.assert_array_equal(result.returns, np.full(3, 10.0, np.float32))
