@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from purejaxppo.config.checks import Hyperparams
+from purejaxppo.config.schema import Hyperparams
 from purejaxppo.functional.diagnostics import Diagnostics
+from purejaxppo.functional.episode_stats import EpisodeSummary
 from purejaxppo.functional.objectives import kl_k3
-from purejaxppo.functional.running_stats import EpisodeSummary
 
 Array = jax.Array
 
@@ -69,7 +69,7 @@ def report(surrogate: Array, errors: Array, entropy: Array, kl: Array, ratio: Ar
     return jnp.stack([*(x.mean() for x in means), ratio.max(), change.max()])
 
 
-def joined(reports: Array, grad_norm: Array) -> Array:
+def merge_stats(reports: Array, grad_norm: Array) -> Array:
     """The reports [P, 7] of the parts of a minibatch and the norm of its gradient as one, [8]: REPORT."""
     return jnp.concatenate([reports[:, :5].mean(0), reports[:, 5:].max(0), grad_norm[None]])
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import optax
 
-from purejaxppo.config.checks import Hyperparams
+from purejaxppo.config.schema import Hyperparams
 
 
 def optimizer(h: Hyperparams) -> optax.GradientTransformation:
@@ -23,7 +23,7 @@ def optimizer(h: Hyperparams) -> optax.GradientTransformation:
     )
 
 
-def descend(h: Hyperparams, grads: jax.Array, opt_state: Any, params: jax.Array) -> tuple[jax.Array, Any]:
+def apply_gradients(h: Hyperparams, grads: jax.Array, opt_state: Any, params: jax.Array) -> tuple[jax.Array, Any]:
     """One step of `optimizer` -> (params, opt_state)."""
     # optax raises a traced decay to an integer count, which strict promotion (ours in tests, maybe yours) forbids
     with jax.numpy_dtype_promotion("standard"):

@@ -6,16 +6,16 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from purejaxppo.batching.burn_in import LeadingSteps
-from purejaxppo.batching.microbatches import Cut
-from purejaxppo.config.checks import Config, Hyperparams
-from purejaxppo.envs.conformance import Env, VecEnv
-from purejaxppo.functional.running_stats import EpisodeStats, RewardScaler, RunningMoments
-from purejaxppo.functional.trpo import Control
+from purejaxppo.batching.microbatches import Partition
+from purejaxppo.config.schema import Config, Hyperparams
+from purejaxppo.envs.protocol import Env, VecEnv
+from purejaxppo.functional.episode_stats import EpisodeStats
+from purejaxppo.functional.kl_control import Control
+from purejaxppo.functional.running_stats import RewardScaler, RunningMoments
 from purejaxppo.metrics import Metrics
-from purejaxppo.networks.actor_critic import Network
+from purejaxppo.networks.protocol import Network
 
 Array = jax.Array
 
@@ -27,8 +27,8 @@ class TrainState(NamedTuple):
     opt_state: Any
     env_state: Any  # [N, ...]
     obs: Any  # [N, ...] what to act on next, as the environment gave it
-    carry: Any  # [N, ...] the network's memory before `obs`; () for feed-forward networks
-    reset: Array  # [N] `obs` is the first of an episode
+    rnn_state: Any  # [N, ...] the network's memory before `obs`; () for feed-forward networks
+    is_first: Array  # [N] `obs` is the first of an episode
     obs_moments: RunningMoments  # moved at the end of an iteration only
     reward_scaler: RewardScaler
     control: Control
@@ -48,23 +48,23 @@ class Transition(NamedTuple):
     truncated: Array
     final_obs: Any  # what the action led to, before any reset
     distribution: Any  # π_old(·|s_t)
-    carry: Any  # before the step
-    reset: Array
+    rnn_state: Any  # before the step
+    is_first: Array
 
 
 class Batch(NamedTuple):
     """What the epochs read: sequences, leaves [L, M, ...]; the carry is that of the first step, [1, M, ...]."""
 
     obs: Any
-    reset: Array
-    carry: Any
+    is_first: Array
+    rnn_state: Any
     action: Any
     distribution: Any
     log_prob: Array
     value: Array
     advantage: Array
     target: Array
-    lead_in: LeadingSteps | tuple[()] = ()  # the steps before, where there is a burn-in
+    burn_in: LeadingSteps | tuple[()] = ()  # the steps before, where there is a burn-in
 
 
 class Parts(NamedTuple):
@@ -77,7 +77,7 @@ class Parts(NamedTuple):
     target_fn: Callable[..., tuple[Array, Array]]
     shuffle: Callable[[Array, int], Array]  # (key, size) -> order
     normalized: tuple[bool, ...]  # which leaves of an observation are normalised
-    cut: Cut  # of the work, into parts and among devices
+    cut: Partition  # of the work, into parts and among devices
 
 
 class Algorithm(NamedTuple):
@@ -90,9 +90,3 @@ class Algorithm(NamedTuple):
     config: Config
     num_devices: int = 1  # that `update` runs on
     alone: Callable[..., Any] | None = None  # `update` on one device, for when the others have runs of their own
-
-
-def strongly_typed(tree: Any) -> Any:
-    """The same arrays without weak types, which an update would strip: then a second compile for the same program."""
-    is_key = lambda x: jnp.issubdtype(x.dtype, jax.dtypes.prng_key)  # noqa: E731
-    return jax.tree.map(lambda x: x if is_key(x) else jax.lax.convert_element_type(x, x.dtype), tree)

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import purejaxppo as pp
-from purejaxppo.config.checks import Hyperparams, Run, load_toml
-from purejaxppo.functional.running_stats import bootstrap_interval, iqm
+from purejaxppo.analysis.aggregate import bootstrap_interval, iqm
+from purejaxppo.config.schema import Hyperparams, Run
+from purejaxppo.config.toml import load_toml
 from purejaxppo.networks.actor_critic import make_network
 
 ROOT = Path(__file__).parents[1]

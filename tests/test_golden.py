@@ -16,11 +16,11 @@ import oracle
 import pytest
 
 from purejaxppo import ppo
-from purejaxppo.config.checks import Config, Hyperparams
+from purejaxppo.config.schema import Config, Hyperparams
 from purejaxppo.distributions import Categorical, DiagonalGaussian
-from purejaxppo.envs.conformance import Env, TimeStep
+from purejaxppo.envs.protocol import Env, TimeStep
 from purejaxppo.envs.spaces import Discrete, box
-from purejaxppo.networks.actor_critic import Network
+from purejaxppo.networks.protocol import Network
 
 T, N, D, WIDTH, SIZE = 8, 4, 3, 5, 2
 ORDER = np.random.default_rng(0).permutation(T * N)
@@ -84,7 +84,7 @@ def iteration(objective, continuous, normalize):
     def iterate(key, h):
         start = algo.init(key, h)
         again = start._replace(key=jax.random.wrap_key_data(jax.random.key_data(start.key)))
-        rollout = ppo.collect(algo.update.args[0], again, jax.random.split(again.key, 3)[1])[1]
+        rollout = ppo.collect_rollout(algo.update.args[0], again, jax.random.split(again.key, 3)[1])[1]
         return start.params, *algo.update(start, h), rollout
 
     return jax.jit(iterate)

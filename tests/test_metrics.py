@@ -10,7 +10,7 @@ from probes import quick_jit
 
 import purejaxppo as pp
 from purejaxppo import ppo
-from purejaxppo.envs.wrappers.observations import time_limit
+from purejaxppo.envs.wrappers.episodes import time_limit
 from purejaxppo.training.loop import as_traced
 
 GAMMA, LAMBDA, EPS, ENT, VF = 0.9, 0.8, 0.2, 0.01, 0.5
@@ -37,7 +37,7 @@ def played():
             state = algo.init(key, h)
             moments = ppo.stats.update_moments(state.obs_moments, 3.0 + 2.0 * jax.random.normal(key.copy(), (50, 4)))
             state = state._replace(obs_moments=moments)
-            _, rollout = ppo.collect(parts, state, jax.random.split(state.key, 3)[1])
+            _, rollout = ppo.collect_rollout(parts, state, jax.random.split(state.key, 3)[1])
             after, metrics = algo.update(state, h)
             obs, final = (ppo.observe(parts, state, x) for x in (rollout.obs, rollout.final_obs))
             return state.params, after.params, metrics, rollout._replace(obs=obs, final_obs=final)

@@ -80,7 +80,7 @@ def played():
     @short_jit
     def run(key):
         state = algo.init(key, H)
-        after, rollout = ppo.collect(parts_of(algo), state, state.key)
+        after, rollout = ppo.collect_rollout(parts_of(algo), state, state.key)
         return after._replace(key=()), rollout
 
     return run(jax.random.key(0))
@@ -93,8 +93,8 @@ def optimisation(config=TINY, **handed):
     rollout = played()[1]
 
     def run(state, h):
-        batch_of = partial(ppo.make_batch, parts, state=state, rollout=rollout, h=h)
-        return ppo.optimise(parts, state, batch_of(state.params), batch_of, h, jax.random.key(3))
+        batch_of = partial(ppo.compute_targets, parts, state=state, rollout=rollout, h=h)
+        return ppo.optimize(parts, state, batch_of(state.params), batch_of, h, jax.random.key(3))
 
     return run, short_jit(run)
 
@@ -153,7 +153,7 @@ def batches():
     @short_jit
     def run(state, rollout):
         values = ppo.state_values(parts["gae"], state.params, state, rollout)
-        of = partial(ppo.make_batch, params=state.params, state=state, rollout=rollout, h=h)
+        of = partial(ppo.compute_targets, params=state.params, state=state, rollout=rollout, h=h)
         return values, {name: of(p) for name, p in parts.items()}
 
     return run(*played())
@@ -225,14 +225,14 @@ def trpo(env):
     def run(h):
         state = algo.init(jax.random.key(1), h)
         again = state._replace(key=jax.random.clone(state.key))
-        after, rollout = ppo.collect(parts, again, jax.random.split(again.key, 3)[1])
+        after, rollout = ppo.collect_rollout(parts, again, jax.random.split(again.key, 3)[1])
         new = algo.update(state, h)[0].params
-        batch = ppo.make_batch(parts, state.params, state=after, rollout=rollout, h=h)
+        batch = ppo.compute_targets(parts, state.params, state=after, rollout=rollout, h=h)
         centred = batch.advantage - batch.advantage.mean()
         advantage = centred / jnp.std(centred)
 
         def seen(params):
-            ratio, kl, entropy, _ = ppo.replay(parts, params, batch)
+            ratio, kl, entropy, _ = ppo.evaluate_actions(parts, params, batch)
             return {"gain": (ratio * advantage).mean(), "kl": kl.mean(), "entropy": entropy.mean()}
 
         gradient = jax.grad(lambda p: seen(p)["gain"] + h.ent_coef * seen(p)["entropy"])(state.params)
@@ -389,8 +389,8 @@ def test_the_order_of_the_environments_is_of_no_account(kind):
     (state, metrics), (other, other_metrics) = program(params, np.arange(4)), program(params, order)
     assert distance(state.params, other.params) < 1e-5
     assert distance(state.params, params) > 1e-3
-    of_envs = ((x.obs, x.carry, x.episodes, x.reward_scaler.returns) for x in (moved(state, order), other))
+    of_envs = ((x.obs, x.rnn_state, x.episodes, x.reward_scaler.returns) for x in (moved(state, order), other))
     assert distance(*of_envs) < 1e-5
-    assert same(state.reset[order], other.reset)
+    assert same(state.is_first[order], other.is_first)
     np.testing.assert_allclose(metrics.kl, other_metrics.kl, atol=1e-6)
     assert distance(state.obs[order], state.obs) > 0.1

@@ -12,7 +12,9 @@ from probes import chain, endless, masked, reward_by_distance, scripted
 
 import purejaxppo as pp
 from purejaxppo import Config, Hyperparams, ppo
-from purejaxppo.batching.shuffles import hashed, located, permutation, to_sequences
+from purejaxppo.batching.gather import to_device_layout
+from purejaxppo.batching.sequences import to_sequences
+from purejaxppo.batching.shuffles import feistel_permutation, permutation
 from purejaxppo.metrics import REPORT
 from purejaxppo.training.loop import as_traced
 
@@ -99,7 +101,7 @@ def test_masks_go_through_the_page_and_are_not_normalised():
 def values_of(algo, seed=0):
     state = compiled(algo.init)(jax.random.key(seed), as_traced(None))
     parts = parts_of(algo)
-    after, rollout = jax.jit(partial(ppo.collect, parts))(state, jax.random.key(5))
+    after, rollout = jax.jit(partial(ppo.collect_rollout, parts))(state, jax.random.key(5))
     values, next_values = jax.jit(partial(ppo.state_values, parts))(state.params, after, rollout)
     return state, after, rollout, values, next_values
 
@@ -109,9 +111,9 @@ def test_eq09_next_values_are_those_of_the_state_before_the_reset():
     algo = algorithm(scripted(terminate_at=(7,), truncate_at=(2, 5)))
     state, _, rollout, _, next_values = values_of(algo)
     assert rollout.truncated.sum(0).max() >= 3
-    _, _, expected = algo.network.apply(state.params, (), rollout.final_obs, rollout.reset)
+    _, _, expected = algo.network.apply(state.params, (), rollout.final_obs, rollout.is_first)
     np.testing.assert_allclose(jnp.where(rollout.terminated, 0, next_values - expected), 0.0, atol=1e-6)
-    _, _, wrong = algo.network.apply(state.params, (), jnp.roll(rollout.obs, -1, 0), rollout.reset)
+    _, _, wrong = algo.network.apply(state.params, (), jnp.roll(rollout.obs, -1, 0), rollout.is_first)
     assert jnp.abs(jnp.where(rollout.truncated, wrong - expected, 0.0)).max() > 1e-2  # the reset state differs
 
 
@@ -121,7 +123,7 @@ def test_truncation_modes_by_hand(mode):
     algo = algorithm(ENDLESS, Config(**(vars(TINY) | {"truncation": mode})))
     _, after, rollout, values, next_values = values_of(algo)
     h = as_traced(Hyperparams(gamma=0.9, gae_lambda=0.7))
-    batch = ppo.make_batch(parts_of(algo), after.params, state=after, rollout=rollout, h=h)
+    batch = ppo.compute_targets(parts_of(algo), after.params, state=after, rollout=rollout, h=h)
     v, v_next, cut = (np.asarray(x) for x in (values, next_values, rollout.truncated))
     delta = {"bootstrap": 1 + 0.9 * v_next - v, "terminal": 1 - v, "mask": 0 * v}[mode]
     delta = np.where(cut, delta, 1 + 0.9 * v_next - v)
@@ -142,7 +144,9 @@ def test_E7_targets_are_bitwise_the_same_with_normalisation_on_and_off():
     for on in (True, False):
         algo = algorithm(CHAIN, Config(**(vars(TINY) | {"normalize_advantages": on})))
         state, after, rollout, _, _ = values_of(algo)
-        batches.append(ppo.make_batch(parts_of(algo), state.params, state=after, rollout=rollout, h=as_traced(None)))
+        batches.append(
+            ppo.compute_targets(parts_of(algo), state.params, state=after, rollout=rollout, h=as_traced(None))
+        )
     np.testing.assert_array_equal(batches[0].target, batches[1].target)
     assert abs(float(batches[0].advantage.mean())) > 1e-3  # what the batch carries is not normalised
 
@@ -154,13 +158,13 @@ def test_C5_no_gradient_through_targets_and_advantages():
     state, after, rollout, _, _ = values_of(algo)
 
     def through(params):
-        batch = ppo.make_batch(parts, params, state=after, rollout=rollout, h=h)
+        batch = ppo.compute_targets(parts, params, state=after, rollout=rollout, h=h)
         return batch.advantage.sum() + batch.target.sum()
 
     assert all((g == 0).all() for g in jax.tree.leaves(jax.grad(through)(state.params)))
 
 
-@pytest.mark.parametrize("shuffle", [permutation, hashed], ids=["permutation", "hash"])
+@pytest.mark.parametrize("shuffle", [permutation, feistel_permutation], ids=["permutation", "hash"])
 @pytest.mark.parametrize("size", [2, 15, 24, 31, 4096, 6000, 2**15 * 3])
 def test_orders_are_permutations_and_differ_between_keys(shuffle, size):
     a, b = (np.asarray(jax.jit(shuffle, static_argnums=1)(jax.random.key(i), size)) for i in (0, 1))
@@ -169,7 +173,7 @@ def test_orders_are_permutations_and_differ_between_keys(shuffle, size):
     assert size < 20 or (a != b).mean() > 0.9
 
 
-@pytest.mark.parametrize("shuffle", [permutation, hashed], ids=["permutation", "hash"])
+@pytest.mark.parametrize("shuffle", [permutation, feistel_permutation], ids=["permutation", "hash"])
 def test_minibatch_membership_looks_random(shuffle):
     """Four minibatches of 512: two rows meet in one with probability 127/511, neighbours in time or space too."""
     keys = jax.random.split(jax.random.key(7), 4000)
@@ -191,7 +195,7 @@ def test_each_epoch_visits_every_sample_once_and_all_leaves_alike():
     algo = pp.make_ppo(CHAIN, plain(CHAIN), TINY, shuffle=spy)
     parts = parts_of(algo)
     state, after, rollout, _, _ = values_of(algo)
-    batch = ppo.make_batch(parts, state.params, state=after, rollout=rollout, h=as_traced(None))
+    batch = ppo.compute_targets(parts, state.params, state=after, rollout=rollout, h=as_traced(None))
 
     def row(batch, i):
         return tuple(np.concatenate([np.ravel(x[0, i]) for x in jax.tree.leaves(batch)]))
@@ -223,7 +227,7 @@ def test_devices_have_runs_of_columns_of_their_own_environments(devices, length)
     x = jnp.arange(8 * 6 * 2).reshape(8, 6, 2)
     one, several = to_sequences(x, length), to_sequences(x, length, devices)
     order = jax.random.permutation(jax.random.key(0), one.shape[1])
-    np.testing.assert_array_equal(several[:, located(order, 6, devices)], one[:, order])
+    np.testing.assert_array_equal(several[:, to_device_layout(order, 6, devices)], one[:, order])
     envs = np.asarray(several)[0, :, 0].reshape(devices, -1) // 2 % 6
     for device, share in enumerate(envs):
         assert set(share // (6 // devices)) == {device}
@@ -242,8 +246,8 @@ def test_early_stop_leaves_the_first_step_and_nothing_else():
     def first_step_only(key):
         state = algo.init(key, h)
         _, rollout_key, epoch_key = jax.random.split(state.key, 3)
-        after, rollout = ppo.collect(parts, state, rollout_key)
-        batch = ppo.make_batch(parts, state.params, state=after, rollout=rollout, h=h)
+        after, rollout = ppo.collect_rollout(parts, state, rollout_key)
+        batch = ppo.compute_targets(parts, state.params, state=after, rollout=rollout, h=h)
         order = parts.shuffle(jax.random.split(epoch_key, 2)[0], 24)
         one = jax.tree.map(lambda x: x[:, order[:12]], batch)
         one = one._replace(advantage=ppo.surrogate_advantage(parts, one.advantage))
@@ -357,7 +361,7 @@ def test_observation_statistics_move_after_the_update_only():
     algo = algorithm(CHAIN, config)
     before, after, _ = one_update(algo, updates=2)
     assert before.obs_moments.count == 24
-    _, rollout = ppo.collect(parts_of(algo), before, jax.random.split(again(before.key), 3)[1])
+    _, rollout = ppo.collect_rollout(parts_of(algo), before, jax.random.split(again(before.key), 3)[1])
     np.testing.assert_allclose(after.obs_moments.count, 48)
     old = before.obs_moments
     merged = (old.mean * 24 + np.asarray(rollout.obs).reshape(24, -1).sum(0)) / 48
@@ -374,7 +378,7 @@ def test_actions_are_stored_as_drawn_and_clipped_behind_the_log_probability():
     assert (jnp.abs(rollout.action) > 0.5).mean() > 0.2
     clipped = np.clip(np.asarray(rollout.action), -0.5, 0.5)
     np.testing.assert_allclose(rollout.reward, -((clipped - 0.25) ** 2).sum(-1), rtol=1e-5, atol=1e-6)
-    batch = ppo.make_batch(parts_of(algo), state.params, state=after, rollout=rollout, h=as_traced(None))
+    batch = ppo.compute_targets(parts_of(algo), state.params, state=after, rollout=rollout, h=as_traced(None))
     mean, log_std = (np.asarray(x, np.float64) for x in (rollout.distribution.mean, rollout.distribution.log_std))
     normal = -0.5 * ((rollout.action - mean) / np.exp(log_std)) ** 2 - log_std - 0.5 * np.log(2 * np.pi)
     np.testing.assert_allclose(batch.log_prob.reshape(8, 3), normal.sum(-1), rtol=1e-4)
@@ -385,8 +389,8 @@ def test_every_epoch_is_the_whole_batch_in_an_order_of_its_own():
     algo = algorithm(CHAIN, Config(**(vars(TINY) | {"num_epochs": 3, "num_minibatches": 4})))
     parts, h = parts_of(algo), as_traced(Hyperparams(0.0))
     state, after, rollout, _, _ = values_of(algo)
-    batch = ppo.make_batch(parts, state.params, state=after, rollout=rollout, h=h)
-    run = jax.jit(lambda key: ppo.optimise(parts, after, batch, lambda params: batch, h, key)[2])
+    batch = ppo.compute_targets(parts, state.params, state=after, rollout=rollout, h=h)
+    run = jax.jit(lambda key: ppo.optimize(parts, after, batch, lambda params: batch, h, key)[2])
     steps, taken = run(jax.random.key(3))
     assert taken.shape == (3, 4)
     losses = np.asarray(steps[..., REPORT.index("value_loss")])

@@ -5,7 +5,7 @@ import numpy as np
 from protocol import jax_worker, serve, tenth, whole
 
 import purejaxppo as pp
-from purejaxppo.devices.sharding import prepare_cpu
+from purejaxppo.devices.cpu import prepare_cpu
 
 
 def build(spec):

@@ -20,12 +20,12 @@ class LeadingSteps(NamedTuple):
     """The b steps before each of M sequences."""
 
     known: Array  # [1, M] bool; the first sequence of a rollout has none before it in the same rollout
-    carry: Any  # [1, M, ...] stored before the first of the steps
+    rnn_state: Any  # [1, M, ...] stored before the first of the steps
     obs: Any  # [b, M, ...]
-    reset: Array  # [b, M]
+    is_first: Array  # [b, M]
 
 
-def lead_in(sequences: Any, num_envs: int, steps: int, num_devices: int = 1) -> LeadingSteps | tuple[()]:
+def burn_in_steps(sequences: Any, num_envs: int, steps: int, num_devices: int = 1) -> LeadingSteps | tuple[()]:
     """The lead-ins of all sequences (fields carry, obs, reset, leaves [L, M, ...]), 1 <= steps <= L; () for 0 steps.
 
     As `minibatches.to_sequences` makes them, column c - n holds the stretch of time just before that of column c, n
@@ -38,18 +38,20 @@ def lead_in(sequences: Any, num_envs: int, steps: int, num_devices: int = 1) -> 
     def before(tree: Any) -> Any:
         return jax.tree.map(lambda x: jnp.roll(x[-steps:], envs, axis=1), tree)
 
-    carry, obs, reset = before((sequences.carry, sequences.obs, sequences.reset))
-    known = jnp.arange(reset.shape[1])[None] % (reset.shape[1] // num_devices) >= envs
-    return LeadingSteps(known, jax.tree.map(lambda x: x[:1], carry), obs, reset)
+    rnn_state, obs, is_first = before((sequences.rnn_state, sequences.obs, sequences.is_first))
+    known = jnp.arange(is_first.shape[1])[None] % (is_first.shape[1] // num_devices) >= envs
+    return LeadingSteps(known, jax.tree.map(lambda x: x[:1], rnn_state), obs, is_first)
 
 
-def start_carry(apply: Callable[..., Any], params: Any, stored: Any, lead: LeadingSteps | tuple[()]) -> Any:
+def start_rnn_state(apply: Callable[..., Any], params: Any, stored: Any, lead: LeadingSteps | tuple[()]) -> Any:
     """The carry [M, ...] that sequences start from: `stored` [1, M, ...], or where the lead-in leads, where one is."""
     stored = jax.tree.map(lambda x: x[0], stored)
     if not lead:
         return stored
     # by `params` that take no gradient: the memory is an input of the sequence, as the stored one is
-    fresh = apply(jax.lax.stop_gradient(params), jax.tree.map(lambda x: x[0], lead.carry), lead.obs, lead.reset)[0]
+    fresh = apply(jax.lax.stop_gradient(params), jax.tree.map(lambda x: x[0], lead.rnn_state), lead.obs, lead.is_first)[
+        0
+    ]
     return jax.tree.map(lambda a, b: jnp.where(_like(lead.known[0], a), a, b), fresh, stored)
 
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from purejaxppo.devices.sharding import in_shares, largest_share, mean_of_shares, mesh
+from purejaxppo.devices.sharding import largest_device_count, map_shards, mean_over_shards, mesh
 
 Array = jax.Array
 
@@ -23,17 +23,17 @@ CACHED_ROWS = 2048
 SHARED_ROWS = 512
 
 
-class Cut(NamedTuple):
+class Partition(NamedTuple):
     """How work is cut."""
 
     limit: int = 0  # samples in a part; 0: as `num_parts` says
     num_devices: int = 1  # that share the parts
 
 
-ALL_AT_ONCE = Cut()
+ALL_AT_ONCE = Partition()
 
 
-def choose_cut(config: Any, length: int, columns: int) -> Cut:
+def choose_partition(config: Any, length: int, columns: int) -> Partition:
     """The Cut of a config for minibatches of `columns` sequences of `length` steps.
 
     num_devices = 0: as many of a CPU's as have SHARED_ROWS samples of a minibatch each, since with fewer, waiting for
@@ -42,12 +42,12 @@ def choose_cut(config: Any, length: int, columns: int) -> Cut:
     num_devices = config.num_devices
     if not num_devices:
         pay = columns * length // SHARED_ROWS if jax.default_backend() == "cpu" else 1
-        num_devices = largest_share(max(pay, 1), config.num_envs, columns)
+        num_devices = largest_device_count(max(pay, 1), config.num_envs, columns)
     mesh(num_devices)
-    return Cut(config.microbatch_size, num_devices)
+    return Partition(config.microbatch_size, num_devices)
 
 
-def num_parts(columns: int, length: int, cut: Cut, cached_rows: int = CACHED_ROWS) -> int:
+def num_microbatches(columns: int, length: int, cut: Partition, cached_rows: int = CACHED_ROWS) -> int:
     """Into how many equal parts to cut `columns` sequences of `length` steps, for at most `cut.limit` steps in each.
 
     A part is at least one whole sequence, and the number of parts divides `columns`: the smallest such number that
@@ -65,7 +65,7 @@ def num_parts(columns: int, length: int, cut: Cut, cached_rows: int = CACHED_ROW
     return num_devices * next(n for n in range(wanted, 0, -1) if columns % n == 0)
 
 
-def mean_gradient(loss: Callable[..., Any], params: Any, data: Any, parts: Any, cut: Cut = ALL_AT_ONCE) -> Any:
+def mean_gradient(loss: Callable[..., Any], params: Any, data: Any, parts: Any, cut: Partition = ALL_AT_ONCE) -> Any:
     """Gradient by `params` of the mean of `loss` over parts, raveled, and what each part reports.
 
     The mean of the gradients of equal parts is the gradient of the mean. loss(params, data, *part) -> (number, report);
@@ -86,16 +86,16 @@ def mean_gradient(loss: Callable[..., Any], params: Any, data: Any, parts: Any, 
         total, reports = jax.lax.scan(add, jnp.zeros_like(ravel_pytree(whole[0])[0]), parts)
         return total / count, reports
 
-    return mean_of_shares(mean, (params, data), parts, cut.num_devices)
+    return mean_over_shards(mean, (params, data), parts, cut.num_devices)
 
 
-def map_parts(function: Callable[[Any], Any], batch: Any, cut: Cut) -> Any:
+def map_microbatches(function: Callable[[Any], Any], batch: Any, cut: Partition) -> Any:
     """`function(batch)`, leaves [L, M, ...] to leaves [L', M, ...], part by part of the second axis.
 
     The number of parts is that of `num_parts`; the steps are those of the longest leaf.
     """
     length, columns = max(x.shape[:2] for x in jax.tree.leaves(batch))
-    count = num_parts(columns, length, cut, 4 * CACHED_ROWS)  # without a gradient there is less to hold
+    count = num_microbatches(columns, length, cut, 4 * CACHED_ROWS)  # without a gradient there is less to hold
     if count == 1:
         return function(batch)
 
@@ -106,5 +106,5 @@ def map_parts(function: Callable[[Any], Any], batch: Any, cut: Cut) -> Any:
         return x.swapaxes(0, 1).reshape(x.shape[1], -1, *x.shape[3:])
 
     parts = jax.tree.map(split, batch)
-    results = in_shares(lambda _, parts: jax.lax.map(function, parts), (), parts, cut.num_devices)
+    results = map_shards(lambda _, parts: jax.lax.map(function, parts), (), parts, cut.num_devices)
     return jax.tree.map(join, results)

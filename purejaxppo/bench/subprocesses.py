@@ -10,7 +10,7 @@ class ChildFailed(RuntimeError):
     """A process of its own ended without a result; says how."""
 
 
-def in_child(function: Callable[..., Any], *args: Any, say: Callable[[str], None] | None = None) -> Any:
+def run_in_subprocess(function: Callable[..., Any], *args: Any, say: Callable[[str], None] | None = None) -> Any:
     """`function(*args)` in a process of its own; with `say`, `function(*args, say)`, and what it says is passed on.
 
     Raises ChildFailed with the message of what it raised, or with the exit code where it was killed.

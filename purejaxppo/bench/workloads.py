@@ -7,7 +7,7 @@ epochs of four minibatches unless said otherwise, float32.
 
 import dataclasses
 
-from purejaxppo.config.checks import Config, Hyperparams, Run
+from purejaxppo.config.schema import Config, Hyperparams, Run
 
 HYPERPARAMS = Hyperparams(vf_clip_eps=0.2, ent_coef=0.01)  # the rest are this package's defaults too
 

@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, get_type_hints
 
-from purejaxppo.config.checks import TABLES, Problem, nearest
+from purejaxppo._util.text import nearest
+from purejaxppo.config.errors import Problem
+from purejaxppo.config.schema import TABLES
 
 TOP = {"env": str, "seed": int, "out": str}  # options that belong to no table
 

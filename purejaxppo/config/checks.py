@@ -1,126 +1,14 @@
-"""Settings: static ones (`Config`, `NetworkConfig`), traced ones (`Hyperparams`), TOML in and out, checks.
+"""Validate settings: every problem at once, each with its key and the nearest valid value."""
 
-A frozen dataclass fixes shapes and program structure; a NamedTuple of numbers may be batched with `vmap`.
-"""
-
-import dataclasses
-import difflib
 import math
-import tomllib
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args, get_origin, get_type_hints
+from collections.abc import Iterable
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-if TYPE_CHECKING:
-    import jax
-
-    Number: TypeAlias = float | jax.Array
-else:
-    Number = float  # what a file and the command line may give
-
-
-RECURRENT_KINDS = ("gru", "lstm", "lru")
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """Static settings of the algorithm: array shapes and program structure. Hashable."""
-
-    num_envs: int = 64  # N: environments stepped side by side
-    num_steps: int = 128  # T: steps of each environment per update
-    num_epochs: int = 4  # passes over each rollout
-    num_minibatches: int = 4  # minibatches per epoch
-    total_timesteps: int = 500_000  # environment steps of the whole run; annealing ends here
-    objective: Literal["clip", "kl", "cpi", "none"] = "clip"  # policy objective: (7), (8), (5), or none
-    targets: Literal["gae", "monte_carlo", "n_step", "td_lambda"] = "gae"  # what the value function is fitted to
-    n_step: int = 5  # horizon of targets "n_step"
-    policy_step: Literal["gradient", "trpo"] = "gradient"  # how the policy moves: optimiser steps or one step of (6)
-    sequence_length: int = 0  # steps of back-propagation through time; 0: num_steps; recurrent networks only
-    burn_in: int = 0  # steps before a sequence that refresh the memory it starts from; recurrent networks only
-    normalize_observations: bool = False  # by running mean and variance, frozen within an update
-    scale_rewards: bool = False  # by the running deviation of the discounted return
-    normalize_advantages: bool = True  # per minibatch
-    truncation: Literal["bootstrap", "terminal", "mask"] = "bootstrap"  # what a time limit means
-    recompute_advantages: bool = False  # anew before every epoch
-    shuffle: Literal["hash", "permutation"] = "hash"  # how minibatches are drawn; "permutation" sorts, exact and dear
-    microbatch_size: int = 0  # samples that a gradient is taken of at once; 0: what fits a CPU's cache, else all
-    num_devices: int = 0  # that share the work of a run; 0: of a CPU as many as pay, else 1
-    resets: Literal["fresh", "every_step", "pool"] = "fresh"  # where the states of new episodes come from
-    diagnostics: bool = False  # more (and dearer) metrics
-
-    @property
-    def timesteps_per_update(self) -> int:
-        """Environment steps of one update, B = T * N."""
-        return self.num_envs * self.num_steps
-
-    @property
-    def num_updates(self) -> int:
-        """Whole updates that fit in `total_timesteps`."""
-        return self.total_timesteps // self.timesteps_per_update
-
-
-@dataclasses.dataclass(frozen=True)
-class NetworkConfig:
-    """Static settings of the actor-critic network. Hashable."""
-
-    kind: Literal["mlp", "cnn", "gru", "lstm", "lru"] = "mlp"  # gru, lstm and lru are recurrent
-    hidden_sizes: tuple[int, ...] = (64, 64)  # widths of the dense layers
-    activation: Literal["tanh", "relu", "silu", "gelu", "elu"] = "tanh"  # behind every layer
-    layer_norm: bool = False  # before every activation
-    shared_torso: bool = False  # one torso for actor and critic
-    encoder: Literal["dense", "cnn"] = "dense"  # how images are read, before a memory too; kind "cnn" implies "cnn"
-    rnn_size: int = 128  # width of the recurrent state
-    log_std_init: float = 0.0  # of the Gaussian policy
-    action_distribution: Literal["gaussian", "tanh_gaussian"] = "gaussian"  # for continuous actions
-    state_dependent_std: bool = False  # the deviation is an output of the network, not a parameter
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"  # of the layers; parameters stay float32
-
-    @property
-    def convolves(self) -> bool:
-        """Whether images go through convolutions; otherwise they are raveled."""
-        return "cnn" in (self.kind, self.encoder)
-
-
-class Hyperparams(NamedTuple):
-    """Traced numbers: each may be an array under `vmap`. `inf` switches a limit off."""
-
-    learning_rate: Number = 2.5e-4  # of Adam
-    lr_anneal: Number = 1.0  # 1: learning rate and trpo_delta linear to 0 over total_timesteps, 0: constant
-    gamma: Number = 0.99  # discount
-    gae_lambda: Number = 0.95  # λ of (10)
-    clip_eps: Number = 0.2  # ε of (7)
-    clip_asymmetry: Number = 1.0  # upper bound of the ratio is 1 + clip_asymmetry * clip_eps
-    dual_clip: Number = math.inf  # bound on the ratio where the advantage is negative
-    vf_coef: Number = 0.5  # weight of the mean squared value error in (13)
-    vf_clip_eps: Number = math.inf  # range of the clipped value loss (11)
-    ent_coef: Number = 0.0  # weight of the entropy (12) in (13)
-    max_grad_norm: Number = 0.5  # clip by global norm
-    adam_b1: Number = 0.9  # decay of the mean gradient
-    adam_b2: Number = 0.999  # decay of the mean squared gradient
-    adam_eps: Number = 1e-5  # added to its root
-    target_kl: Number = math.inf  # KL at which the remaining minibatches of an update are skipped
-    beta: Number = 1.0  # first penalty coefficient of (8)
-    beta_target_kl: Number = math.inf  # KL that the penalty is adapted to
-    lr_target_kl: Number = math.inf  # KL that the learning rate is adapted to
-    clip_target_kl: Number = math.inf  # KL that the clip range is adapted to
-    value_lambda: Number = 0.95  # λ of targets "td_lambda"
-    trpo_delta: Number = 0.01  # δ of (6)
-    trpo_damping: Number = 0.1  # added to the diagonal of the Fisher matrix
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """Everything that names a run: what a TOML file holds."""
-
-    env: str = "CartPole-v1"  # what to train on; `purejaxppo envs` lists them
-    env_params: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # handed to `make`
-    seed: int = 0  # of everything random
-    config: Config = Config()
-    network: NetworkConfig = NetworkConfig()
-    hyperparams: Hyperparams = dataclasses.field(default_factory=Hyperparams)
-
+from purejaxppo._util.text import nearest
+from purejaxppo.config.errors import ConfigError, Problem
+from purejaxppo.config.schema import RECURRENT_KINDS, TABLES, Config, Hyperparams, NetworkConfig, Run, minibatch_shape
 
 # What a number may be, in interval notation: `]` closes, `)` leaves out. inf is inside only behind a `]`.
 INTERVALS = {
@@ -163,35 +51,6 @@ INTERVALS = {
 }
 
 
-TABLES = {"config": Config, "network": NetworkConfig, "hyperparams": Hyperparams}
-
-
-class Problem(NamedTuple):
-    """One thing that is wrong: the dotted key it is about, and what to do."""
-
-    key: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.key}{self.text}"
-
-
-class ConfigError(ValueError):
-    """Settings that cannot be run; the message lists every problem. `problems` holds them one by one."""
-
-    def __init__(self, problems: Iterable[Problem], source: str = ""):
-        self.problems = tuple(problems)
-        count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
-        head = f"{source}: {count}" if source else f"{count} in the settings"
-        super().__init__("\n".join([head, *(f"  {problem}" for problem in self.problems)]))
-
-
-def nearest(name: str, names: Iterable[str], n: int = 1) -> list[str]:
-    """Return the `n` of `names` that look most like `name`, best first; letter case does not count."""
-    lowered = {candidate.lower(): candidate for candidate in names}
-    return [lowered[low] for low in difflib.get_close_matches(name.lower(), lowered, n=n, cutoff=0.0)]
-
-
 def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
@@ -206,11 +65,13 @@ def _type_name(value: Any) -> str:
     return names.get(type(value), f"a value of type {type(value).__name__}")
 
 
-def _is_int(value: Any) -> bool:
+def is_int(value: Any) -> bool:
+    """Return whether `value` is an integer; booleans are not."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
-def _wrong_type(key: str, value: Any, expected: str) -> Problem:
+def wrong_type(key: str, value: Any, expected: str) -> Problem:
+    """The problem of a value of another type."""
     hint = ""
     if expected == "an integer" and isinstance(value, float) and value.is_integer():
         hint = f"; write {int(value)}"
@@ -226,7 +87,7 @@ def _numbers(value: Any) -> np.ndarray | None:
     """
     if isinstance(value, float):
         return np.asarray(value)
-    if _is_int(value):
+    if is_int(value):
         return np.asarray(max(-(2.0**63), min(2.0**63, value)))  # an integer may exceed every float
     if hasattr(value, "dtype") and hasattr(value, "shape"):
         import jax  # the value may be one of its arrays; config itself stays quick to import
@@ -275,23 +136,23 @@ def _interval_problem(key: str, value: Any, interval: str) -> list[Problem]:
     return [Problem(key + place, f" = {shown}: {_in_words(interval)}{hint}")]
 
 
-def _value_problems(key: str, value: Any, hint: Any) -> list[Problem]:
+def value_problems(key: str, value: Any, hint: Any) -> list[Problem]:
     """Check one value against the type of its field and against its interval."""
     if get_origin(hint) is Literal:
         return _choice_problems(key, value, get_args(hint))
     if hint is bool:
-        return [] if isinstance(value, bool | np.bool_) else [_wrong_type(key, value, "true or false")]
+        return [] if isinstance(value, bool | np.bool_) else [wrong_type(key, value, "true or false")]
     if hint is str:
-        return [] if isinstance(value, str) else [_wrong_type(key, value, "a string")]
+        return [] if isinstance(value, str) else [wrong_type(key, value, "a string")]
     if hint is int:
         return (
-            _interval_problem(key, value, INTERVALS[key]) if _is_int(value) else [_wrong_type(key, value, "an integer")]
+            _interval_problem(key, value, INTERVALS[key]) if is_int(value) else [wrong_type(key, value, "an integer")]
         )
     if hint is float:
         try:
             return _interval_problem(key, value, INTERVALS[key])
         except TypeError:
-            return [_wrong_type(key, value, "a number")]
+            return [wrong_type(key, value, "a number")]
     return _sizes_problems(key, value)
 
 
@@ -300,7 +161,7 @@ def _choice_problems(key: str, value: Any, choices: tuple[str, ...]) -> list[Pro
         return []
     listed = ", ".join(choices)
     if not isinstance(value, str):
-        return [_wrong_type(key, value, f"one of the names {listed}")]
+        return [wrong_type(key, value, f"one of the names {listed}")]
     return [
         Problem(
             key,
@@ -310,8 +171,8 @@ def _choice_problems(key: str, value: Any, choices: tuple[str, ...]) -> list[Pro
 
 
 def _sizes_problems(key: str, value: Any) -> list[Problem]:
-    if not isinstance(value, list | tuple) or not all(_is_int(size) for size in value):
-        return [_wrong_type(key, value, "a list of integers")]
+    if not isinstance(value, list | tuple) or not all(is_int(size) for size in value):
+        return [wrong_type(key, value, "a list of integers")]
     return [
         Problem(f"{key}[{i}]", problem.text)
         for i, size in enumerate(value)
@@ -375,12 +236,6 @@ def _minibatch_problems(c: Config, recurrent: bool) -> list[Problem]:
     return [Problem("config.num_minibatches", text)]
 
 
-def minibatch_shape(c: Config, recurrent: bool) -> tuple[int, int]:
-    """(length of a sequence, sequences in a minibatch); without a memory single samples."""
-    length = (c.sequence_length or c.num_steps) if recurrent else 1
-    return length, c.timesteps_per_update // length // c.num_minibatches
-
-
 def _device_problems(c: Config, recurrent: bool) -> list[Problem]:
     count = max(c.num_devices, 1)
     problems = []
@@ -417,7 +272,7 @@ def _joint_problems(config: Config, recurrent: bool, bad: set[str]) -> list[Prob
 def _table_problems(name: str, table: Any) -> list[Problem]:
     """Check every field of a Config, NetworkConfig or Hyperparams on its own."""
     hints = get_type_hints(TABLES[name])
-    return [p for key, hint in hints.items() for p in _value_problems(f"{name}.{key}", getattr(table, key), hint)]
+    return [p for key, hint in hints.items() for p in value_problems(f"{name}.{key}", getattr(table, key), hint)]
 
 
 def find_problems(
@@ -481,7 +336,7 @@ def check(run: Run, problems: Iterable[Problem] = (), source: str = "") -> Run:
         ConfigError: with every problem at once.
     """
     known = list(problems)
-    found = _value_problems("env", run.env, str) + _value_problems("seed", run.seed, int)
+    found = value_problems("env", run.env, str) + value_problems("seed", run.seed, int)
     found += find_problems(run.config, run.network, run.hyperparams)
     bad = {problem.key for problem in known}
     related = {"config.num_envs", "config.num_steps", "config.num_minibatches", "config.total_timesteps"}
@@ -492,128 +347,3 @@ def check(run: Run, problems: Iterable[Problem] = (), source: str = "") -> Run:
     if known:
         raise ConfigError(known, source)
     return run
-
-
-def _unknown_key(key: str, table: str, names: Iterable[str]) -> Problem:
-    owners = [other for other, cls in TABLES.items() if key in get_type_hints(cls) and other != table]
-    shown = f"{table}.{key}" if table else key
-    if owners:
-        return Problem(shown, f": no such key here; it belongs in [{owners[0]}]")
-    if table and key in ("env", "seed"):
-        return Problem(shown, ": no such key here; it belongs at the top of the file, before any [table]")
-    return Problem(shown, f": no such key; did you mean {nearest(key, names)[0]}?")
-
-
-def _read_table(name: str, given: Any) -> tuple[Any, list[Problem]]:
-    """Build the Config, NetworkConfig or Hyperparams of one TOML table; faulty values keep their default."""
-    cls = TABLES[name]
-    if not isinstance(given, dict):
-        return cls(), [_wrong_type(name, given, f"a table [{name}]")]
-    hints = get_type_hints(cls)
-    values, problems = {}, []
-    for key, value in given.items():
-        found = (
-            _value_problems(f"{name}.{key}", value, hints[key]) if key in hints else [_unknown_key(key, name, hints)]
-        )
-        problems += found
-        if not found:
-            values[key] = float(value) if hints[key] is float else tuple(value) if isinstance(value, list) else value
-    return cls(**values), problems
-
-
-def from_tables(given: Mapping[str, Any]) -> tuple[Run, list[Problem]]:
-    """Return the Run that the tables of a TOML file describe, and what is wrong; faulty values keep their default."""
-    hints = get_type_hints(Run)
-    values: dict[str, Any] = {}
-    problems: list[Problem] = []
-    for key, value in given.items():
-        if key in TABLES:
-            values[key], found = _read_table(key, value)
-        elif key == "env_params":
-            found = [] if isinstance(value, dict) else [_wrong_type(key, value, "a table [env_params]")]
-        elif key in hints:
-            found = _value_problems(key, value, hints[key])
-        else:
-            found = [_unknown_key(key, "", hints)]
-        if not found:
-            values.setdefault(key, value)
-        problems += found
-    return Run(**values), problems
-
-
-def parse_toml(text: str) -> tuple[Run, list[Problem]]:
-    """Return `from_tables` of a TOML text.
-
-    Raises:
-        tomllib.TOMLDecodeError: the text is no TOML.
-    """
-    return from_tables(tomllib.loads(text))
-
-
-def read_tables(path: str | Path) -> dict[str, Any]:
-    """Return what a TOML file holds, unchecked.
-
-    Raises:
-        ConfigError: the file cannot be read, or is no TOML.
-    """
-    try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError([Problem("not valid TOML", f": {error}")], str(path)) from None
-    except UnicodeDecodeError:
-        raise ConfigError([Problem("not a text file", ": TOML is written in UTF-8")], str(path)) from None
-    except OSError as error:
-        raise ConfigError([Problem("cannot be read", f": {error.strerror or error}")], str(path)) from None
-
-
-def read_toml(path: str | Path) -> tuple[Run, list[Problem]]:
-    """Return the Run in a TOML file and what is wrong with it; faulty values keep their default.
-
-    Raises:
-        ConfigError: the file cannot be read, or is no TOML.
-    """
-    return from_tables(read_tables(path))
-
-
-def load_toml(path: str | Path) -> Run:
-    """Return the Run in a TOML file.
-
-    Raises:
-        ConfigError: with every problem at once: keys, types, ranges, and what must fit together.
-    """
-    run, problems = read_toml(path)
-    return check(run, problems, str(path))
-
-
-def _plain(key: str, value: Any) -> Any:
-    """Turn one value into what TOML can hold."""
-    if isinstance(value, bool | np.bool_):
-        return bool(value)
-    if isinstance(value, tuple):
-        return [_plain(key, v) for v in value]
-    if _is_int(value):
-        return int(value)
-    if hasattr(value, "dtype"):
-        if value.shape != ():
-            raise ConfigError([Problem(key, f": an array of shape {value.shape} is not one run's setting")])
-        return float(value)
-    return value
-
-
-def dump_toml(run: Run) -> str:
-    """Return `run` as TOML, with every setting written out; `load_toml` of it gives the same Run.
-
-    Raises:
-        ConfigError: a hyperparameter is an array of several numbers.
-    """
-    import tomli_w
-
-    tables: dict[str, Any] = {"env": run.env, "seed": int(run.seed)}
-    if run.env_params:
-        tables["env_params"] = dict(run.env_params)
-    for name, cls in TABLES.items():
-        part = getattr(run, name)
-        hints = get_type_hints(cls)
-        values = {key: _plain(f"{name}.{key}", getattr(part, key)) for key in hints}
-        tables[name] = {key: float(v) if hints[key] is float else v for key, v in values.items()}
-    return tomli_w.dumps(tables)

@@ -1,21 +1,18 @@
-"""Environments: two pure functions and two facts.
+"""Make an environment conform to the protocol, and check that it does."""
 
-Axes: T time, N environments. An `Env` is one environment and never resets itself; `auto_reset` turns it
-into a `VecEnv`, N environments that do, and is the only place where that happens. Functions Env -> Env are
-in `purejaxppo.wrappers`.
-"""
-
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from purejaxppo.envs.auto_reset import auto_reset
 from purejaxppo.envs.masks import action_mask, check_mask, has_action, sample_allowed
+from purejaxppo.envs.protocol import Env, TimeStep, key_aval, step_avals
 from purejaxppo.envs.spaces import (
     Box,
     Discrete,
@@ -28,142 +25,6 @@ from purejaxppo.envs.spaces import (
     rebuild,
     sample_space,
 )
-
-
-class TimeStep(NamedTuple):
-    """What one step gives. There is no field called `done`: the two ways to end are not alike."""
-
-    obs: Any  # what to act on next (after a reset, where one happened)
-    reward: Any  # []  float32
-    terminated: Any  # []  bool; the MDP ended: do not bootstrap, cut the trace
-    truncated: Any  # []  bool; the clock ran out: bootstrap from final_obs, cut the trace
-    final_obs: Any  # what the action led to, before any reset
-
-
-class Env(NamedTuple):
-    """One environment that never resets itself; its parameters are closed over.
-
-    reset(key) -> (env_state, obs); step(key, env_state, action) -> (env_state, TimeStep) with
-    `final_obs` the same as `obs`. Both flags of a TimeStep may be true.
-    """
-
-    reset: Callable[[jax.Array], tuple[Any, Any]]
-    step: Callable[[jax.Array, Any, Any], tuple[Any, TimeStep]]
-    observation_space: Space
-    action_space: Space
-    name: str = ""  # what messages call it; `make` sets it and wrappers keep it
-
-
-class VecEnv(NamedTuple):
-    """N environments that reset themselves; terminated and truncated exclude each other, terminated wins.
-
-    reset(key, num_envs) -> (env_state, obs), leaves [N, ...];
-    noise(key, num_steps, num_envs) -> everything random of T steps, leaves [T, N, ...], to be scanned over;
-    step(noise at t, env_state, action [N, ...]) -> (env_state, TimeStep [N, ...]).
-    """
-
-    reset: Callable[[jax.Array, int], tuple[Any, Any]]
-    noise: Callable[[jax.Array, int, int], Any]
-    step: Callable[[Any, Any, Any], tuple[Any, TimeStep]]
-    observation_space: Space
-    action_space: Space
-
-
-class StepNoise(NamedTuple):
-    """What one step of a VecEnv draws from: made for a whole rollout at once, before the scan."""
-
-    step_key: jax.Array  # [T, N]
-    reset: Any  # "fresh", "pool": (env_state, obs) [T, N, ...]; "every_step": keys [T, N]
-
-
-RESETS = ("fresh", "every_step", "pool")
-
-
-def auto_reset(env: Env, resets: str = "fresh", *, pool_size: int = 256) -> VecEnv:
-    """N copies of `env` that start a new episode where one ended; the one place where resets happen.
-
-    After an end `obs` is the new episode's first observation and `final_obs` what the action led to.
-    Where both flags are set `truncated` is cleared: a terminal state has no value to bootstrap from.
-    How the first states of new episodes are made:
-
-    * "fresh": an initial state for every step and environment, in one vectorised call before the scan.
-      Exact; needs memory for T*N environment states.
-    * "every_step": computed inside the step, used or not. Exact; no memory, but the reset is in the loop.
-    * "pool": min(pool_size, T*N) initial states drawn anew for every call of `noise`, and taken from at
-      random with replacement. For suites whose reset is dear. An approximation: each draw has the right
-      distribution, but draws of one rollout are not independent (two episodes may begin alike). It saves
-      the resets, not the memory.
-
-    The first reset (`VecEnv.reset`) is exact in all three.
-
-    Raises:
-        ValueError: unknown `resets`, or `pool_size` < 1.
-    """
-    if resets not in RESETS:
-        raise ValueError(f"resets must be one of {', '.join(map(repr, RESETS))}, not {resets!r}")
-    if pool_size < 1:
-        raise ValueError(f"pool_size must be at least 1, not {pool_size}")
-
-    def reset(key: jax.Array, num_envs: int) -> tuple[Any, Any]:
-        return jax.vmap(env.reset)(jax.random.split(key, num_envs))
-
-    def noise(key: jax.Array, num_steps: int, num_envs: int) -> StepNoise:
-        shape = (num_steps, num_envs)
-        key_step, key_reset = jax.random.split(key)
-        step_key = jax.random.split(key_step, shape)
-        if resets == "pool":
-            return StepNoise(step_key, _draw_from_pool(env, key_reset, shape, pool_size))
-        reset_key = jax.random.split(key_reset, shape)
-        if resets == "every_step":
-            return StepNoise(step_key, reset_key)
-        return StepNoise(step_key, jax.vmap(jax.vmap(env.reset))(reset_key))
-
-    def step(noise: StepNoise, env_state: Any, action: Any) -> tuple[Any, TimeStep]:
-        # Reset and step are mapped apart: some simulators cannot have both under one map.
-        first = jax.vmap(env.reset)(noise.reset) if resets == "every_step" else noise.reset
-        env_state, timestep = jax.vmap(env.step)(noise.step_key, env_state, action)
-        return jax.vmap(_begin_anew)(first, env_state, timestep)
-
-    return VecEnv(reset, noise, step, env.observation_space, env.action_space)
-
-
-def _draw_from_pool(env: Env, key: jax.Array, shape: tuple[int, int], pool_size: int) -> tuple[Any, Any]:
-    """(env_state, obs) [T, N, ...] taken at random from a pool of initial states."""
-    size = min(pool_size, shape[0] * shape[1])
-    key_pool, key_index = jax.random.split(key)
-    pool = jax.vmap(env.reset)(jax.random.split(key_pool, size))
-    index = jax.random.randint(key_index, shape, 0, size)
-    return jax.tree.map(lambda x: x[index], pool)
-
-
-def _begin_anew(first: tuple[Any, Any], env_state: Any, timestep: TimeStep) -> tuple[Any, TimeStep]:
-    """One environment: put a new episode's state and observation where one ended."""
-    done = timestep.terminated | timestep.truncated
-    env_state, obs = jax.tree.map(partial(_choose, done), first, (env_state, timestep.obs))
-    truncated = timestep.truncated & ~timestep.terminated
-    return env_state, timestep._replace(obs=obs, truncated=truncated, final_obs=timestep.final_obs)
-
-
-def _choose(done: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
-    """x where done, else y; of typed keys too."""
-    if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-        return jnp.where(done, x, y)
-    # A choice between keys counts as a use of both with JAX's reuse check; one between their data does not.
-    data = jnp.where(done, jax.random.key_data(x), jax.random.key_data(y))
-    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
-
-
-def _key_aval() -> Any:
-    return jax.eval_shape(lambda: jax.random.key(0))
-
-
-def step_avals(env: Env) -> tuple[Any, Any, Any, TimeStep]:
-    """(state, obs) of reset and (state, TimeStep) of a step as shapes and dtypes; nothing is computed."""
-    key = _key_aval()
-    state, obs = jax.eval_shape(env.reset, key)
-    action = jax.eval_shape(partial(sample_space, env.action_space), key)
-    next_state, timestep = jax.eval_shape(env.step, key, state, action)
-    return state, obs, next_state, timestep
 
 
 def _common_dtypes(kind: str, first: Any, later: Any) -> Any:
@@ -196,7 +57,7 @@ def _cast(tree: Any, dtypes: Any) -> Any:
 
 
 @contextmanager
-def loose() -> Iterator[None]:
+def allow_promotion() -> Iterator[None]:
     """Lifts JAX's strict promotion modes for somebody else's code, whatever our user has set."""
 
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
@@ -233,18 +94,18 @@ def conform(env: Env) -> Env:
     """
 
     def reset_loose(key: jax.Array) -> tuple[Any, Any]:
-        with loose():
+        with allow_promotion():
             env_state, obs = env.reset(key)
             return jax.tree.map(jnp.asarray, (env_state, _regular(env.observation_space, obs)))
 
     def step_loose(key: jax.Array, env_state: Any, action: Any) -> tuple[Any, TimeStep]:
-        with loose():
+        with allow_promotion():
             env_state, timestep = env.step(key, env_state, action)
             obs = _regular(env.observation_space, timestep.obs)
             reward, terminated, truncated = (jnp.asarray(x).reshape(()) for x in timestep[1:4])
             return jax.tree.map(jnp.asarray, (env_state, TimeStep(obs, reward, terminated, truncated, obs)))
 
-    with loose():
+    with allow_promotion():
         state, obs, next_state, timestep = step_avals(env._replace(reset=reset_loose, step=step_loose))
         state_dtypes = _common_dtypes("state", state, next_state)
         obs_dtypes = _common_dtypes("observation", obs, timestep.obs)
@@ -287,7 +148,7 @@ def check_env(env: Env) -> None:
         if leaf.shape != () or leaf.dtype != dtype or leaf.weak_type:
             weak = "weakly typed " if leaf.weak_type else ""
             problems.append(f"{name} must be a {dtype} scalar, not {weak}{leaf.dtype} {leaf.shape}")
-    expected = jax.eval_shape(partial(sample_space, env.observation_space), _key_aval())
+    expected = jax.eval_shape(partial(sample_space, env.observation_space), key_aval())
     if jax.tree.map(lambda x: (x.shape, x.dtype), obs) != jax.tree.map(lambda x: (x.shape, x.dtype), expected):
         problems.append(f"the observation {obs} is not of the observation space {env.observation_space}")
     named = f"the environment {env.name}" if env.name else "the environment"

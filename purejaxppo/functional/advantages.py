@@ -7,14 +7,17 @@ set, terminated wins. `next_values[t]` is V(s'_t) of the state that step t led t
 last row it is also what bootstraps the cut segment. Everything returned is a constant to differentiation.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 
-def _unless(flag: Array, x: Array) -> Array:
+def zero_where(flag: Array, x: Array) -> Array:
     """0 where `flag`, else x; selecting, not multiplying, so that a NaN behind the end of an episode stays there."""
     return jnp.where(flag, jnp.zeros_like(x), x)
 
@@ -24,7 +27,7 @@ def td_residuals(rewards: Array, values: Array, next_values: Array, terminated: 
 
     All arrays [T, ...]; returns [T, ...], in units of reward, without gradient.
     """
-    return lax.stop_gradient(rewards + gamma * _unless(terminated, next_values) - values)
+    return lax.stop_gradient(rewards + gamma * zero_where(terminated, next_values) - values)
 
 
 def gae(
@@ -46,7 +49,7 @@ def gae(
 
     def step(later: Array, row: tuple[Array, Array]) -> tuple[Array, Array]:
         delta, done = row
-        advantage = delta + decay * _unless(done, later)
+        advantage = delta + decay * zero_where(done, later)
         return advantage, advantage
 
     _, advantages = lax.scan(step, jnp.zeros_like(deltas[0]), (deltas, terminated | truncated), reverse=True)
@@ -65,7 +68,7 @@ def monte_carlo_targets(
 
     def step(later: Array, row: tuple[Array, Array, Array, Array]) -> tuple[Array, Array]:
         reward, next_value, ended, cut = row
-        target = reward + gamma * _unless(ended, jnp.where(cut, next_value, later))
+        target = reward + gamma * zero_where(ended, jnp.where(cut, next_value, later))
         return target, target
 
     rows = (rewards, next_values, terminated, truncated)
@@ -87,9 +90,9 @@ def n_step_targets(
     def one_step_more(_: Any, shorter: Array) -> Array:
         # Row t continues with the shorter return of row t + 1; the last row with its own bootstrap value.
         later = jnp.concatenate([shorter[1:], next_values[-1:]])
-        return rewards + gamma * _unless(terminated, jnp.where(truncated, next_values, later))
+        return rewards + gamma * zero_where(terminated, jnp.where(truncated, next_values, later))
 
-    one_step = rewards + gamma * _unless(terminated, next_values)
+    one_step = rewards + gamma * zero_where(terminated, next_values)
     return lax.stop_gradient(lax.fori_loop(1, min(n, rewards.shape[0]), one_step_more, one_step))
 
 
@@ -167,3 +170,27 @@ TARGETS: dict[str, TargetFn] = {
 }
 
 """Value targets by name; the advantages are GAE(h.gamma, h.gae_lambda) under each of them."""
+
+
+Array = jax.Array
+
+
+def next_state_values(values: Array, last: Array, truncated: Array, final_value: Callable[[Array], Array]) -> Array:
+    """V(s'_t), [T, N], s'_t the state that step t led to, before any reset (9, C1).
+
+    values [T, N] is V(s_t), last [1, N] is V of the state after the rollout. V(s'_t) = V(s_{t+1}) wherever no
+    episode ended; truncated [T, N] marks the steps where the state was reset away although it has a future.
+    final_value(t), t [N] -> [N], gives V(s'_t) of one step of each environment. It is called in a loop that
+    turns as often as the most truncated environment was truncated: under a long time limit not at all or once,
+    instead of T * N rows in every iteration. After a termination V(s'_t) is meaningless and not used.
+    """
+    steps = jnp.arange(len(values))[:, None]
+
+    def one_step_each(loop: tuple[Array, Array]) -> tuple[Array, Array]:
+        left, next_values = loop
+        t = jnp.argmax(left, axis=0)  # the first truncation left; 0 where there is none
+        here = left & (steps == t[None])  # a mask and no scatter: devices that share the environments need not talk
+        return left & ~here, jnp.where(here, final_value(t)[None], next_values)
+
+    start = (truncated, jnp.concatenate([values[1:], last]))
+    return jax.lax.while_loop(lambda loop: loop[0].any(), one_step_each, start)[1]

@@ -6,37 +6,25 @@ emptied *before* obs[t] is read. A feed-forward network has the empty carry `()`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from purejaxppo.config.checks import RECURRENT_KINDS, Config, NetworkConfig, check_parts
-from purejaxppo.distributions import Categorical
-from purejaxppo.envs.conformance import Env, check_env
-from purejaxppo.envs.spaces import Discrete, zero_of
+from purejaxppo.config.checks import check_parts
+from purejaxppo.config.schema import RECURRENT_KINDS, NetworkConfig
+from purejaxppo.envs.protocol import Env
+from purejaxppo.envs.spaces import zero_of
 from purejaxppo.networks.dense import Dense
 from purejaxppo.networks.encoders import Inputs, encode, has_image, to_inputs, views
-from purejaxppo.networks.initializers import drawn_together, orthogonal
+from purejaxppo.networks.initializers import batched_init, orthogonal
 from purejaxppo.networks.policy_heads import LOG_STD_RANGE, check_action_space, num_logits, num_means, policy
+from purejaxppo.networks.protocol import Network
 from purejaxppo.networks.recurrent import CELLS
 
 Array = jax.Array
-
-
-class Network(NamedTuple):
-    """An actor-critic as a pair of pure functions, or three where it has a memory; any that keep to the comments.
-
-    The starting carry has a function of its own: evaluation needs one for another number of environments. The
-    distribution is a pytree with leaves [T, N, ...] and the methods that purejaxppo.distributions describes.
-    """
-
-    init: Callable[[Array], Any]  # (key) -> params
-    apply: Callable[..., tuple[Any, Any, Array]]
-    # (params, carry [N, ...], obs [T, N, ...], reset [T, N]) -> (carry [N, ...], distribution [T, N], value [T, N])
-    initial_carry: Callable[[int], Any] = lambda num_envs: ()  # (num_envs) -> carry, leaves [N, ...]; (): no memory
 
 
 class ActorCritic(nn.Module):
@@ -50,32 +38,32 @@ class ActorCritic(nn.Module):
     num_logits: int
     num_means: int
 
-    def initial_carry(self, num_envs: int) -> Any:
+    def initial_rnn_state(self, num_envs: int) -> Any:
         """The empty memory of actor and critic, () where there is none."""
         if self.config.kind not in RECURRENT_KINDS:
             return ()
         names = ("shared",) if self.config.shared_torso else ("actor", "critic")
         cell = CELLS[self.config.kind](self.config.rnn_size, parent=None)
-        return {name: cell.initial_carry(num_envs) for name in names}
+        return {name: cell.initial_rnn_state(num_envs) for name in names}
 
     @nn.compact
-    def __call__(self, carry: Any, actor: Inputs, critic: Inputs, reset: Array) -> tuple[Any, Array, Any, Array]:
+    def __call__(self, rnn_state: Any, actor: Inputs, critic: Inputs, is_first: Array) -> tuple[Any, Array, Any, Array]:
         """Inputs [T, N, ...] -> (carry, logits and means [T, N, D], log σ [T, N, A] or None, value [T, N])."""
         steps = jax.tree.leaves(actor)[0].shape[:2]
         actor, critic = (jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), inputs) for inputs in (actor, critic))
         if self.config.shared_torso:
-            carry, features = self._torso(carry, actor, reset, "shared")
+            rnn_state, features = self._torso(rnn_state, actor, is_first, "shared")
             of_actor = of_critic = features
         else:
-            actor_carry, of_actor = self._torso(carry, actor, reset, "actor")
-            critic_carry, of_critic = self._torso(carry, critic, reset, "critic")
-            carry = {**actor_carry, **critic_carry} if carry else carry
+            actor_state, of_actor = self._torso(rnn_state, actor, is_first, "actor")
+            critic_state, of_critic = self._torso(rnn_state, critic, is_first, "critic")
+            rnn_state = {**actor_state, **critic_state} if rnn_state else rnn_state
         value = Dense(1, kernel_init=orthogonal(1.0), name="value")(of_critic)
         outputs = self._policy(of_actor)
         outputs, log_std = jax.tree.map(lambda x: x.reshape(*steps, x.shape[-1]), outputs)
-        return carry, outputs, log_std, value.reshape(steps)
+        return rnn_state, outputs, log_std, value.reshape(steps)
 
-    def _torso(self, carry: Any, inputs: Inputs, reset: Array, name: str) -> tuple[Any, Array]:
+    def _torso(self, rnn_state: Any, inputs: Inputs, is_first: Array, name: str) -> tuple[Any, Array]:
         """What a head reads, float32 [T * N, D], and the part of the carry that is called `name`. Inputs [T * N, ...].
 
         The rows have one axis, since XLA's CPU backend takes twice as long over dense layers with two leading ones.
@@ -83,9 +71,9 @@ class ActorCritic(nn.Module):
         config = self.config
         x = encode(inputs, config, name)
         if config.kind not in RECURRENT_KINDS:
-            return carry, x.astype(jnp.float32)
+            return rnn_state, x.astype(jnp.float32)
         cell = CELLS[config.kind](config.rnn_size, config.compute_dtype, name=f"{name}_{config.kind}")
-        memory, x = cell(carry[name], x.reshape(*reset.shape, x.shape[-1]), reset)
+        memory, x = cell(rnn_state[name], x.reshape(*is_first.shape, x.shape[-1]), is_first)
         return {name: memory}, x.reshape(-1, x.shape[-1]).astype(jnp.float32)
 
     def _policy(self, features: Array) -> tuple[Array, Array | None]:
@@ -111,7 +99,7 @@ def make_network(env: Env, config: NetworkConfig | None = None) -> Network:
 
     Observations: any Box (bool and integers are cast, uint8 is divided by 255), Discrete, MultiDiscrete, and dicts and
     tuples of them. {"actor": ..., "critic": ...} is asymmetric: the actor reads the one, the critic the other. An
-    "action_mask" forbids actions and is no feature (`purejaxppo.masks` says of which form).
+    "action_mask" forbids actions and is no feature (`purejaxppo.envs.masks` says of which form).
     Actions: Discrete, MultiDiscrete, Box of any shape, dicts and tuples of them.
     Everything is raveled, unless kind or encoder is "cnn": then every [H, W] and [H, W, C] Box is convolved first.
     Kinds "gru", "lstm" and "lru" have a memory of `rnn_size` behind the dense layers, of the actor and of the critic.
@@ -137,17 +125,17 @@ def make_network(env: Env, config: NetworkConfig | None = None) -> Network:
 
     def init(key: Array) -> Any:
         obs = jax.tree.map(lambda x: x[None, None], zero_of(space))
-        return module.init(key, module.initial_carry(1), *inputs(obs), jnp.ones((1, 1), bool))
+        return module.init(key, module.initial_rnn_state(1), *inputs(obs), jnp.ones((1, 1), bool))
 
-    def apply(params: Any, carry: Any, obs: Any, reset: Array) -> tuple[Any, Any, Array]:
-        applied: Any = module.apply(params, carry, *inputs(obs), reset)
-        carry, outputs, log_std, value = applied
+    def apply(params: Any, rnn_state: Any, obs: Any, is_first: Array) -> tuple[Any, Any, Array]:
+        applied: Any = module.apply(params, rnn_state, *inputs(obs), is_first)
+        rnn_state, outputs, log_std, value = applied
         mask = views(obs).mask
         if [x.dtype for x in jax.tree.leaves(mask)] != mask_dtypes:
             raise ValueError(f"the action mask must arrive as {mask_dtypes}: was it normalised with the observation?")
-        return carry, policy(actions, config, outputs, log_std, mask), value
+        return rnn_state, policy(actions, config, outputs, log_std, mask), value
 
-    return Network(drawn_together(init), apply, module.initial_carry)
+    return Network(batched_init(init), apply, module.initial_rnn_state)
 
 
 def _check_observation(space: Any, config: NetworkConfig) -> None:
@@ -160,54 +148,6 @@ def _check_observation(space: Any, config: NetworkConfig) -> None:
         raise ValueError(f'{key} = "cnn" needs an image [H, W] or [H, W, C], at least 3 pixels a side, not {space}')
     if config.shared_torso and seen.critic is not seen.actor:
         raise ValueError("actor and critic see different observations: shared_torso must be false")
-
-
-def check_fit(env: Env, network: Network, config: Config, objective: Any = None) -> bool:
-    """Check a config, an environment, and by shapes that a network fits both and the comments of `Network`.
-
-    Returns whether the network has a memory. objective: one of the user's own, if any.
-
-    Raises:
-        ConfigError: a bad config, all problems at once.
-        ValueError: what `check_env` finds; or names everything that does not fit.
-    """
-    if objective and config.policy_step == "trpo":
-        raise ValueError('policy_step "trpo" climbs the surrogate (5): an objective of your own has no place in it')
-    recurrent = bool(jax.tree.leaves(jax.eval_shape(lambda: network.initial_carry(1))))
-    check_parts(config, recurrent=recurrent)
-    check_env(env)
-    problems = _misfits(env, network)
-    if problems:
-        named = f"the environment {env.name}" if env.name else "the environment"
-        raise ValueError(f"the network does not fit {named}: {'; '.join(problems)}")
-    return recurrent
-
-
-def _misfits(env: Env, network: Network) -> list[str]:
-
-    def act(key: Array) -> tuple:
-        carry = network.initial_carry(2)
-        obs = jax.tree.map(lambda x: jnp.broadcast_to(x, (1, 2, *x.shape)), zero_of(env.observation_space))
-        after, distribution, value = network.apply(network.init(key), carry, obs, jnp.zeros((1, 2), bool))
-        drawn = distribution.mode()
-        return carry, after, distribution.to_env(drawn), distribution.log_prob(drawn), value, distribution
-
-    def shapes(tree: Any) -> Any:
-        return jax.tree.map(lambda x: f"{x.dtype} {list(x.shape)}", tree)
-
-    carry, after, action, log_prob, value, distribution = jax.eval_shape(act, jax.random.key(0))
-    wanted = jax.eval_shape(lambda: jax.tree.map(lambda x: x[None, None].repeat(2, 1), zero_of(env.action_space)))
-    problems = [] if shapes(carry) == shapes(after) else [f"the carry {shapes(carry)} comes back as {shapes(after)}"]
-    if shapes(action) != shapes(wanted):
-        problems.append(f"its actions [T, N, ...] are {shapes(action)}, not {shapes(wanted)} as of {env.action_space}")
-    for what, x in (("value", value), ("log-probability", log_prob)):
-        if shapes(x) != "float32 [1, 2]":
-            problems.append(f"its {what} must be [T, N], float32 [1, 2] here, not {shapes(x)}")
-    if isinstance(distribution, Categorical) and isinstance(env.action_space, Discrete):
-        num_actions = distribution.logits.shape[-1]
-        if num_actions != env.action_space.n:
-            problems.append(f"it has {num_actions} logits for {env.action_space.n} actions")
-    return problems
 
 
 def mlp(env: Env, hidden_sizes: Sequence[int] = (64, 64), activation: Any = "tanh", **options: Any) -> Network:
@@ -238,11 +178,13 @@ def from_module(module: nn.Module, env: Env) -> Network:
     def init(key: Array) -> Any:
         return module.init(key, jax.tree.map(lambda x: x[None, None], zero_of(env.observation_space)))
 
-    def apply(params: Any, carry: Any, obs: Any, reset: Array) -> tuple[Any, Any, Array]:
+    def apply(params: Any, rnn_state: Any, obs: Any, is_first: Array) -> tuple[Any, Any, Array]:
         applied: Any = module.apply(params, obs)
         distribution, value = applied
-        if value.shape != reset.shape:
-            raise ValueError(f"the value of {type(module).__name__} must be [T, N] = {reset.shape}, not {value.shape}")
-        return carry, distribution, value
+        if value.shape != is_first.shape:
+            raise ValueError(
+                f"the value of {type(module).__name__} must be [T, N] = {is_first.shape}, not {value.shape}"
+            )
+        return rnn_state, distribution, value
 
     return Network(init, apply)

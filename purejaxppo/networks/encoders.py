@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from purejaxppo.config.checks import NetworkConfig
+from purejaxppo.config.schema import NetworkConfig
 from purejaxppo.envs.masks import action_mask
 from purejaxppo.envs.spaces import Box, Discrete, MultiDiscrete, Space
 from purejaxppo.networks.dense import Dense, row_product

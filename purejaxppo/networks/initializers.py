@@ -37,7 +37,7 @@ def orthonormal(key: Array, shape: tuple[int, int]) -> Array:
     return gram_schmidt(jax.random.normal(key, shape)) if draw is None else draw(shape)
 
 
-def drawn_together(init: Callable[[Array], Any]) -> Callable[[Array], Any]:
+def batched_init(init: Callable[[Array], Any]) -> Callable[[Array], Any]:
     """`init(key)` with all its `orthonormal` matrices from one draw, those with as many rows side by side.
 
     The same law in half of the time to compile: a dozen small draws and loops are a dozen programs to XLA. Narrower

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purejaxppo.config.checks import NetworkConfig
+from purejaxppo.config.schema import NetworkConfig
 from purejaxppo.distributions import MASKED_LOGIT, Categorical, DiagonalGaussian, Joint, MultiCategorical, TanhGaussian
 from purejaxppo.envs.masks import check_mask, component_masks, leaf_masks
 from purejaxppo.envs.spaces import Box, Discrete, MultiDiscrete, Space
@@ -98,7 +98,7 @@ def policy(space: Space, config: NetworkConfig, outputs: Array, log_std: Array |
     """The distribution over `space` that the numbers of the policy head stand for.
 
     outputs [..., D]: logits and means, part by part in the order of the space's leaves; log_std [..., A], None where
-    nothing is continuous; mask: as `purejaxppo.masks` says. A dict or tuple of spaces gives a Joint of its structure.
+    nothing is continuous; mask: see `purejaxppo.envs.masks`. A dict or tuple of spaces gives a Joint of its structure.
     """
     leaves, structure = jax.tree.flatten(space)
     parts, shapes, start, std_start = [], [], 0, 0
@@ -141,7 +141,7 @@ def _masked(logits: Array, mask: Array) -> Array:
 
 
 def check_action_space(space: Space, config: NetworkConfig, mask_space: Space | None = None) -> None:
-    """Check that there is a policy over `space`, and that the mask fits (`purejaxppo.masks` says of which form).
+    """Check that there is a policy over `space`, and that the mask fits (`purejaxppo.envs.masks` says of which form).
 
     Raises:
         ValueError: names what is wrong with the space or with the mask.

@@ -48,12 +48,12 @@ class GRU(nn.Module):
     size: int
     dtype: Any = jnp.float32
 
-    def initial_carry(self, num_envs: int) -> Array:
+    def initial_rnn_state(self, num_envs: int) -> Array:
         """h [N, H], zero."""
         return jnp.zeros((num_envs, self.size), jnp.float32)
 
     @nn.compact
-    def __call__(self, carry: Array, x: Array, reset: Array) -> tuple[Array, Array]:
+    def __call__(self, rnn_state: Array, x: Array, is_first: Array) -> tuple[Array, Array]:
         """See the module's docstring."""
         gates = _on_rows(Dense(3 * self.size, kernel_init=orthogonal_gates(3), dtype=self.dtype, name="input"), x)
         kernel = self.param("recurrent", orthogonal_gates(3), (self.size, 3 * self.size))
@@ -68,7 +68,7 @@ class GRU(nn.Module):
             h = n + z * (h - n)
             return h, h
 
-        return jax.lax.scan(step, carry, (gates.astype(jnp.float32), reset))
+        return jax.lax.scan(step, rnn_state, (gates.astype(jnp.float32), is_first))
 
 
 class LSTM(nn.Module):
@@ -80,13 +80,13 @@ class LSTM(nn.Module):
     size: int
     dtype: Any = jnp.float32
 
-    def initial_carry(self, num_envs: int) -> tuple[Array, Array]:
+    def initial_rnn_state(self, num_envs: int) -> tuple[Array, Array]:
         """(c, h), [N, H] each, zero."""
         zeros = jnp.zeros((num_envs, self.size), jnp.float32)
         return zeros, zeros
 
     @nn.compact
-    def __call__(self, carry: tuple[Array, Array], x: Array, reset: Array) -> tuple[tuple[Array, Array], Array]:
+    def __call__(self, rnn_state: tuple[Array, Array], x: Array, is_first: Array) -> tuple[tuple[Array, Array], Array]:
         """See the module's docstring."""
 
         def bias_init(key: Array, shape: tuple[int], dtype: Any = jnp.float32) -> Array:
@@ -96,14 +96,14 @@ class LSTM(nn.Module):
         gates = _on_rows(Dense(4 * self.size, **dense, name="input"), x)
         kernel = self.param("recurrent", orthogonal_gates(4), (self.size, 4 * self.size))
 
-        def step(carry: tuple[Array, Array], inputs: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array]:
-            c, h = (jnp.where(inputs[1][:, None], 0.0, x) for x in carry)
+        def step(rnn_state: tuple[Array, Array], inputs: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array]:
+            c, h = (jnp.where(inputs[1][:, None], 0.0, x) for x in rnn_state)
             i, f, g, o = jnp.split(inputs[0] + _times(h, kernel, self.dtype), 4, axis=-1)
             c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
             h = jax.nn.sigmoid(o) * jnp.tanh(c)
             return (c, h), h
 
-        return jax.lax.scan(step, carry, (gates.astype(jnp.float32), reset))
+        return jax.lax.scan(step, rnn_state, (gates.astype(jnp.float32), is_first))
 
 
 class LRU(nn.Module):
@@ -119,7 +119,7 @@ class LRU(nn.Module):
     max_radius: float = 0.999
     max_phase: float = math.pi / 4
 
-    def initial_carry(self, num_envs: int) -> Array:
+    def initial_rnn_state(self, num_envs: int) -> Array:
         """Real and imaginary part of h, side by side: [N, 2H], zero."""
         return jnp.zeros((num_envs, 2 * self.size), jnp.float32)
 
@@ -139,21 +139,21 @@ class LRU(nn.Module):
         return jax.lax.complex(radius * jnp.cos(theta), radius * jnp.sin(theta)), jnp.sqrt(-jnp.expm1(2 * log_radius))
 
     @nn.compact
-    def __call__(self, carry: Array, x: Array, reset: Array) -> tuple[Array, Array]:
+    def __call__(self, rnn_state: Array, x: Array, is_first: Array) -> tuple[Array, Array]:
         """See the module's docstring."""
         decay, gain = self._decay()
         dense = {"kernel_init": orthogonal_gates(2), "use_bias": False, "dtype": self.dtype}
         drive = _on_rows(Dense(2 * self.size, **dense, name="input"), x).astype(jnp.float32)
         drive = _complex(drive * jnp.broadcast_to(jnp.tile(gain, 2), drive.shape))
         shape = drive.shape
-        decay = jnp.where(reset[..., None], jnp.zeros_like(decay), jnp.broadcast_to(decay, shape))
+        decay = jnp.where(is_first[..., None], jnp.zeros_like(decay), jnp.broadcast_to(decay, shape))
 
         def then(first: tuple[Array, Array], second: tuple[Array, Array]) -> tuple[Array, Array]:
             return second[0] * first[0], second[0] * first[1] + second[1]
 
         # The maps h -> decay * h + drive, composed up to and including each step, and applied to the carry.
         decay, drive = jax.lax.associative_scan(then, (decay, drive))
-        h = decay * jnp.broadcast_to(_complex(carry), shape) + drive
+        h = decay * jnp.broadcast_to(_complex(rnn_state), shape) + drive
         states = jnp.concatenate([h.real, h.imag], axis=-1)
         # Read in float32 whatever the compute dtype: a scan and single steps differ by rounding, which 16 bits magnify.
         read = jnp.concatenate([states, x.astype(jnp.float32)], axis=-1)

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
+
+from purejaxppo._util.text import duration, short
 
 LINES = 20  # plain lines per run
 
@@ -61,31 +62,6 @@ class Meter:
         total = self.report.total
         self.report = Report(int(last["timesteps"]), total, last["wall_time"], rate, mean, last["kl"])
         return self.report
-
-
-def short(count: float) -> str:
-    """Write a count as people say it: 950, 12.3k, 500k, 1.05M."""
-    for factor, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(count) >= factor * 0.9995:
-            return f"{count / factor:.3g}{letter}" if abs(count) < factor * 999.5 else f"{count / factor:.0f}{letter}"
-    return f"{count:.0f}"
-
-
-def duration(seconds: float) -> str:
-    """Write a duration as 0:07, 12:34 or 3:05:00; a dash where it is not known."""
-    if not math.isfinite(seconds):
-        return "–"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def brief(seconds: float) -> str:
-    """Write a short time with three digits: 1.44 s, 5.3 ms, 850 µs."""
-    for unit, name in ((1.0, "s"), (1e-3, "ms")):
-        if seconds >= unit * 0.9995:
-            return f"{seconds / unit:.3g} {name}"
-    return f"{seconds * 1e6:.3g} µs"
 
 
 def _known(value: float, form: str, unit: str = "") -> str:
@@ -184,45 +160,3 @@ def _plain_display(console: Console) -> Display:
 
     say("compiling")
     return Display(update, say)
-
-
-def bench_table(report: Mapping[str, Any]) -> Table:
-    """What `bench` measured: a column for each workload, a row for each number."""
-    about = report["machine"]
-    device = about["device"] if about["platform"] != "cpu" else f"{about['cpu']}, {about['cores']} cores"
-    title = f"{device}; jax {report['versions']['jax']}"
-    table = Table(title=title, title_style="bold", header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("", no_wrap=True)
-    results = report["workloads"]
-    for name in results:
-        table.add_column(name, justify="right")
-    columns = [_bench_rows(result) for result in results.values()]
-    labels = dict.fromkeys(label for column in columns for label in column)  # a workload that failed has few
-    for label in labels:
-        table.add_row(label, *(column.get(label, "") for column in columns))
-    return table
-
-
-def _bench_rows(result: Mapping[str, Any]) -> dict[str, str]:
-    """Label -> text of one workload's column."""
-    if "error" in result:
-        return {"steps/s": "failed"}
-    rate, compiled, kernels, update_s = (result[key] for key in ("steps_per_s", "compile", "kernels", "update_s"))
-    rows = {
-        "steps/s": short(rate["median"]),
-        "  least": short(rate["min"]),
-        "  greatest": short(rate["max"]),
-        "compile, cold": f"{compiled['cold_s']:.1f} s",
-        "compile, warm": f"{compiled['warm_s']:.1f} s",
-        "one update": brief(update_s["median"]),
-    }
-    rows |= {f"  {name}": f"{s / update_s['median']:.0%}" for name, s in result["split_s"].items()}
-    return rows | {
-        "kernels per env step": f"{kernels['per_env_step']:.1f}",
-        "kernels per minibatch": f"{kernels['per_minibatch']:.1f}",
-        "FLOP per env step": short(result["flops_per_step"]),
-        "  of matmul ceiling": f"{result['matmul_fraction']:.1%}",
-        "bytes per env step": short(result["bytes_per_step"]),
-        "  of memory ceiling": f"{result['memory_fraction']:.1%}",
-        "peak memory": f"{short(result['peak_memory_bytes'])}B",
-    }

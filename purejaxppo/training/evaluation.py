@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from purejaxppo.batching.shuffles import block, first
+from purejaxppo._util.trees import add_time_axis, drop_time_axis, tree_where
 from purejaxppo.envs.spaces import normalized_leaves
 from purejaxppo.functional.running_stats import normalize
-from purejaxppo.functional.trpo import select
 from purejaxppo.types import Algorithm, TrainState
 
 Array = jax.Array
@@ -41,7 +40,7 @@ class Player(NamedTuple):
 
     reset: Callable
     step: Callable
-    initial_carry: Callable
+    initial_rnn_state: Callable
     apply: Callable
     normalized: tuple[bool, ...]
 
@@ -72,12 +71,12 @@ def record(algo: Algorithm, state: TrainState, key: Array, num_steps: int = 500,
 def _player(algo: Algorithm) -> Player:
     env, network = algo.env, algo.network
     normalized = normalized_leaves(env.observation_space, algo.config.normalize_observations)
-    return Player(env.reset, env.step, network.initial_carry, network.apply, normalized)
+    return Player(env.reset, env.step, network.initial_rnn_state, network.apply, normalized)
 
 
 def _start(player: Player, num_envs: int, key: Array) -> tuple:
     env_state, obs = jax.vmap(player.reset)(jax.random.split(key, num_envs))
-    return env_state, obs, player.initial_carry(num_envs)
+    return env_state, obs, player.initial_rnn_state(num_envs)
 
 
 def _act(player: Player, policy: tuple, position: tuple, starts: Array, key: Array) -> tuple:
@@ -85,26 +84,26 @@ def _act(player: Player, policy: tuple, position: tuple, starts: Array, key: Arr
 
     policy: parameters, statistics, and whether it is greedy, [] bool: both ways of playing are one program to compile.
     """
-    (params, moments, greedy), (env_state, obs, carry) = policy, position
+    (params, moments, greedy), (env_state, obs, rnn_state) = policy, position
     num_envs = jax.tree.leaves(obs)[0].shape[0]
     action_key, env_key = jax.random.split(key)
     seen = normalize(moments, obs, only=player.normalized)
-    reset = jnp.broadcast_to(starts, (1, num_envs))
-    carry, distribution, _ = player.apply(params, carry, block(seen), reset)
-    distribution = first(distribution)
-    drawn = select(greedy, distribution.mode(), distribution.sample(action_key))
+    is_first = jnp.broadcast_to(starts, (1, num_envs))
+    rnn_state, distribution, _ = player.apply(params, rnn_state, add_time_axis(seen), is_first)
+    distribution = drop_time_axis(distribution)
+    drawn = tree_where(greedy, distribution.mode(), distribution.sample(action_key))
     action = distribution.to_env(drawn)
     env_state, ts = jax.vmap(player.step)(jax.random.split(env_key, num_envs), env_state, action)
     defined = ~jnp.isnan(distribution.log_prob(drawn))  # else every action was masked, and this one is made up
-    return (env_state, ts.obs, carry), action, ts._replace(reward=jnp.where(defined, ts.reward, jnp.nan))
+    return (env_state, ts.obs, rnn_state), action, ts._replace(reward=jnp.where(defined, ts.reward, jnp.nan))
 
 
 @partial(jax.jit, static_argnames=("player", "num_episodes", "max_steps"))
 def _first_episodes(player: Player, num_episodes: int, max_steps: int, policy: tuple, key: Array) -> Evaluation:
     reset_key, step_key = jax.random.split(key)
 
-    def step(loop: tuple) -> tuple:
-        t, position, totals = loop
+    def step(carry: tuple) -> tuple:
+        t, position, totals = carry
         position, _, ts = _act(player, policy, position, t == 0, jax.random.fold_in(step_key, t))
         running = ~totals.finished
         returns = totals.returns + jnp.where(running, ts.reward, 0.0)
@@ -113,8 +112,8 @@ def _first_episodes(player: Player, num_episodes: int, max_steps: int, policy: t
 
     start = _start(player, num_episodes, reset_key)
     zeros = Evaluation(jnp.zeros(num_episodes), jnp.zeros(num_episodes, jnp.int32), jnp.zeros(num_episodes, bool))
-    loop = (jnp.int32(0), start, zeros)
-    return jax.lax.while_loop(lambda loop: (loop[0] < max_steps) & ~loop[2].finished.all(), step, loop)[2]
+    carry = (jnp.int32(0), start, zeros)
+    return jax.lax.while_loop(lambda carry: (carry[0] < max_steps) & ~carry[2].finished.all(), step, carry)[2]
 
 
 @partial(jax.jit, static_argnames=("player", "num_steps"))
@@ -124,7 +123,7 @@ def _record(player: Player, num_steps: int, policy: tuple, key: Array) -> Record
     def step(position: tuple, t: Array) -> tuple[tuple, Recording]:
         env_state, obs, _ = position
         position, action, ts = _act(player, policy, position, t == 0, jax.random.fold_in(step_key, t))
-        return position, first(Recording(env_state, obs, action, ts.reward, ts.terminated | ts.truncated))
+        return position, drop_time_axis(Recording(env_state, obs, action, ts.reward, ts.terminated | ts.truncated))
 
     _, recording = jax.lax.scan(step, _start(player, 1, reset_key), jnp.arange(num_steps))
     return recording

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from purejaxppo.config.checks import Config, Hyperparams, check_parts
+from purejaxppo.config.checks import check_parts
+from purejaxppo.config.schema import Config, Hyperparams
 from purejaxppo.envs.masks import action_mask
 from purejaxppo.metrics import Metrics
 from purejaxppo.types import Algorithm, TrainState

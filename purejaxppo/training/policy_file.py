@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +9,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from purejaxppo.config.checks import Hyperparams
+from purejaxppo._util.files import write_atomic
+from purejaxppo.config.schema import Hyperparams
 from purejaxppo.functional.running_stats import RunningMoments
 
 FORMAT = "purejaxppo-policy-1"
@@ -25,21 +25,6 @@ class Policy(NamedTuple):
 
     params: Any
     obs_moments: RunningMoments
-
-
-def write_file(path: str | Path, data: bytes | str) -> None:
-    """Write `data` under `path` so that the file is there whole or, after a crash, as it was before."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _named(tree: Any) -> dict[str, Any]:
@@ -70,7 +55,7 @@ def save_policy(path: str | Path, state: Any, metadata: Mapping[str, str] | None
     policy = Policy(state.params, state.obs_moments)
     tensors = {name: np.asarray(leaf) for name, leaf in _named(policy).items()}
     texts = {**(metadata or {}), "format": FORMAT}
-    write_file(path, save(tensors, {**texts, "sha256": _checksum(tensors, texts)}))
+    write_atomic(path, save(tensors, {**texts, "sha256": _checksum(tensors, texts)}))
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:

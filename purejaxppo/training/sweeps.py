@@ -9,8 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from purejaxppo.config.checks import Hyperparams
-from purejaxppo.devices.sharding import SMALL_MINIBATCH, largest_share, spread
+from purejaxppo.config.schema import Hyperparams
+from purejaxppo.devices.cpu import SMALL_MINIBATCH
+from purejaxppo.devices.sharding import largest_device_count, shard_runs
 from purejaxppo.metrics import Metrics
 from purejaxppo.training.loop import as_traced, check_actions, checked_length
 from purejaxppo.types import Algorithm, TrainState
@@ -41,7 +42,7 @@ def sweep(
 
     count = num_settings * len(keys)
     shared = algo.alone is None or algo.config.num_devices > 1
-    devices = 1 if shared else largest_share(count, count)
+    devices = 1 if shared else largest_device_count(count, count)
     update = algo.alone if algo.alone and devices > 1 else algo.update
     at_once = runs_at_once(count // devices, algo.config.timesteps_per_update // algo.config.num_minibatches)
     length = checked_length(algo, h, 0, num_updates)
@@ -92,5 +93,5 @@ def _grid(
     else:
         every_key = jnp.broadcast_to(keys, (num_settings, num_seeds)).reshape(-1)
         varied, alike = jax.tree.map(lambda x: jnp.repeat(x, num_seeds), settings), ()
-    results = spread(share, num_devices)(every_key, varied, alike)
+    results = shard_runs(share, num_devices)(every_key, varied, alike)
     return jax.tree.map(lambda x: x.reshape(num_settings, num_seeds, *x.shape[1:]), results)

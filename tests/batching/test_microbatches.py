@@ -9,8 +9,8 @@ from probes import chain, reward_by_distance
 
 import purejaxppo as pp
 from purejaxppo import Config, Hyperparams
-from purejaxppo.batching.microbatches import CACHED_ROWS, Cut, map_parts, mean_gradient, num_parts
-from purejaxppo.batching.shuffles import NARROW, packed
+from purejaxppo.batching.gather import NARROW, pack
+from purejaxppo.batching.microbatches import CACHED_ROWS, Partition, map_microbatches, mean_gradient, num_microbatches
 from purejaxppo.training.loop import as_traced
 
 RNG = np.random.default_rng(0)
@@ -35,14 +35,14 @@ RNG = np.random.default_rng(0)
     ],
 )
 def test_parts_are_equal_and_as_large_as_allowed(columns, length, limit, parts):
-    assert num_parts(columns, length, Cut(limit)) == parts
+    assert num_microbatches(columns, length, Partition(limit)) == parts
     assert columns % parts == 0
 
 
 def test_an_accelerator_takes_all_at_once_unless_told_otherwise(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert num_parts(2**20, 1, Cut()) == 1
-    assert num_parts(2**20, 1, Cut(2**18)) == 4
+    assert num_microbatches(2**20, 1, Partition()) == 1
+    assert num_microbatches(2**20, 1, Partition(2**18)) == 4
 
 
 @pytest.mark.parametrize("parts", [1, 2, 6])
@@ -77,14 +77,14 @@ def test_a_function_of_parts_is_the_function_of_the_whole(limit, columns):
         seen.append(part["obs"].shape)
         return part["obs"].sum(-1) * part["carry"].astype(jnp.float32), part["carry"]
 
-    expected, found = function(batch), map_parts(function, batch, Cut(limit))
+    expected, found = function(batch), map_microbatches(function, batch, Partition(limit))
     np.testing.assert_array_equal(found[0], expected[0])
     np.testing.assert_array_equal(found[1], expected[1])
     assert seen[-1] == (3, columns, 2)
 
 
 def gathered(batch, index):
-    data, take = packed(batch)
+    data, take = pack(batch)
     return take(data, index)
 
 

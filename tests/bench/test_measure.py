@@ -10,14 +10,18 @@ import jax
 import numpy as np
 import pytest
 
-from purejaxppo.bench import measure
+from purejaxppo._util.text import brief
+from purejaxppo.bench import benchmark, measure, scaling, timing
 from purejaxppo.bench.hlo import count
-from purejaxppo.bench.measure import Effort, Spread, algorithm, peak_memory, split, timed
-from purejaxppo.bench.subprocesses import ChildFailed, in_child
+from purejaxppo.bench.measure import peak_memory, split
+from purejaxppo.bench.programs import algorithm
+from purejaxppo.bench.subprocesses import ChildFailed, run_in_subprocess
+from purejaxppo.bench.table import bench_table
+from purejaxppo.bench.timing import Spread, TimingBudget, timed
 from purejaxppo.bench.workloads import WORKLOADS, Workload
 from purejaxppo.cli import main
-from purejaxppo.config.checks import Config, NetworkConfig, Run, check
-from purejaxppo.tracking.progress import bench_table, brief
+from purejaxppo.config.checks import check
+from purejaxppo.config.schema import Config, NetworkConfig, Run
 from purejaxppo.training.loop import as_traced
 
 # What one update executes and holds: (kernels, bytes), on a CPU; on each of two devices where they share it (W1).
@@ -68,7 +72,7 @@ class Clock:
 
     def __init__(self, monkeypatch, costs):
         self.now, self.costs, self.turns = 0.0, iter(costs), []
-        monkeypatch.setattr(bench.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(timing.time, "perf_counter", lambda: self.now)
 
     def work(self, turns):
         self.turns.append(turns)
@@ -78,13 +82,13 @@ class Clock:
 
 def test_the_median_counts_and_warming_up_does_not(monkeypatch):
     clock = Clock(monkeypatch, [0.4, 0.25, 0.3, 0.1, 0.2, 0.9, 0.25])
-    assert timed(clock.work, Effort(5, 1.0)) == pytest.approx((0.25, 0.1, 0.9))
+    assert timed(clock.work, TimingBudget(5, 1.0)) == pytest.approx((0.25, 0.1, 0.9))
     assert clock.turns == [1, 1, 4, 4, 4, 4, 4]  # a quarter of a second each: four turns make up the least duration
 
 
 def test_slow_work_is_not_done_more_often_than_needed(monkeypatch):
     clock = Clock(monkeypatch, [20.0, 9.0, 8.0, 10.0])
-    assert timed(clock.work, Effort(3, 1.0)) == pytest.approx((9.0, 8.0, 10.0))
+    assert timed(clock.work, TimingBudget(3, 1.0)) == pytest.approx((9.0, 8.0, 10.0))
     assert clock.turns == [1, 1, 1, 1]
 
 
@@ -122,12 +126,14 @@ def products(run):
 
 def test_a_toy_workload_end_to_end(monkeypatch, capsys, tmp_path):
     """All in this process, without a cache: the numbers, their JSON, the table and the picture."""
-    monkeypatch.setattr(bench, "in_child", lambda function, *args, say=None: function(*args, *([say] if say else [])))
-    monkeypatch.setattr(bench, "use_cache", lambda folder: None)
-    monkeypatch.setattr(bench, "machine", lambda: {"cpu": "x", "cores": 2, "platform": "cpu", "device": "cpu"})
-    monkeypatch.setattr(bench, "ceilings", lambda effort: {"matmul_flops_per_s": 1e9, "memory_bytes_per_s": 1e8})
+    monkeypatch.setattr(
+        benchmark, "run_in_subprocess", lambda function, *args, say=None: function(*args, *([say] if say else []))
+    )
+    monkeypatch.setattr(measure, "use_cache", lambda folder: None)
+    monkeypatch.setattr(benchmark, "machine", lambda: {"cpu": "x", "cores": 2, "platform": "cpu", "device": "cpu"})
+    monkeypatch.setattr(benchmark, "ceilings", lambda effort: {"matmul_flops_per_s": 1e9, "memory_bytes_per_s": 1e8})
     warm = {"trace_warm_s": 0.5, "compile_warm_s": 0.25, "from_cache": True}
-    monkeypatch.setattr(bench, "compile_warm", lambda *_: warm)
+    monkeypatch.setattr(benchmark, "compile_warm", lambda *_: warm)
     monkeypatch.setitem(WORKLOADS, "toy", Workload(TOY, "two seeds of a toy", num_seeds=2))
     with jax.debug_key_reuse(False):  # the checker takes the move of a vmapped scan's keys for a use of them
         code = main.main(["bench", "--workload", "toy", "--json", str(tmp_path / "r.json"), "--seconds", "0"])
@@ -199,7 +205,8 @@ def answers(monkeypatch, platform="cpu", broken=()):
             "drift": {"seconds": [0.1] * 200, "last_to_first": 1.0},
         }[name]
 
-    monkeypatch.setattr(bench, "in_child", answer)
+    monkeypatch.setattr(benchmark, "run_in_subprocess", answer)
+    monkeypatch.setattr(scaling, "run_in_subprocess", answer)
     return asked
 
 
@@ -214,41 +221,41 @@ def test_a_workload_that_fails_does_not_stop_the_others(monkeypatch, capsys, tmp
 
 def test_by_default_all_that_suits_the_platform(monkeypatch):
     answers(monkeypatch)
-    assert list(measure.bench(None, Effort(), print)["workloads"]) == ["W1", "W2", "W3", "W4", "W5"]
+    assert list(benchmark.run_benchmark(None, TimingBudget(), print)["workloads"]) == ["W1", "W2", "W3", "W4", "W5"]
     answers(monkeypatch, "gpu")
     names = ["W1", "W2", "W3 x 256", "W3 x 2048", "W4", "W5", "W6"]
-    assert list(measure.bench(None, Effort(), print)["workloads"]) == names
+    assert list(benchmark.run_benchmark(None, TimingBudget(), print)["workloads"]) == names
 
 
 @pytest.mark.parametrize(("platform", "last"), [("cpu", 14), ("gpu", 17)])
 def test_curves(monkeypatch, platform, last):
     answers(monkeypatch, platform)
-    report = measure.bench({"W1": WORKLOADS["W1"]}, Effort(), print, WORKLOADS["W1"].run)
+    report = benchmark.run_benchmark({"W1": WORKLOADS["W1"]}, TimingBudget(), print, WORKLOADS["W1"].run)
     assert [point["num_envs"] for point in report["scaling"]] == [2**i for i in range(6, last + 1)]
     assert report["drift"]["last_to_first"] == 1.0
 
 
 def test_a_curve_ends_where_memory_does(monkeypatch):
     asked = answers(monkeypatch, broken={("speed", 1024)})
-    report = measure.bench({"W1": WORKLOADS["W1"]}, Effort(), print, WORKLOADS["W1"].run)
+    report = benchmark.run_benchmark({"W1": WORKLOADS["W1"]}, TimingBudget(), print, WORKLOADS["W1"].run)
     assert [point["num_envs"] for point in report["scaling"]] == [64, 128, 256, 512]
     assert asked[-1][0] == "drift"
 
 
 def test_speed_and_drift_of_a_toy():
-    point = measure.speed(TOY, 4, Effort(2, 0.0))
+    point = scaling.speed(TOY, 4, TimingBudget(2, 0.0))
     assert point["num_envs"] == 4
     assert point["steps_per_s"]["median"] > 0
-    seconds = measure.drift(TOY, 10)["seconds"]
+    seconds = scaling.drift(TOY, 10)["seconds"]
     assert len(seconds) == 10
     assert min(seconds) > 0
 
 
 def test_a_process_of_its_own_gives_its_result():
-    assert in_child(operator.sub, 7, 3) == 4
-    assert in_child(os.getpid) != os.getpid()
+    assert run_in_subprocess(operator.sub, 7, 3) == 4
+    assert run_in_subprocess(os.getpid) != os.getpid()
     said = []
-    assert in_child(speaks, "hello", say=said.append) == 5
+    assert run_in_subprocess(speaks, "hello", say=said.append) == 5
     assert said == ["hello", "bye"]
 
 
@@ -260,9 +267,9 @@ def speaks(word, say):
 
 def test_a_process_that_breaks_says_how():
     with pytest.raises(ChildFailed, match="ZeroDivisionError: "):
-        in_child(operator.truediv, 1, 0)
+        run_in_subprocess(operator.truediv, 1, 0)
     with pytest.raises(ChildFailed, match="exit code 3"):
-        in_child(os._exit, 3)
+        run_in_subprocess(os._exit, 3)
 
 
 # ---- the command line
@@ -280,7 +287,7 @@ def test_a_process_that_breaks_says_how():
     ],
 )
 def test_mistakes_are_named_before_anything_is_measured(monkeypatch, capsys, args, parts):
-    monkeypatch.setattr(bench, "bench", lambda *_: pytest.fail("measuring began"))
+    monkeypatch.setattr(benchmark, "run_benchmark", lambda *_: pytest.fail("measuring began"))
     assert main.main(["bench", *args]) == 2
     err = capsys.readouterr().err
     assert err.startswith("purejaxppo: error: bench cannot be run so:\n")

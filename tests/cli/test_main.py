@@ -17,11 +17,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from purejaxppo.cli import main
+from purejaxppo.cli import evaluate_command, main, train_command
 from purejaxppo.cli.overrides import as_tables, overlaid
-from purejaxppo.config.checks import load_toml
+from purejaxppo.config.checks import check
+from purejaxppo.config.errors import UsageError
+from purejaxppo.config.schema import Run
+from purejaxppo.config.toml import load_toml
+from purejaxppo.devices import compile_cache
 from purejaxppo.metrics import Metrics
 from purejaxppo.tracking.csv_file import read_csv
+from purejaxppo.training import runs
 
 ROOT = Path(__file__).parents[2]
 TINY = """
@@ -51,7 +56,7 @@ def tiny(tmp_path):
     return path
 
 
-def command(args, env=None, script=("-m", "purejaxppo.cli"), **kwargs) -> subprocess.Popen:
+def command(args, env=None, script=("-m", "purejaxppo"), **kwargs) -> subprocess.Popen:
     environ = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | (env or {})
     args = [sys.executable, *script, *map(str, args)]
     return subprocess.Popen(args, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
@@ -79,7 +84,7 @@ def mistake(capsys, *args) -> str:
 
 @pytest.fixture
 def nothing_runs(monkeypatch):
-    monkeypatch.setattr(cli, "_session", lambda *_: pytest.fail("training began"))
+    monkeypatch.setattr(train_command, "_session", lambda *_: pytest.fail("training began"))
 
 
 @pytest.mark.parametrize(
@@ -176,7 +181,7 @@ def test_an_unknown_environment_names_the_three_nearest(capsys, tiny, nothing_ru
 
 
 def test_a_missing_extra_is_named(capsys, tiny, nothing_runs, monkeypatch):
-    monkeypatch.setattr("purejaxppo.envs.installed", lambda suite: False)
+    monkeypatch.setattr("purejaxppo.envs.registry.installed", lambda suite: False)
     message = mistake(capsys, "train", tiny, "--env", "gymnax/CartPole-v1")
     assert "pip install" in message
     assert "gymnax" in message
@@ -244,12 +249,12 @@ def test_an_out_that_cannot_be_made(capsys, tiny, tmp_path, nothing_runs):
 
 def test_two_runs_never_share_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    run = cli.Run(env="gymnax/CartPole-v1", seed=7)
-    folders = {main._claim(None, run) for _ in range(3)}
+    run = Run(env="gymnax/CartPole-v1", seed=7)
+    folders = {runs.claim_folder(None, run) for _ in range(3)}
     assert len(folders) == 3
     assert all(re.fullmatch(r"runs/gymnax-CartPole-v1-7-\d{8}-\d{6}(-\d)?", str(folder)) for folder in folders)
-    with pytest.raises(main.Mistake, match="holds another run"):
-        main._claim(next(iter(folders)), run)
+    with pytest.raises(UsageError, match="holds another run"):
+        runs.claim_folder(next(iter(folders)), run)
 
 
 @pytest.mark.parametrize("args", [[], ["training"], ["train"]])
@@ -272,7 +277,7 @@ def test_envs_lists_what_make_takes(capsys):
 
 def test_help_shows_the_defaults_of_the_file_and_imports_nothing_heavy(tiny):
     script = (
-        "import sys\nfrom purejaxppo.cli import main\n"
+        "import sys\nfrom purejaxppo.cli.main import main\n"
         "try: main(sys.argv[1:])\n"
         "finally: print('HEAVY', [m for m in ('gymnax', 'matplotlib') if m in sys.modules])"
     )
@@ -385,12 +390,12 @@ def test_evaluate_refuses_another_network_of_the_same_shapes(real_run, capsys, t
 
 def faked(monkeypatch, **kwargs) -> None:
     def build(run, problems=(), source=""):
-        cli.check(run, problems, source)
+        check(run, problems, source)
         return fakes.fake_algorithm(run.config, **kwargs)
 
-    monkeypatch.setattr(cli, "build", build)
+    monkeypatch.setattr(evaluate_command, "build", build)
     figures = {"mean": 1.0, "std": 0.0, "min": 1.0, "median": 1.0, "max": 1.0, "mean_length": 1.0}
-    monkeypatch.setattr(cli, "_play", lambda *_: figures | {"episodes": 128, "unfinished": 0})
+    monkeypatch.setattr(evaluate_command, "evaluate_policy", lambda *_: figures | {"episodes": 128, "unfinished": 0})
 
 
 @pytest.mark.parametrize("num_updates", [1, 2, 7, 450])
@@ -499,15 +504,15 @@ def test_ctrl_c_while_jax_loads_ends_the_process_with_nothing_made(tiny, tmp_pat
 def test_the_cache_can_be_switched_off_and_moved(monkeypatch, tmp_path):
     for word in ("off", "OFF", "0", "no"):
         monkeypatch.setenv("PUREJAXPPO_COMPILE_CACHE", word)
-        assert main.compile_cache() is None
+        assert compile_cache.compile_cache() is None
     monkeypatch.setenv("PUREJAXPPO_COMPILE_CACHE", str(tmp_path / "here"))
-    assert main.compile_cache().parent == tmp_path / "here"
+    assert compile_cache.compile_cache().parent == tmp_path / "here"
     monkeypatch.setenv("PUREJAXPPO_COMPILE_CACHE", "")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert main.compile_cache().parent == tmp_path / "xdg" / "purejaxppo" / "xla"
+    assert compile_cache.compile_cache().parent == tmp_path / "xdg" / "purejaxppo" / "xla"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative/is/ignored")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert main.compile_cache().parent == tmp_path / ".cache" / "purejaxppo" / "xla"
+    assert compile_cache.compile_cache().parent == tmp_path / ".cache" / "purejaxppo" / "xla"
     assert stat.S_IMODE((tmp_path / ".cache" / "purejaxppo" / "xla").stat().st_mode) == 0o700
 
 
@@ -516,13 +521,13 @@ def test_a_cache_that_others_can_write_is_not_used(monkeypatch, tmp_path, capsys
     shared.mkdir()
     shared.chmod(0o777)
     monkeypatch.setenv("PUREJAXPPO_COMPILE_CACHE", str(shared))
-    assert main.compile_cache() is None
+    assert compile_cache.compile_cache() is None
     assert "can be written by others" in capsys.readouterr().err
 
 
 def test_a_cache_that_cannot_be_made_is_no_obstacle(monkeypatch, tiny, capsys):
     monkeypatch.setenv("PUREJAXPPO_COMPILE_CACHE", str(tiny / "cache"))
-    assert main.compile_cache() is None
+    assert compile_cache.compile_cache() is None
     assert "compile cache off" in capsys.readouterr().err
 
 

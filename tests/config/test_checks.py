@@ -9,23 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purejaxppo.config.checks import (
-    INTERVALS,
-    TABLES,
-    Config,
-    ConfigError,
-    Hyperparams,
-    NetworkConfig,
-    Problem,
-    Run,
-    check,
-    check_parts,
-    dump_toml,
-    find_problems,
-    load_toml,
-    nearest,
-    parse_toml,
-)
+from purejaxppo._util.text import nearest
+from purejaxppo.config.checks import INTERVALS, check, check_parts, find_problems
+from purejaxppo.config.errors import ConfigError, Problem
+from purejaxppo.config.schema import TABLES, Config, Hyperparams, NetworkConfig, Run
+from purejaxppo.config.toml import dump_toml, load_toml, parse_toml
 from purejaxppo.functional.objectives import OBJECTIVES
 
 

@@ -15,25 +15,22 @@ from probes import chain, endless, quick_jit, reward_by_distance
 
 import purejaxppo as pp
 from purejaxppo import Config, Hyperparams, NetworkConfig
-from purejaxppo.batching.microbatches import SHARED_ROWS, choose_cut
+from purejaxppo.batching.microbatches import SHARED_ROWS, choose_partition
 from purejaxppo.bench.hlo import count
-from purejaxppo.config.checks import ConfigError
+from purejaxppo.config.errors import ConfigError
+from purejaxppo.devices.cpu import CPU_FLAGS, SMALL_FLAGS, SMALL_MINIBATCH, prepare_cpu
 from purejaxppo.devices.sharding import (
-    CPU_FLAGS,
-    SMALL_FLAGS,
-    SMALL_MINIBATCH,
-    everywhere,
-    in_shares,
-    largest_share,
-    mean_of_shares,
+    largest_device_count,
+    map_shards,
+    mean_over_shards,
     mesh,
-    prepare_cpu,
-    shared_out,
-    spread,
+    replicate,
+    shard,
+    shard_runs,
 )
 from purejaxppo.training.loop import as_traced
 
-sweep = importlib.import_module("purejaxppo.sweep")  # of that name the package has the function
+sweep = importlib.import_module("purejaxppo.training.sweeps")  # of that name the package has the function
 TINY = {"num_envs": 4, "num_steps": 8, "num_epochs": 2, "num_minibatches": 2, "total_timesteps": 320}
 CHAIN = chain(limit=5)
 
@@ -101,7 +98,7 @@ def test_shares_are_cut_along_their_axis_and_what_cannot_be_cut_stays_whole():
         "number": jnp.float32(0),
         "keys": jax.random.split(jax.random.key(0), 4),
     }
-    placed = jax.jit(lambda x: shared_out(x, 2))(tree)
+    placed = jax.jit(lambda x: shard(x, 2))(tree)
 
     def sizes(x):
         return [shard.data.shape for shard in x.addressable_shards]
@@ -109,17 +106,17 @@ def test_shares_are_cut_along_their_axis_and_what_cannot_be_cut_stays_whole():
     assert sizes(placed["even"]) == [(2, 3)] * 2
     assert sizes(placed["keys"]) == [(2,)] * 2
     assert sizes(placed["odd"]) == [(3, 4)] * 2
-    assert sizes(jax.jit(lambda x: shared_out(x, 2, axis=1))(tree["odd"])) == [(3, 2)] * 2
-    assert sizes(jax.jit(lambda x: everywhere(x, 2))(placed["even"])) == [(4, 3)] * 2
+    assert sizes(jax.jit(lambda x: shard(x, 2, axis=1))(tree["odd"])) == [(3, 2)] * 2
+    assert sizes(jax.jit(lambda x: replicate(x, 2))(placed["even"])) == [(4, 3)] * 2
 
 
 def test_the_mean_over_shares_is_the_mean_of_all_and_the_rest_is_joined_in_order():
     numbers, factor = jnp.arange(6.0), jnp.float32(2.0)
     for num_devices in (1, 2):
-        squares = jax.jit(lambda n=num_devices: in_shares(lambda f, x: f * x * x, factor, numbers, n))()
+        squares = jax.jit(lambda n=num_devices: map_shards(lambda f, x: f * x * x, factor, numbers, n))()
         np.testing.assert_array_equal(squares, 2.0 * numbers**2)
         both = jax.jit(
-            lambda n=num_devices: mean_of_shares(lambda f, x: ((f * x).mean()[None], x * x), factor, numbers, n)
+            lambda n=num_devices: mean_over_shards(lambda f, x: ((f * x).mean()[None], x * x), factor, numbers, n)
         )
         mean, squares = both()
         np.testing.assert_array_equal(mean, [5.0])
@@ -128,7 +125,7 @@ def test_the_mean_over_shares_is_the_mean_of_all_and_the_rest_is_joined_in_order
 
 @pytest.mark.parametrize(("count", "sizes", "expected"), [(2, (4, 6), 2), (2, (4, 3), 1), (1, (4,), 1), (99, (4,), 2)])
 def test_the_largest_share(count, sizes, expected):
-    assert largest_share(count, *sizes) == expected
+    assert largest_device_count(count, *sizes) == expected
 
 
 def test_more_devices_than_there_are_is_an_error_that_says_how_to_get_them():
@@ -157,7 +154,7 @@ def test_a_number_of_devices_that_does_not_fit_is_named(changes, parts):
 
 def test_by_default_devices_share_what_is_large_enough(monkeypatch):
     def chosen(columns):
-        return choose_cut(Config(num_envs=64, num_steps=128), 1, columns).num_devices
+        return choose_partition(Config(num_envs=64, num_steps=128), 1, columns).num_devices
 
     assert chosen(2 * SHARED_ROWS) == 2
     assert chosen(2 * SHARED_ROWS - 2) == 1
@@ -295,6 +292,6 @@ def test_what_is_spread_sees_its_share_and_the_last_argument_whole():
         seen.append((a.shape, b.shape, c.shape))
         return (a + b) * c[0]
 
-    out = jax.jit(spread(function, 2))(jnp.arange(4.0), jnp.ones(4), jnp.array([3.0, 0.0, 0.0]))
+    out = jax.jit(shard_runs(function, 2))(jnp.arange(4.0), jnp.ones(4), jnp.array([3.0, 0.0, 0.0]))
     np.testing.assert_array_equal(out, 3.0 * (np.arange(4.0) + 1.0))
     assert seen[-1] == ((2,), (2,), (3,))

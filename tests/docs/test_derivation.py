@@ -16,7 +16,7 @@ import pytest
 
 from purejaxppo.functional import advantages as adv
 from purejaxppo.functional import objectives as obj
-from purejaxppo.functional import trpo as tr
+from purejaxppo.functional import trpo
 
 DOC = (Path(__file__).parents[2] / "docs" / "derivation.md").read_text(encoding="utf-8")
 MDP = oracle.random_mdp(0)
@@ -233,7 +233,7 @@ def test_C9_improvement_bound_needs_the_maximum_kl():
         kl = (old * np.log(old / new)).sum(axis=1)
         surrogate = oracle.visitation(MDP, old) @ (new * advantage).sum(axis=1)
         gain = oracle.expected_return(MDP, new) - oracle.expected_return(MDP, old)
-        assert tr.improvement_bound(surrogate, kl.max(), np.abs(advantage).max(), GAMMA) <= gain
+        assert trpo.improvement_bound(surrogate, kl.max(), np.abs(advantage).max(), GAMMA) <= gain
 
 
 def test_C9_with_the_average_kl_of_eq06_the_bound_fails():
@@ -248,8 +248,8 @@ def test_C9_with_the_average_kl_of_eq06_the_bound_fails():
     gain = oracle.expected_return(mdp, new) - oracle.expected_return(mdp, old)
     kl = (old * np.log(old / new)).sum(axis=1)
     surrogate, largest = rho @ (new * advantage).sum(axis=1), np.abs(advantage).max()
-    assert tr.improvement_bound(surrogate, kl.max(), largest, mdp.gamma) <= gain
-    assert tr.improvement_bound(surrogate, rho @ kl, largest, mdp.gamma) > gain
+    assert trpo.improvement_bound(surrogate, kl.max(), largest, mdp.gamma) <= gain
+    assert trpo.improvement_bound(surrogate, rho @ kl, largest, mdp.gamma) > gain
 
 
 # The clipped surrogate: (7), E1, E6 --------------------------------------------------------------------------

@@ -19,11 +19,11 @@ import test_derivation as derivation
 
 import purejaxppo
 from purejaxppo.functional import advantages as adv
+from purejaxppo.functional import kl_control, trpo
 from purejaxppo.functional import objectives as obj
-from purejaxppo.functional import trpo as tr
 from purejaxppo.functional.diagnostics import Diagnostics
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 DOC = (TESTS.parent / "docs" / "derivation.md").read_text(encoding="utf-8")
 EQUATIONS = range(1, 14)
 IN_THE_ORACLE = {1: "expected_return", 2: "score_expectation", 3: "score_expectation"}
@@ -32,7 +32,7 @@ ERRATA = [*(f"E{i}" for i in range(1, 8)), *(f"C{i}" for i in range(1, 10))]
 
 @cache
 def names_of_tests(file: str) -> frozenset[str]:
-    """Names of the tests in a file of tests/."""
+    """Names of the tests in a file below tests/."""
     tree = ast.parse((TESTS / file).read_text(encoding="utf-8"))
     return frozenset(
         node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
@@ -40,12 +40,12 @@ def names_of_tests(file: str) -> frozenset[str]:
 
 
 def all_names_of_tests() -> set[str]:
-    return set().union(*(names_of_tests(path.name) for path in TESTS.glob("test_*.py")))
+    return set().union(*(names_of_tests(path.relative_to(TESTS).as_posix()) for path in TESTS.rglob("test_*.py")))
 
 
 def named_tests(text: str) -> list[tuple[str, str]]:
-    """(file, function) of everything like `tests/test_x.py::test_y`."""
-    return re.findall(r"`tests/(test_\w+\.py)::(\w+)`", text)
+    """(file, function) of everything like `tests/room/test_x.py::test_y`."""
+    return re.findall(r"`tests/([\w/]*test_\w+\.py)::(\w+)`", text)
 
 
 def named_functions(text: str) -> list[str]:
@@ -55,10 +55,12 @@ def named_functions(text: str) -> list[str]:
 
 def resolve(name: str):
     """The object of a dotted name, purejaxppo.module.attribute...; AttributeError or ImportError if there is none."""
-    package, module, *attributes = name.split(".")
-    found = importlib.import_module(f"{package}.{module}")
-    for attribute in attributes:
-        found = getattr(found, attribute)
+    package, *rest = name.split(".")
+    found = importlib.import_module(package)
+    for depth, part in enumerate(rest, 1):
+        module = ".".join([package, *rest[:depth]])
+        is_module = inspect.ismodule(found) and importlib.util.find_spec(module) is not None
+        found = importlib.import_module(module) if is_module else getattr(found, part)
     return found
 
 
@@ -78,7 +80,7 @@ def block_of_erratum(name: str) -> str:
 
 def public_functions():
     """Public functions and methods defined in the package's modules, with their docstrings."""
-    for info in pkgutil.iter_modules(purejaxppo.__path__, "purejaxppo."):
+    for info in pkgutil.walk_packages(purejaxppo.__path__, "purejaxppo."):
         tree = ast.parse(Path(importlib.util.find_spec(info.name).origin).read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
@@ -291,7 +293,7 @@ def figures_C6():
 def figures_C7():
     beta, path, swapped = jnp.float32(100.0), [], 100.0
     for _ in range(30):
-        beta = tr.adaptive_beta(beta, 0.1 / beta, 0.01)
+        beta = kl_control.adaptive_beta(beta, 0.1 / beta, 0.01)
         path.append(float(beta))
         swapped *= 2.0 if 0.1 / swapped < 0.01 / 1.5 else 0.5
     assert len(set(path[2:])) == 1
@@ -317,7 +319,7 @@ def figures_C9():
     gain = oracle.expected_return(mdp, new) - oracle.expected_return(mdp, old)
     kl = (old * np.log(old / new)).sum(axis=1)
     surrogate = rho @ (new * advantage).sum(axis=1)
-    bounds = [tr.improvement_bound(surrogate, x, largest(advantage), mdp.gamma) for x in (kl.max(), rho @ kl)]
+    bounds = [trpo.improvement_bound(surrogate, x, largest(advantage), mdp.gamma) for x in (kl.max(), rho @ kl)]
     kls = f"{kl.max():.4f}", f"{rho @ kl:.6f}"
     return f"{gain:.6f}", f"{bounds[0]:.5f}", f"{bounds[1]:.6f}", *kls
 

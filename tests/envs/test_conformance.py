@@ -11,7 +11,9 @@ import probes
 import pytest
 from probes import integer, play, quick_jit, rollout
 
-from purejaxppo.envs.conformance import RESETS, Env, TimeStep, auto_reset, check_env, conform
+from purejaxppo.envs.auto_reset import RESETS, auto_reset
+from purejaxppo.envs.conformance import check_env, conform
+from purejaxppo.envs.protocol import Env, TimeStep
 from purejaxppo.envs.spaces import (
     Box,
     Discrete,
@@ -23,7 +25,7 @@ from purejaxppo.envs.spaces import (
     sample_space,
     zero_of,
 )
-from purejaxppo.envs.wrappers.observations import time_limit
+from purejaxppo.envs.wrappers.episodes import time_limit
 
 
 def replay_scripted(
@@ -382,7 +384,7 @@ def test_only_masked_environments_are_played_and_none_while_tracing(monkeypatch:
         return x
 
     jax.eval_shape(traced, jnp.ones(()))
-    monkeypatch.setattr("purejaxppo.environment._check_masks", lambda *args: pytest.fail("played"))
+    monkeypatch.setattr("purejaxppo.envs.conformance._check_masks", lambda *args: pytest.fail("played"))
     check_env(probes.chain())
     with pytest.raises(pytest.fail.Exception):
         check_env(probes.masked())

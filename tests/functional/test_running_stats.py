@@ -9,16 +9,14 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
+from purejaxppo.analysis.aggregate import bootstrap_interval, iqm
+from purejaxppo.functional.episode_stats import init_episode_stats, summarize_episodes
 from purejaxppo.functional.running_stats import (
-    bootstrap_interval,
-    init_episode_stats,
     init_moments,
     init_reward_scaler,
-    iqm,
     merge_moments,
     normalize,
     scale_rewards,
-    summarize_episodes,
     update_moments,
 )
 

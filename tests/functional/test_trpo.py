@@ -9,7 +9,8 @@ import numpy as np
 import oracle
 import pytest
 
-from purejaxppo.functional import trpo as tr
+from purejaxppo._util import trees
+from purejaxppo.functional import kl_control, trpo
 
 INF = jnp.inf
 
@@ -57,7 +58,7 @@ SCALE_TABLE = [(0.0, 1.5), (0.49, 1.5), (0.51, 1), (1.0, 1), (1.99, 1), (2.01, 1
 @pytest.mark.parametrize(("kl", "factor"), BETA_TABLE)
 def test_C7_eq08_adaptive_beta_doubles_halves_or_stays(kl, factor, beta):
     target = 0.016
-    out = tr.adaptive_beta(jnp.float32(beta), jnp.float32(kl * target), target)
+    out = kl_control.adaptive_beta(jnp.float32(beta), jnp.float32(kl * target), target)
     np.testing.assert_array_equal(bits(out), bits(np.float32(beta) * factor))
 
 
@@ -65,13 +66,13 @@ def test_C7_beta_moves_against_the_kl():
     """The inverted factor would run away: here KL = 0.1/β, and the controller settles where KL is the target."""
     beta = jnp.float32(100.0)
     for _ in range(30):
-        beta = tr.adaptive_beta(beta, 0.1 / beta, 0.01)
+        beta = kl_control.adaptive_beta(beta, 0.1 / beta, 0.01)
     assert 10 / 1.5 <= float(beta) <= 10 * 1.5
 
 
 @pytest.mark.parametrize(("kl", "factor"), SCALE_TABLE)
 def test_adaptive_scale_shrinks_when_the_kl_is_high_and_grows_when_it_is_low(kl, factor):
-    out = tr.adaptive_scale(jnp.float32(0.7), jnp.float32(kl * 0.01), 0.01, 0.01, 10.0)
+    out = kl_control.adaptive_scale(jnp.float32(0.7), jnp.float32(kl * 0.01), 0.01, 0.01, 10.0)
     np.testing.assert_allclose(out, 0.7 * factor, rtol=1e-6)
     if factor == 1:
         np.testing.assert_array_equal(bits(out), bits(0.7))
@@ -79,30 +80,30 @@ def test_adaptive_scale_shrinks_when_the_kl_is_high_and_grows_when_it_is_low(kl,
 
 def test_adaptive_scale_stays_in_its_range():
     high, low = jnp.float32(1.9), jnp.float32(0.11)
-    np.testing.assert_allclose(tr.adaptive_scale(high, 0.0, 0.01, 0.1, 2.0), 2.0)
-    np.testing.assert_allclose(tr.adaptive_scale(low, 1.0, 0.01, 0.1, 2.0), 0.1)
+    np.testing.assert_allclose(kl_control.adaptive_scale(high, 0.0, 0.01, 0.1, 2.0), 2.0)
+    np.testing.assert_allclose(kl_control.adaptive_scale(low, 1.0, 0.01, 0.1, 2.0), 0.1)
 
 
 def test_adaptive_beta_never_runs_out_to_zero_or_infinity():
     down = up = jnp.float32(1.0)
     for _ in range(200):
-        down, up = tr.adaptive_beta(down, 0.0, 0.01), tr.adaptive_beta(up, 1.0, 0.01)
-    assert (float(down), float(up)) == pytest.approx(tr.BETA_RANGE)
+        down, up = kl_control.adaptive_beta(down, 0.0, 0.01), kl_control.adaptive_beta(up, 1.0, 0.01)
+    assert (float(down), float(up)) == pytest.approx(kl_control.BETA_RANGE)
 
 
 def test_infinite_target_leaves_every_number_bitwise_alone(run):
     """Every KL with every number, those out of range too."""
     grid = np.meshgrid([0.0, 1e-3, 5.0, np.inf, np.nan], [0.0, 1e-30, 0.3, 1e9])
     kl, value = (np.float32(x.ravel()) for x in grid)
-    control = tr.Control(value, 3 * value, 5 * value)
-    out = run(lambda control, kl: tr.update_control(control, kl, H()), control, kl)
+    control = kl_control.Control(value, 3 * value, 5 * value)
+    out = run(lambda control, kl: kl_control.update_control(control, kl, H()), control, kl)
     for x, y in zip(out, control, strict=True):
         np.testing.assert_array_equal(bits(x), bits(y))
 
 
 def test_nan_kl_leaves_every_number_bitwise_alone():
-    control = tr.Control(jnp.float32(0.3), jnp.float32(0.7), jnp.float32(1.1))
-    out = tr.update_control(control, jnp.float32(np.nan), H(1, 1, 1, 0.01, 0.01, 0.01))
+    control = kl_control.Control(jnp.float32(0.3), jnp.float32(0.7), jnp.float32(1.1))
+    out = kl_control.update_control(control, jnp.float32(np.nan), H(1, 1, 1, 0.01, 0.01, 0.01))
     np.testing.assert_array_equal(bits(out), bits(control))
 
 
@@ -118,25 +119,25 @@ def test_nan_kl_leaves_every_number_bitwise_alone():
 )
 def test_each_control_obeys_its_own_target(run, targets, expected):
     h = H(3e-4, 0.2, 1.0, *targets)
-    control = tr.init_control(h)
+    control = kl_control.init_control(h)
     assert all(x.dtype == jnp.float32 and x.shape == () for x in control)
-    out = run(lambda control, kl: tr.update_control(control, kl, h), control, jnp.float32(0.1))
+    out = run(lambda control, kl: kl_control.update_control(control, kl, h), control, jnp.float32(0.1))
     np.testing.assert_allclose(out, expected, rtol=1e-6)
 
 
 def test_apply_control_scales_learning_rate_and_clip_range(run):
     h = H(3e-4, 0.2, 5.0, beta_target_kl=0.01)
-    control = tr.Control(jnp.float32(0.25), jnp.float32(0.5), jnp.float32(1.5))
-    out = run(lambda c: tr.apply_control(c, h), control)
+    control = kl_control.Control(jnp.float32(0.25), jnp.float32(0.5), jnp.float32(1.5))
+    out = run(lambda c: kl_control.apply_control(c, h), control)
     np.testing.assert_allclose((out.learning_rate, out.clip_eps, out.beta), (1.5e-4, 0.3, 0.25), rtol=1e-6)
 
 
 def test_apply_control_is_bitwise_nothing_when_all_is_off(run):
     h = H(jnp.float32(3e-4), jnp.float32(0.2), jnp.float32(5.0))
-    out = run(lambda h: tr.apply_control(tr.init_control(h), h), h)
+    out = run(lambda h: kl_control.apply_control(kl_control.init_control(h), h), h)
     np.testing.assert_array_equal(bits(out), bits(h))
     # A fixed β is the one of the hyperparameters, also when they change during a run.
-    later = tr.apply_control(tr.init_control(h), h._replace(beta=jnp.float32(7.0)))
+    later = kl_control.apply_control(kl_control.init_control(h), h._replace(beta=jnp.float32(7.0)))
     assert float(later.beta) == 7.0
 
 
@@ -144,8 +145,8 @@ def test_controls_under_vmap_go_their_own_ways():
     """Three seeds with three KLs and three targets, one of them off."""
     h = H(beta_target_kl=jnp.asarray([0.01, 0.01, INF]), lr_target_kl=jnp.asarray([INF, 0.01, 0.01]))
     axes = H(None, None, None, 0, 0, None)
-    control = jax.vmap(tr.init_control, in_axes=(axes,), axis_size=3)(h)
-    out = jax.jit(jax.vmap(tr.update_control, in_axes=(0, 0, axes)))(control, jnp.asarray([0.1, 0.001, 0.1]), h)
+    control = jax.vmap(kl_control.init_control, in_axes=(axes,), axis_size=3)(h)
+    out = jax.jit(jax.vmap(kl_control.update_control, in_axes=(0, 0, axes)))(control, jnp.asarray([0.1, 0.001, 0.1]), h)
     np.testing.assert_allclose(out.beta, [2.0, 0.5, 1.0])
     np.testing.assert_allclose(out.lr_scale, [1.0, 1.5, 1 / 1.5])
     np.testing.assert_allclose(out.clip_scale, 1.0)
@@ -156,7 +157,7 @@ def test_controls_under_vmap_go_their_own_ways():
 
 def test_should_stop_is_strict_and_for_good(run):
     def history(kls, kappa):
-        stop = lambda stopped, kl: (tr.should_stop(stopped, kl, kappa),) * 2  # noqa: E731
+        stop = lambda stopped, kl: (kl_control.should_stop(stopped, kl, kappa),) * 2  # noqa: E731
         return jax.lax.scan(stop, jnp.zeros((), bool), kls)[1]
 
     kls = jnp.asarray([0.0, 0.02, 0.021, 0.0, 0.5])
@@ -176,9 +177,9 @@ def test_select_leaves_trees_bitwise_unchanged():
             for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True)
         )
 
-    assert same(tr.select(jnp.bool_(False), new, old), old)
-    assert same(tr.select(jnp.bool_(True), new, old), new)
-    lanes = jax.jit(jax.vmap(tr.select, in_axes=(0, None, None)))(jnp.asarray([False, True]), new, old)
+    assert same(trees.tree_where(jnp.bool_(False), new, old), old)
+    assert same(trees.tree_where(jnp.bool_(True), new, old), new)
+    lanes = jax.jit(jax.vmap(trees.tree_where, in_axes=(0, None, None)))(jnp.asarray([False, True]), new, old)
     assert same(jax.tree.map(lambda x: x[0], lanes), old)
     assert same(jax.tree.map(lambda x: x[1], lanes), new)
 
@@ -215,7 +216,7 @@ def exact_fisher_and_gradient():
 @functools.cache
 def compiled_step(backtracks):
     params, surrogate, kl = problem()
-    step = jax.jit(lambda p, delta, damping: tr.trpo_step(p, surrogate, kl, delta, damping, 20, backtracks))
+    step = jax.jit(lambda p, delta, damping: trpo.trpo_step(p, surrogate, kl, delta, damping, 20, backtracks))
     return params, step
 
 
@@ -234,7 +235,7 @@ def test_eq06_hessian_of_the_mean_kl_is_the_fisher_matrix(run):
 
     def product(v):
         vector = {"theta": v, "unused": jnp.ones(2)}
-        return tr.fisher_vector_product(kl, params, vector)["theta"]
+        return trpo.fisher_vector_product(kl, params, vector)["theta"]
 
     columns = [np.asarray(run(product, e.reshape(shape))).ravel() for e in np.eye(expected.shape[0], dtype=np.float32)]
     np.testing.assert_allclose(np.stack(columns, axis=1), expected, atol=1e-6)
@@ -296,7 +297,7 @@ def test_eq06_no_acceptable_step_leaves_parameters_bitwise_unchanged(spoiled):
         "no_minimum": lambda p: -kl(p),
     }
     surrogate_fn, kl_fn = surrogates.get(spoiled, surrogate), kls.get(spoiled, kl)
-    step = lambda delta: tr.trpo_step(params, surrogate_fn, kl_fn, delta, 1.0)  # noqa: E731
+    step = lambda delta: trpo.trpo_step(params, surrogate_fn, kl_fn, delta, 1.0)  # noqa: E731
     new, info = jax.jit(jax.vmap(step))(jnp.asarray([0.1, 0.01]))
     for name, x in new.items():
         np.testing.assert_array_equal(bits(x), bits(jnp.stack([params[name]] * 2)))
@@ -312,7 +313,7 @@ def test_eq06_line_search_halves_where_the_surrogate_does_not_gain():
     assert float(full.step_fraction) == 1.0
     near = float(full.improvement) * 0.35
     capped = lambda p: jnp.where(surrogate(p) > near, -1.0, surrogate(p))  # noqa: E731
-    _, info = jax.jit(lambda p: tr.trpo_step(p, capped, kl, 0.01, 0.1, 20))(params)
+    _, info = jax.jit(lambda p: trpo.trpo_step(p, capped, kl, 0.01, 0.1, 20))(params)
     assert float(info.step_fraction) == 0.25
     assert 0 < float(info.improvement) <= near
 
@@ -321,7 +322,7 @@ def test_eq06_delta_and_damping_under_vmap_match_single_calls():
     params, surrogate, kl = problem()
     deltas = jnp.asarray([1e-3, 1e-2, 5e-2])
     dampings = jnp.asarray([1e-3, 1e-1, 0.0])
-    one = jax.jit(lambda delta, damping: tr.trpo_step(params, surrogate, kl, delta, damping))
+    one = jax.jit(lambda delta, damping: trpo.trpo_step(params, surrogate, kl, delta, damping))
     many_params, many = jax.vmap(one)(deltas, dampings)
     for i in range(3):
         single_params, single = one(deltas[i], dampings[i])
@@ -342,7 +343,7 @@ def test_eq06_improvement_is_monotone_on_the_tabular_mdp_and_reaches_the_optimum
         def kl(p):
             return jnp.sum(weight * (old - jax.nn.log_softmax(p)))
 
-        return tr.trpo_step(theta, surrogate, kl, 0.02, 1e-4, 20)
+        return trpo.trpo_step(theta, surrogate, kl, 0.02, 1e-4, 20)
 
     while (not returns or returns[-1] < 0.99 * optimum) and len(returns) < 100:
         pi = oracle.softmax(theta)

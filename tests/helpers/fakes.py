@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from purejaxppo.cli import main
 from purejaxppo.functional.running_stats import init_moments
 from purejaxppo.metrics import Metrics
+from purejaxppo.training import runs
 from purejaxppo.types import Algorithm
 
 
@@ -51,5 +52,5 @@ def fake_algorithm(config, env=None, cost: int = 0, bad_update: int = -1, bad_va
 
 if __name__ == "__main__":
     cost = int(float(sys.argv[1]))
-    main.build = lambda run, problems=(), source="": fake_algorithm(run.config, cost=cost)
+    runs.build = lambda run, problems=(), source="": fake_algorithm(run.config, cost=cost)
     sys.exit(main.main(sys.argv[2:]))

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from purejaxppo.distributions import Categorical, DiagonalGaussian
-from purejaxppo.envs.conformance import Env
+from purejaxppo.envs.protocol import Env
 from purejaxppo.envs.spaces import Discrete
-from purejaxppo.networks.actor_critic import Network
+from purejaxppo.networks.protocol import Network
 
 
 def bias(b: jax.Array, x: jax.Array) -> jax.Array:

@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purejaxppo.envs.conformance import Env, TimeStep, auto_reset
+from purejaxppo.envs.auto_reset import auto_reset
+from purejaxppo.envs.protocol import Env, TimeStep
 from purejaxppo.envs.spaces import Box, Discrete, MultiDiscrete, Space, box
-from purejaxppo.envs.wrappers.observations import time_limit
+from purejaxppo.envs.wrappers.episodes import time_limit
 
 # For tests that run a program once: compiling takes a third of the time.
 quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})

@@ -12,12 +12,14 @@ from nets import ACTIONS, OBSERVATIONS, env_of, params_of, sample_block
 from probes import masked, quick_jit, reward_by_many_actions, reward_by_mixed_action
 
 from purejaxppo import ppo
-from purejaxppo.config.checks import Config, ConfigError, Hyperparams, NetworkConfig
+from purejaxppo.config.errors import ConfigError
+from purejaxppo.config.schema import Config, Hyperparams, NetworkConfig
 from purejaxppo.distributions import Categorical, DiagonalGaussian
 from purejaxppo.envs.spaces import Box, Discrete, MultiDiscrete, box, encode, sample_space
-from purejaxppo.networks.actor_critic import Network, from_module, make_network, mlp
+from purejaxppo.networks.actor_critic import from_module, make_network, mlp
 from purejaxppo.networks.encoders import PatchConvolution, to_inputs
 from purejaxppo.networks.policy_heads import Shaped
+from purejaxppo.networks.protocol import Network
 from purejaxppo.networks.recurrent import CELLS
 
 KINDS = ("mlp", "cnn", "gru", "lstm", "lru")
@@ -51,7 +53,7 @@ def check_shapes(env, config):
     network = make_network(env, config)
 
     def run(key, obs):
-        carry, (init_key, action_key) = network.initial_carry(N), jax.random.split(key)
+        carry, (init_key, action_key) = network.initial_rnn_state(N), jax.random.split(key)
         next_carry, distribution, value = network.apply(network.init(init_key), carry, obs, jnp.zeros((T, N), bool))
         action = distribution.sample(action_key)
         scalars = (value, distribution.log_prob(action), distribution.entropy(), distribution.kl(distribution))
@@ -121,7 +123,7 @@ def test_images_are_stored_in_bytes_in_the_rollout():
     env = env_of(OBSERVATIONS["uint8 image"], Discrete(3))
     algo = ppo.make_ppo(env, make_network(env, small(kind="cnn")), Config(num_envs=N, num_steps=4, num_minibatches=1))
     state = jax.eval_shape(algo.init, jax.random.key(0), Hyperparams())
-    _, rollout = jax.eval_shape(partial(ppo.collect, algo.update.args[0]), state, jax.random.key(1))
+    _, rollout = jax.eval_shape(partial(ppo.collect_rollout, algo.update.args[0]), state, jax.random.key(1))
     assert rollout.obs.dtype == rollout.final_obs.dtype == jnp.uint8
 
 
@@ -222,7 +224,7 @@ def test_a_cnn_in_front_of_a_memory(kind):
     layers, reset = params["params"], jnp.asarray([[True, False], [False, False], [False, True]])
     x = np.maximum(slow_convolution(layers["shared_conv0_0"], np.float64(obs) / 255, 1), 0)
     x = np.maximum(dense(layers["shared_0"], x.reshape(T, N, -1)), 0)
-    cell, carry = CELLS[kind](4), network.initial_carry(N)
+    cell, carry = CELLS[kind](4), network.initial_rnn_state(N)
     memory, x = cell.apply({"params": layers[f"shared_{kind}"]}, carry["shared"], jnp.asarray(x, jnp.float32), reset)
     after, distribution, value = quick_jit(network.apply)(params, carry, obs, reset)
     for a, b in zip(jax.tree.leaves(after["shared"]), jax.tree.leaves(memory), strict=True):
@@ -257,8 +259,8 @@ def operations(network, obs):
 
 
 def test_the_default_network_is_nothing_but_products_sums_and_tanh(monkeypatch):
-    monkeypatch.setattr("purejaxppo.dense.FEW_ROWS", 0)  # else the heads are a product for each column,
-    monkeypatch.setattr("purejaxppo.dense.FEW_ENVS", 0)  # and the first layers a sum
+    monkeypatch.setattr("purejaxppo.networks.dense.FEW_ROWS", 0)  # else the heads are a product for each column,
+    monkeypatch.setattr("purejaxppo.networks.dense.FEW_ENVS", 0)  # and the first layers a sum
     env = env_of(box(-1, 1, (3,)), Discrete(4))
     names = [name for name, _ in operations(mlp(env), lead(env.observation_space, T, N))]
     assert names.count("dot_general") == 6
@@ -429,7 +431,7 @@ def test_actor_and_critic_read_only_their_own_observation(kind):
 
     def outputs(x, critic):
         obs = {"actor": {"x": x, "action_mask": mask}, "critic": critic}
-        _, distribution, value = network.apply(params, network.initial_carry(N), obs, jnp.zeros((T, N), bool))
+        _, distribution, value = network.apply(params, network.initial_rnn_state(N), obs, jnp.zeros((T, N), bool))
         return distribution.logits[..., ::2], value
 
     jacobians = quick_jit(jax.jacrev(outputs, argnums=(0, 1)))(uniforms(rng, T, N, 3), uniforms(rng, T, N, 4))
@@ -495,8 +497,8 @@ def test_bfloat16_is_of_the_layers_only(kind):
 
     @quick_jit
     def run(params):
-        outputs = [n.apply(params, n.initial_carry(N), obs, jnp.zeros((T, N), bool)) for n in networks]
-        loss = lambda params, n: jnp.sum(n.apply(params, n.initial_carry(N), obs, jnp.zeros((T, N), bool))[2])  # noqa: E731
+        outputs = [n.apply(params, n.initial_rnn_state(N), obs, jnp.zeros((T, N), bool)) for n in networks]
+        loss = lambda params, n: jnp.sum(n.apply(params, n.initial_rnn_state(N), obs, jnp.zeros((T, N), bool))[2])  # noqa: E731
         return outputs, jax.grad(loss)(params, networks[1])
 
     (exact, rough), grads = run(params)
@@ -509,8 +511,8 @@ def test_bfloat16_is_of_the_layers_only(kind):
 
 
 def test_bfloat16_products_except_those_of_the_heads(monkeypatch):
-    monkeypatch.setattr("purejaxppo.dense.FEW_ROWS", 0)  # else the heads are a product for each column,
-    monkeypatch.setattr("purejaxppo.dense.FEW_ENVS", 0)  # and the first layers a sum
+    monkeypatch.setattr("purejaxppo.networks.dense.FEW_ROWS", 0)  # else the heads are a product for each column,
+    monkeypatch.setattr("purejaxppo.networks.dense.FEW_ENVS", 0)  # and the first layers a sum
     env = env_of(box(-1, 1, (3,)), Discrete(4))
     found = operations(mlp(env, compute_dtype="bfloat16"), lead(env.observation_space, T, N))
     dtypes = [dtype for name, dtype in found if name == "dot_general"]
@@ -597,8 +599,8 @@ def test_the_first_ratio_is_one(env, options):
     @quick_jit
     def run(params, key):
         state = algo.init(key, Hyperparams())._replace(params=params)
-        _, rollout = ppo.collect(algo.update.args[0], state, state.key)
-        _, distribution, _ = network.apply(params, (), rollout.obs, rollout.reset)
+        _, rollout = ppo.collect_rollout(algo.update.args[0], state, state.key)
+        _, distribution, _ = network.apply(params, (), rollout.obs, rollout.is_first)
         return rollout.distribution.log_prob(rollout.action), distribution.log_prob(rollout.action), rollout
 
     old, new, rollout = run(params_of(network), jax.random.key(0))
@@ -681,7 +683,7 @@ def own(num_logits=4, squeeze=True, carry=lambda c: c, start=lambda n: ()):
 def test_a_network_that_does_not_fit_is_refused_with_what_is_wrong(faults, message):
     env = env_of(box(-1, 1, (2,)), Discrete(4))
     config = Config(num_envs=2, num_steps=4, num_minibatches=2)
-    assert ppo.make_ppo(env, own(), config).network.initial_carry(3) == ()
+    assert ppo.make_ppo(env, own(), config).network.initial_rnn_state(3) == ()
     with pytest.raises(ValueError, match=message):
         ppo.make_ppo(env, own(**faults), config)
 

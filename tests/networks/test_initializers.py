@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import purejaxppo as pp
-from purejaxppo.networks.initializers import drawn_together, gram_schmidt, orthogonal
+from purejaxppo.networks.initializers import batched_init, gram_schmidt, orthogonal
 
 
 @pytest.mark.parametrize("shape", [(4, 64), (64, 64), (64, 2), (256, 17), (3, 3, 4, 16), (1, 1), (7, 1), (1, 7)])
@@ -51,7 +51,7 @@ def test_vmapped_init_has_no_batched_lapack_call(key):
 def test_matrices_drawn_together_are_as_uniform_and_as_independent_as_those_drawn_apart(key):
     """Two 2 x 2 matrices and a 3 x 2 one: orthonormal, entries of mean 0 and second moment 1/m, uncorrelated."""
     shapes = {"a": (2, 2), "b": (3, 2), "c": (2, 2)}
-    init = drawn_together(lambda key: {name: orthogonal()(key, shape) for name, shape in shapes.items()})
+    init = batched_init(lambda key: {name: orthogonal()(key, shape) for name, shape in shapes.items()})
     for _ in range(2):  # traced anew, and from what eval_shape remembers
         q = jax.vmap(init)(jax.random.split(key.copy(), 20_000))
     for name, (rows, columns) in shapes.items():
@@ -67,7 +67,7 @@ def test_matrices_drawn_together_are_as_uniform_and_as_independent_as_those_draw
 def test_matrices_drawn_together_are_each_the_q_of_its_own_numbers(key):
     """Those with as many rows go through one loop, padded; each must come out as it would alone, in its own shape."""
     shapes = [(6, 6), (6, 1), (9, 4), (6, 3), (6, 6)]
-    ours = drawn_together(lambda key: [orthogonal()(key, shape) for shape in shapes])(key.copy())
+    ours = batched_init(lambda key: [orthogonal()(key, shape) for shape in shapes])(key.copy())
     numbers = np.asarray(jax.random.normal(jax.random.split(key)[1], (36 + 36 + 6 + 36 + 18,)))
     ends = {0: (0, 36), 4: (36, 72), 1: (72, 78), 2: (78, 114), 3: (114, 132)}  # equal shapes next to each other
     for i, shape in enumerate(shapes):
@@ -83,7 +83,7 @@ def test_a_column_of_zeros_stays_one_and_is_no_nan(key):
 
 
 def test_without_matrices_there_is_nothing_to_draw(key):
-    assert drawn_together(lambda key: jax.random.uniform(key, (3,)))(key).shape == (3,)
+    assert batched_init(lambda key: jax.random.uniform(key, (3,)))(key).shape == (3,)
 
 
 @pytest.mark.parametrize(("kind", "square"), [("mlp", 2), ("lstm", 18)])

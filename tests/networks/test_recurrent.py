@@ -10,13 +10,15 @@ from nets import env_of, params_of, sample_block
 from probes import quick_jit, scripted
 
 from purejaxppo import ppo
-from purejaxppo.batching.burn_in import start_carry
-from purejaxppo.batching.shuffles import first, to_sequences
-from purejaxppo.config.checks import Config, Hyperparams, NetworkConfig
+from purejaxppo._util.trees import drop_time_axis
+from purejaxppo.batching.burn_in import start_rnn_state
+from purejaxppo.batching.sequences import to_sequences
+from purejaxppo.config.schema import Config, Hyperparams, NetworkConfig
 from purejaxppo.distributions import Categorical
-from purejaxppo.envs.conformance import Env, TimeStep
+from purejaxppo.envs.protocol import Env, TimeStep
 from purejaxppo.envs.spaces import Discrete, box
-from purejaxppo.networks.actor_critic import Network, make_network, mlp
+from purejaxppo.networks.actor_critic import make_network, mlp
+from purejaxppo.networks.protocol import Network
 from purejaxppo.networks.recurrent import GRU, LRU, LSTM
 from purejaxppo.training.evaluation import evaluate
 from purejaxppo.training.loop import as_traced
@@ -43,7 +45,7 @@ def case(kind):
 
 def some_carry(network, scale=1.0):
     rng = np.random.default_rng(5)
-    return jax.tree.map(lambda x: jnp.asarray(scale * rng.normal(size=x.shape), x.dtype), network.initial_carry(N))
+    return jax.tree.map(lambda x: jnp.asarray(scale * rng.normal(size=x.shape), x.dtype), network.initial_rnn_state(N))
 
 
 def flags(*rows):
@@ -72,7 +74,7 @@ def step_by_step(apply, params, carry, obs, reset):
     for t in range(len(reset)):
         carry, *out = apply(params, carry, obs[t : t + 1], jnp.asarray(reset[t : t + 1]))
         carries.append(carry)
-        outputs.append(first(tuple(out)))
+        outputs.append(drop_time_axis(tuple(out)))
     return carries, jax.tree.map(lambda *x: jnp.stack(x), *outputs)
 
 
@@ -99,7 +101,7 @@ def test_replay_of_sequences_is_the_rollout_for_every_length(kind, length):
     carries, outputs = step_by_step(apply, params, some_carry(network), OBS, reset)
     stored = jax.tree.map(lambda *x: jnp.stack(x), *carries[:-1])  # [T, N, ...]
     cut = partial(jax.tree.map, lambda x: to_sequences(jnp.asarray(x), length))
-    _, *found = apply(params, first(cut(stored)), cut(OBS), cut(reset))
+    _, *found = apply(params, drop_time_axis(cut(stored)), cut(OBS), cut(reset))
     assert_close(tuple(found), cut(outputs))
 
 
@@ -111,7 +113,7 @@ def test_a_reset_empties_the_carry(kind):
     since = jax.tree.map(lambda x: x[3:, ::2], apply(params, some_carry(network), OBS, jnp.asarray(reset))[1:])
     others = apply(params, some_carry(network, 1e4), OBS, jnp.asarray(reset))[1:]
     assert_close(since, jax.tree.map(lambda x: x[3:, ::2], others), atol=0.0)
-    fresh = step_by_step(apply, params, network.initial_carry(N), OBS[3:], np.zeros((T - 3, N), bool))[1]
+    fresh = step_by_step(apply, params, network.initial_rnn_state(N), OBS[3:], np.zeros((T - 3, N), bool))[1]
     assert_close(since, jax.tree.map(lambda x: x[:, ::2], fresh), atol=1e-6)
     fresh = jax.tree.map(lambda x: x[:, 1], fresh)  # environment 1 has no reset and still remembers
     assert np.abs(others[1][3:, 1] - fresh[1]).max() > 1e-3
@@ -152,9 +154,9 @@ def test_permuting_environments_permutes_outputs(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_actor_and_critic_remember_apart_unless_they_share_a_torso(kind):
-    assert set(network_of(kind).initial_carry(1)) == {"actor", "critic"}
+    assert set(network_of(kind).initial_rnn_state(1)) == {"actor", "critic"}
     network = network_of(kind, shared=True)
-    assert set(network.initial_carry(1)) == {"shared"}
+    assert set(network.initial_rnn_state(1)) == {"shared"}
     layers = jax.eval_shape(network.init, jax.random.key(0))["params"]
     assert set(layers) == {"shared_0", f"shared_{kind}", "policy", "value"}
 
@@ -228,7 +230,9 @@ def test_initial_cells_are_orthogonal_and_remember(key):
 
     @quick_jit
     def init(keys):
-        return {k: c.init(keys[i], c.initial_carry(1), x, reset)["params"] for i, (k, c) in enumerate(cells.items())}
+        return {
+            k: c.init(keys[i], c.initial_rnn_state(1), x, reset)["params"] for i, (k, c) in enumerate(cells.items())
+        }
 
     params = jax.tree.map(np.float64, init(keys))
     for kind, gates in (("gru", 3), ("lstm", 4)):
@@ -247,7 +251,7 @@ def test_initial_cells_are_orthogonal_and_remember(key):
 def test_lru_stays_stable_far_from_where_it_starts():
     """|λ| ≤ 1 and a finite gain at every radius from 0 to 1, so a long block cannot blow up."""
     module, length = LRU(4), 200
-    carry, x, reset = module.initial_carry(1), jnp.ones((length, 1, D)), jnp.zeros((length, 1), bool)
+    carry, x, reset = module.initial_rnn_state(1), jnp.ones((length, 1, D)), jnp.zeros((length, 1), bool)
     params = params_of(network_like(module, carry, x, reset))["params"] | {"nu": jnp.asarray([-80.0, -20.0, 0.0, 5.0])}
 
     def size(params):
@@ -293,13 +297,13 @@ def test_permuting_environments_permutes_targets_and_leaves_the_gradient(kind):
     parts, h, params = algo.update.args[0], as_traced(None), params_of(network)
 
     def batch_and_gradient(state, rollout):
-        batch = ppo.make_batch(parts, params, state=state, rollout=rollout, h=h)
+        batch = ppo.compute_targets(parts, params, state=state, rollout=rollout, h=h)
         return batch, jax.grad(ppo.loss, has_aux=True)(params, parts, batch, h)[0]
 
     @quick_jit
     def both(key):
         state = algo.init(key, h)._replace(params=params)
-        state, rollout = ppo.collect(parts, state, state.key)
+        state, rollout = ppo.collect_rollout(parts, state, state.key)
         moved = {name: jax.tree.map(lambda x: x[order], getattr(state, name)) for name in ("obs", "carry", "reset")}
         other = jax.tree.map(lambda x: x[:, order], rollout)
         return batch_and_gradient(state, rollout), batch_and_gradient(state._replace(**moved), other)
@@ -322,9 +326,9 @@ def burnt_in(kind, burn_in, params=None):
     @quick_jit
     def run(of_rollout, params, key):
         state = algo.init(key, h)._replace(params=of_rollout)
-        after, rollout = ppo.collect(parts, state, state.key)
-        batch = ppo.make_batch(parts, of_rollout, state=after, rollout=rollout, h=h)
-        return start_carry(network.apply, params, batch.carry, batch.lead_in), batch, rollout
+        after, rollout = ppo.collect_rollout(parts, state, state.key)
+        batch = ppo.compute_targets(parts, of_rollout, state=after, rollout=rollout, h=h)
+        return start_rnn_state(network.apply, params, batch.rnn_state, batch.burn_in), batch, rollout
 
     return run(of_rollout, of_rollout if params is None else params, jax.random.key(4))
 
@@ -334,11 +338,11 @@ def burnt_in(kind, burn_in, params=None):
 def test_a_burn_in_at_unchanged_parameters_leads_to_the_stored_carry(kind, burn_in):
     """Also where a lead-in has a reset in it: episodes end after five steps on average."""
     start, batch, rollout = burnt_in(kind, burn_in)
-    assert batch.lead_in.reset.shape == (burn_in, 8)
-    assert batch.lead_in.reset[:, 4:].any()
-    assert_close(start, first(batch.carry))
-    np.testing.assert_array_equal(batch.lead_in.known[0], [False] * 4 + [True] * 4)
-    np.testing.assert_array_equal(batch.lead_in.obs[:, 4:], rollout.obs[4 - burn_in : 4])
+    assert batch.burn_in.is_first.shape == (burn_in, 8)
+    assert batch.burn_in.is_first[:, 4:].any()
+    assert_close(start, drop_time_axis(batch.rnn_state))
+    np.testing.assert_array_equal(batch.burn_in.known[0], [False] * 4 + [True] * 4)
+    np.testing.assert_array_equal(batch.burn_in.obs[:, 4:], rollout.obs[4 - burn_in : 4])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -347,9 +351,9 @@ def test_a_burn_in_at_new_parameters_is_read_again_from_the_carry_before_it(kind
     network = network_of(kind)
     new = params_of(network, seed=1)
     start, batch, rollout = burnt_in(kind, 3, new)
-    before = jax.tree.map(lambda x: x[1], rollout.carry)
-    expected = quick_jit(network.apply)(new, before, rollout.obs[1:4], rollout.reset[1:4])[0]
-    for x, stored, fresh in zip(*map(jax.tree.leaves, (start, batch.carry, expected)), strict=True):
+    before = jax.tree.map(lambda x: x[1], rollout.rnn_state)
+    expected = quick_jit(network.apply)(new, before, rollout.obs[1:4], rollout.is_first[1:4])[0]
+    for x, stored, fresh in zip(*map(jax.tree.leaves, (start, batch.rnn_state, expected)), strict=True):
         np.testing.assert_array_equal(x[:4], stored[0, :4])
         np.testing.assert_allclose(x[4:], fresh, atol=1e-5)
         assert np.abs(x[4:] - stored[0, 4:]).max() > 1e-2
@@ -361,7 +365,7 @@ def test_no_gradient_goes_through_a_burn_in():
     _, batch, _ = burnt_in("gru", 3)
 
     def size(params):
-        carry = start_carry(network.apply, params, batch.carry, batch.lead_in)
+        carry = start_rnn_state(network.apply, params, batch.rnn_state, batch.burn_in)
         return sum(jnp.sum(x**2) for x in jax.tree.leaves(carry))
 
     value, gradient = quick_jit(jax.value_and_grad(size))(params)
@@ -415,7 +419,7 @@ def test_truncated_states_are_valued_by_a_memory_of_their_own_episode(kind):
     @quick_jit
     def run(params, key):
         state = algo.init(key, Hyperparams())._replace(params=params)
-        state, rollout = ppo.collect(algo.update.args[0], state, state.key)
+        state, rollout = ppo.collect_rollout(algo.update.args[0], state, state.key)
         return rollout, ppo.state_values(algo.update.args[0], params, state, rollout)
 
     params = params_of(network)
@@ -428,7 +432,9 @@ def test_truncated_states_are_valued_by_a_memory_of_their_own_episode(kind):
         for t in range(CONFIG.num_steps):
             episode = np.concatenate([rollout.obs[start : t + 1, n], rollout.final_obs[t, n][None]])
             episode = np.concatenate([episode, np.zeros((CONFIG.num_steps + 1 - len(episode), 2), np.float32)])[:, None]
-            fresh = apply(params, network.initial_carry(1), jnp.asarray(episode), jnp.zeros((len(episode), 1), bool))[2]
+            fresh = apply(
+                params, network.initial_rnn_state(1), jnp.asarray(episode), jnp.zeros((len(episode), 1), bool)
+            )[2]
             np.testing.assert_allclose(values[t, n], fresh[t - start, 0], atol=1e-5)
             if not rollout.terminated[t, n]:
                 np.testing.assert_allclose(next_values[t, n], fresh[t - start + 1, 0], atol=1e-5)
@@ -460,16 +466,16 @@ def test_the_carry_stored_is_that_before_the_step_and_resets_come_on_time(termin
     env = scripted(terminate_at, truncate_at, random_start=False)
     algo = ppo.make_ppo(env, counting(env), CONFIG)
     state = algo.init(jax.random.key(0), Hyperparams())
-    _, rollout = quick_jit(partial(ppo.collect, algo.update.args[0]))(state, jax.random.key(1))
+    _, rollout = quick_jit(partial(ppo.collect_rollout, algo.update.args[0]))(state, jax.random.key(1))
     done = np.asarray(rollout.terminated | rollout.truncated)
     assert done.any()
     expected_reset = np.concatenate([np.ones((1, 4), bool), done[:-1]])
-    np.testing.assert_array_equal(rollout.reset, expected_reset)
+    np.testing.assert_array_equal(rollout.is_first, expected_reset)
     carry, count = np.zeros((8, 4), int), np.full(4, 77)
     for t in range(8):
         carry[t] = count
         count = np.where(expected_reset[t], 0, count) + 1
-    np.testing.assert_array_equal(rollout.carry, carry)
+    np.testing.assert_array_equal(rollout.rnn_state, carry)
     counts = np.asarray(rollout.obs[..., 1]).astype(int)  # the environment counts, too
     np.testing.assert_array_equal(rollout.action, counts % 5)
 

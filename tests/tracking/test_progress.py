@@ -7,7 +7,8 @@ import re
 import pytest
 from rich.console import Console
 
-from purejaxppo.tracking.progress import LINES, Meter, Report, display, duration, line, short
+from purejaxppo._util.text import duration, short
+from purejaxppo.tracking.progress import LINES, Meter, Report, display, line
 
 
 def row(timesteps, wall_time, num_episodes=1.0, episode_return_mean=0.0, kl=0.0):

@@ -8,7 +8,7 @@ from probes import endless, reward_by_action, scripted
 
 import purejaxppo as pp
 from purejaxppo import Config
-from purejaxppo.envs.conformance import Env, TimeStep
+from purejaxppo.envs.protocol import Env, TimeStep
 from purejaxppo.envs.spaces import Discrete, box
 
 CONFIG = Config(num_envs=2, num_steps=4, num_epochs=1, num_minibatches=1, total_timesteps=8)

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from purejaxppo._util.files import write_atomic
 from purejaxppo.functional.running_stats import RunningMoments, init_moments, update_moments
-from purejaxppo.training.policy_file import CheckpointError, Policy, load_policy, read_metadata, save_policy, write_file
+from purejaxppo.training.policy_file import CheckpointError, Policy, load_policy, read_metadata, save_policy
 
 
 class FakeState(NamedTuple):
@@ -118,13 +119,13 @@ def test_other_files_are_refused(tmp_path):
 
 def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "file"
-    write_file(path, "old")
+    write_atomic(path, "old")
 
     def crash(*_):
         raise OSError("no space left")
 
     monkeypatch.setattr("os.replace", crash)
     with pytest.raises(OSError, match="no space left"):
-        write_file(path, "new")
+        write_atomic(path, "new")
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]

@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from purejaxppo.envs.conformance import Env, TimeStep
-from purejaxppo.envs.registry import replace_params
+from purejaxppo.envs.parameters import replace_params
+from purejaxppo.envs.protocol import Env, TimeStep
 from purejaxppo.envs.spaces import Discrete, MultiDiscrete, box
 from purejaxppo.envs.suites import gymnax
-from purejaxppo.envs.wrappers.observations import mask_observation, time_limit
+from purejaxppo.envs.wrappers.episodes import time_limit
+from purejaxppo.envs.wrappers.observations import mask_observation
 
 
 def cart_pole_positions(**env_params: Any) -> Env:

@@ -9,8 +9,11 @@ from typing import Any
 
 import jax
 
-from purejaxppo.envs.conformance import Env, TimeStep, conform, loose
-from purejaxppo.envs.registry import EnvironmentUnavailable, missing_suite, replace_params
+from purejaxppo.envs.conformance import allow_promotion, conform
+from purejaxppo.envs.errors import EnvironmentUnavailable
+from purejaxppo.envs.parameters import replace_params
+from purejaxppo.envs.protocol import Env, TimeStep
+from purejaxppo.envs.registry import missing_suite
 from purejaxppo.envs.spaces import Discrete, Space, box
 
 
@@ -38,7 +41,7 @@ def _read_ids(source: Path) -> tuple[str, ...]:
 
 def _import() -> Any:
     try:
-        with loose():
+        with allow_promotion():
             import gymnax
     except ImportError as error:
         raise missing_suite("gymnax", error) from error
@@ -57,7 +60,7 @@ def make(name: str, **env_params: Any) -> Env:
     """
     gymnax = _import()
     try:
-        with loose():
+        with allow_promotion():
             env, params = gymnax.make(name)
             arguments = [a for a in inspect.signature(type(env)).parameters if a in env_params]
             if arguments:
@@ -73,7 +76,7 @@ def make(name: str, **env_params: Any) -> Env:
 def adapt(env: Any, params: Any) -> Env:
     """An Env from a gymnax environment object and its params; for environments that are not registered, too."""
     # Spaces are facts, not data: they are worked out now, even where we are inside of a jit or vmap.
-    with loose(), jax.ensure_compile_time_eval():
+    with allow_promotion(), jax.ensure_compile_time_eval():
         observation_space = _space(env.observation_space(params))
         action_space = _space(env.action_space(params))
 

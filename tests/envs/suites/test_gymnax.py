@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from probes import quick_jit
 
-import purejaxppo.envs
-from purejaxppo.envs import nearest
-from purejaxppo.envs.conformance import auto_reset, check_env
-from purejaxppo.envs.registry import EnvironmentUnavailable, MissingSuite, UnknownEnvironment, available, make
+from purejaxppo._util.text import nearest
+from purejaxppo.envs.auto_reset import auto_reset
+from purejaxppo.envs.conformance import check_env
+from purejaxppo.envs.errors import EnvironmentUnavailable, MissingSuite, UnknownEnvironment
+from purejaxppo.envs.registry import available, make
 from purejaxppo.envs.spaces import Box, Discrete, box, sample_space
 from purejaxppo.envs.suites import gymnax as adapter
 
@@ -376,7 +377,7 @@ def test_nearest_are_the_most_alike_whatever_the_case() -> None:
 
 
 def test_a_suite_that_is_not_installed_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(purejaxppo.envs, "installed", lambda suite: False)
+    monkeypatch.setattr("purejaxppo.envs.registry.installed", lambda suite: False)
     for name in ("gymnax/CartPole-v1", "CartPole-v1"):
         with pytest.raises(MissingSuite, match=r"needs the package gymnax: pip install 'gymnax>=1\.0\.1' six"):
             make(name)

@@ -11,20 +11,19 @@ import pytest
 from probes import integer, play, quick_jit, rollout
 
 import purejaxppo as pp
-from purejaxppo.envs.conformance import Env, TimeStep, auto_reset, check_env, conform
+from purejaxppo.envs.auto_reset import auto_reset
+from purejaxppo.envs.conformance import check_env, conform
 from purejaxppo.envs.masks import action_mask, sample_allowed
+from purejaxppo.envs.protocol import Env, TimeStep
 from purejaxppo.envs.spaces import Box, Discrete, MultiDiscrete, box, encode, encoded_space, sample_space
+from purejaxppo.envs.wrappers.actions import clip_action, rescale_action, sticky_actions, with_action_mask
+from purejaxppo.envs.wrappers.episodes import time_limit
 from purejaxppo.envs.wrappers.observations import (
     append_previous,
-    clip_action,
     flatten_observation,
     frame_stack,
     map_observation,
     mask_observation,
-    rescale_action,
-    sticky_actions,
-    time_limit,
-    with_action_mask,
 )
 
 PROBES = {

@@ -1,0 +1,36 @@
+"""Text helpers: name suggestions and short forms of numbers."""
+
+import difflib
+import math
+from collections.abc import Iterable
+
+
+def nearest(name: str, names: Iterable[str], n: int = 1) -> list[str]:
+    """Return the `n` of `names` that look most like `name`, best first; letter case does not count."""
+    lowered = {candidate.lower(): candidate for candidate in names}
+    return [lowered[low] for low in difflib.get_close_matches(name.lower(), lowered, n=n, cutoff=0.0)]
+
+
+def short(count: float) -> str:
+    """Write a count as people say it: 950, 12.3k, 500k, 1.05M."""
+    for factor, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(count) >= factor * 0.9995:
+            return f"{count / factor:.3g}{letter}" if abs(count) < factor * 999.5 else f"{count / factor:.0f}{letter}"
+    return f"{count:.0f}"
+
+
+def duration(seconds: float) -> str:
+    """Write a duration as 0:07, 12:34 or 3:05:00; a dash where it is not known."""
+    if not math.isfinite(seconds):
+        return "–"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def brief(seconds: float) -> str:
+    """Write a short time with three digits: 1.44 s, 5.3 ms, 850 µs."""
+    for unit, name in ((1.0, "s"), (1e-3, "ms")):
+        if seconds >= unit * 0.9995:
+            return f"{seconds / unit:.3g} {name}"
+    return f"{seconds * 1e6:.3g} µs"
