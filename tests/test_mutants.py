@@ -31,7 +31,7 @@ def test_a_fault_fits_the_code_once_and_leaves_it_python(name):
 def test_the_tests_that_a_fault_names_exist(name):
     assert MUTANTS[name].tests
     for test in MUTANTS[name].tests:
-        file, function = re.fullmatch(r"(tests/test_\w+\.py)::(test_\w+)(?:\[.+\])?", test).groups()
+        file, function = re.fullmatch(r"(tests/[\w/]*test_\w+\.py)::(test_\w+)(?:\[.+\])?", test).groups()
         assert function in names_of_tests(file)
 
 
