@@ -78,7 +78,8 @@ def _true_space(space: Any, obs: Any) -> Space:
     if not isinstance(space, Box):
         return encoded_space(space) if isinstance(space, Discrete) else space
     low, high = (space.low, space.high) if space.shape in (obs.shape, ()) else (-np.inf, np.inf)
-    return box(low, high, obs.shape, obs.dtype)
+    codes = space.codes if space.shape in (obs.shape, ()) else False
+    return box(low, high, obs.shape, obs.dtype, pixels=space.pixels, codes=codes)
 
 
 def conform(env: Env) -> Env:

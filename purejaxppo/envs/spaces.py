@@ -1,4 +1,10 @@
-"""Spaces, what an observation or an action may be: Discrete, MultiDiscrete, Box, and dicts and tuples of spaces."""
+"""Spaces: the sets that observations and actions come from.
+
+A space is a `Discrete`, a `MultiDiscrete` or a `Box`, or a dict or tuple of spaces. Spaces are static: they hold NumPy
+arrays and Python numbers, and they are compared by value.
+
+Sections: the three leaves; compound spaces; elements (sampling, zeros); encoding as a vector; normalization.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,38 +14,92 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+# Bounds of at least this size mean "unbounded": environments write the largest float for infinity.
+UNBOUNDED = 1e30
+
+MAX_CHOICES = 2**31 - 1  # an int32 action
+
+
+# Leaves --------------------------------------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True)
 class Discrete:
-    """The integers 0 .. n-1, one int32 scalar."""
+    """The integers 0 to n - 1, as one int32 scalar.
+
+    Raises:
+        ValueError: `n` is not an integer from 1 to 2³¹ - 1.
+    """
 
     n: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "n", _choices("Discrete(n)", self.n))
 
 
 @dataclass(frozen=True)
 class MultiDiscrete:
-    """A vector of integers, the i-th in 0 .. nvec[i]-1, int32 of shape [len(nvec)]."""
+    """A vector of integers whose i-th component is in 0 to nvec[i] - 1, as int32 [len(nvec)].
+
+    Raises:
+        ValueError: `nvec` is empty, or not a sequence of integers from 1 to 2³¹ - 1.
+    """
 
     nvec: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        nvec: Any = self.nvec
+        if np.ndim(nvec) != 1 or not len(nvec):
+            raise ValueError(f"MultiDiscrete(nvec) needs one or more integers in a tuple, not {nvec!r}")
+        object.__setattr__(self, "nvec", tuple(_choices("MultiDiscrete(nvec)", n) for n in nvec))
+
+
+def _choices(name: str, n: Any) -> int:
+    """Return a number of choices as an int.
+
+    Raises:
+        ValueError: it is not an integer from 1 to 2³¹ - 1; the message starts with `name`.
+    """
+    if isinstance(n, bool | np.bool_) or not isinstance(n, int | np.integer) or not 1 <= n <= MAX_CHOICES:
+        raise ValueError(f"{name} needs an integer from 1 to {MAX_CHOICES}, not {n!r}")
+    return int(n)
 
 
 @dataclass(frozen=True, eq=False)
 class Box:
-    """Arrays between `low` and `high`, which are NumPy arrays of the shape and dtype of the elements.
+    """Arrays between `low` and `high`; `box` builds one from scalars.
 
     Raises:
-        ValueError: `low` and `high` differ in shape or dtype.
+        ValueError: the bounds differ in shape or dtype, are NaN or out of order; `pixels` with a dtype other than
+            uint8; or `codes` that do not broadcast to the shape.
     """
 
-    low: np.ndarray
-    high: np.ndarray
+    low: np.ndarray  # of the shape and dtype of the elements
+    high: np.ndarray  # as `low`
+    # The elements are images of brightness 0 to 255. Networks divide them by 255; a uint8 array that is not declared
+    # as pixels keeps its values, because it can also hold symbols or counts.
+    pixels: bool = False
+    # Entries that are codes instead of quantities: a bool, or a bool array that broadcasts to the shape. Codes are
+    # one-hot vectors, or symbols if the dtype is an integer. They are never normalized.
+    codes: Any = False
 
     def __post_init__(self) -> None:
-        if self.low.shape != self.high.shape or self.low.dtype != self.high.dtype:
+        low, high = self.low, self.high
+        if low.shape != high.shape or low.dtype != high.dtype:
             raise ValueError(
-                f"the bounds of a Box must agree in shape and dtype; low has {self.low.shape} {self.low.dtype}, "
-                f"high has {self.high.shape} {self.high.dtype}"
+                f"the bounds of a Box must agree in shape and dtype; low has {low.shape} {low.dtype}, "
+                f"high has {high.shape} {high.dtype}"
             )
+        if not (low <= high).all():  # NaN fails as well
+            raise ValueError(
+                f"the bounds of a Box must be numbers with low <= high, not {_brief(low)} and {_brief(high)}"
+            )
+        if self.pixels and low.dtype != np.uint8:
+            raise ValueError(f"a Box of pixels must have the dtype uint8, not {low.dtype}: networks divide them by 255")
+        try:
+            object.__setattr__(self, "codes", np.broadcast_to(np.asarray(self.codes, np.bool_), low.shape))
+        except ValueError:
+            raise ValueError(f"the codes of a Box must broadcast to its shape {low.shape}") from None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -52,57 +112,118 @@ class Box:
         return self.low.dtype
 
     def __repr__(self) -> str:
-        low, high = (str(x.flat[0]) if x.size and (x == x.flat[0]).all() else "..." for x in (self.low, self.high))
-        return f"Box({low}, {high}, {self.shape}, {self.dtype})"
+        marks = (", pixels" if self.pixels else "") + (", codes" if self.codes.any() else "")
+        return f"Box({_brief(self.low)}, {_brief(self.high)}, {self.shape}, {self.dtype}{marks})"
 
     def __eq__(self, other: object) -> bool:
         return (
             isinstance(other, Box)
             and self.dtype == other.dtype
+            and self.pixels == other.pixels
             and np.array_equal(self.low, other.low)
             and np.array_equal(self.high, other.high)
+            and np.array_equal(self.codes, other.codes)
         )
 
     def __hash__(self) -> int:
-        return hash((self.shape, self.dtype.name))
+        return hash((self.shape, self.dtype.name, self.pixels))
 
 
-# A space is a leaf (one of the three above) or a dict or tuple of spaces.
-Space = Discrete | MultiDiscrete | Box | dict[str, Any] | tuple[Any, ...]
+def _brief(bound: np.ndarray) -> str:
+    """Return a bound as one number if all its entries are equal, else dots."""
+    return str(bound.flat[0]) if bound.size and (bound == bound.flat[0]).all() else "..."
 
 
-def box(low: Any, high: Any, shape: Sequence[int], dtype: Any = np.float32) -> Box:
-    """A Box from bounds that broadcast to `shape`; bounds outside of the dtype's range are moved into it."""
+def box(
+    low: Any, high: Any, shape: Sequence[int], dtype: Any = np.float32, *, pixels: bool = False, codes: Any = False
+) -> Box:
+    """Build a Box from bounds that broadcast to a shape.
+
+    Args:
+        low: lower bound, a number or array; a bound outside the range of the dtype is moved into it.
+        high: upper bound, as `low`.
+        shape: shape of an element.
+        dtype: dtype of an element.
+        pixels: the elements are images of brightness 0 to 255 in uint8, which networks divide by 255. The default
+            leaves the values as they are, for uint8 too.
+        codes: the entries are one-hot codes or symbols, which are never normalized; a bool, or an array of bools.
+
+    Raises:
+        ValueError: see `Box`.
+    """
     dtype = np.dtype(dtype)
 
     def fill(bound: Any) -> np.ndarray:
         bound = np.broadcast_to(np.asarray(bound), tuple(shape))
+        if np.isnan(bound.astype(np.float64)).any():
+            raise ValueError("the bounds of a Box must be numbers with low <= high, not NaN")
         if np.issubdtype(dtype, np.integer):
             bound = np.clip(bound.astype(np.float64), np.iinfo(dtype).min, np.iinfo(dtype).max)
-        return bound.astype(dtype)
+        with np.errstate(over="ignore"):  # beyond the largest float is infinity
+            return bound.astype(dtype)
 
-    return Box(fill(low), fill(high))
+    return Box(fill(low), fill(high), pixels, codes)
+
+
+# Compound spaces -----------------------------------------------------------------------------------------------------
+
+# A leaf, or a dict or tuple of spaces.
+Space = Discrete | MultiDiscrete | Box | dict[str, Any] | tuple[Any, ...]
 
 
 def is_compound(space: Space) -> bool:
-    """Whether a space is a dict or tuple of spaces."""
+    """Return whether a space is a dict or tuple of spaces."""
     return isinstance(space, dict | tuple)
 
 
 def children(space: Any) -> list[tuple[Any, Any]]:
-    """(index, child) of a compound space; dicts in the order of their sorted keys, as pytrees have it."""
+    """Return the pairs (index, child) of a compound space; a dict's in the order of its sorted keys, as in pytrees."""
     return sorted(space.items()) if isinstance(space, dict) else list(enumerate(space))
 
 
 def rebuild(space: Any, values: list[Any]) -> Any:
-    """The values of a compound space's children, put together as the space is."""
+    """Return one value per child of a compound space as a dict or tuple like the space."""
     if isinstance(space, dict):
         return dict(zip(sorted(space), values, strict=True))
     return tuple(values)
 
 
+def check_space(space: Any, what: str = "a space") -> None:
+    """Check that `space` is a space of this package, down to its leaves.
+
+    Args:
+        space: the object to check.
+        what: how the message calls it, such as "the action space".
+
+    Raises:
+        ValueError: says what is there instead and what to write.
+    """
+    if isinstance(space, Discrete | MultiDiscrete | Box):
+        return
+    if type(space) not in (dict, tuple):
+        package = type(space).__module__.partition(".")[0]
+        found = f"{'' if package == 'builtins' else f'{package} '}{type(space).__name__}"
+        raise ValueError(
+            f"{what} must be Discrete(n), MultiDiscrete(nvec) or box(low, high, shape) of purejaxppo.envs, or a dict "
+            f"or tuple of these, not an object of type {found}"
+        )
+    if not space:
+        raise ValueError(f"{what} is an empty {type(space).__name__}")
+    if isinstance(space, dict) and not all(isinstance(key, str) for key in space):
+        raise ValueError(f"{what} must have strings as keys, not {sorted(map(repr, space))}")
+    for index, child in children(space):
+        check_space(child, f"{what}[{index!r}]")
+
+
+# Elements ------------------------------------------------------------------------------------------------------------
+
+
 def sample_space(space: Space, key: jax.Array) -> Any:
-    """A random element: uniform where bounded, standard normal where not (half-open: bound +- exponential)."""
+    """Draw a random element of a space.
+
+    A component is uniform if it is bounded, standard normal if it is unbounded, and bound ± exponential if it has one
+    bound.
+    """
     if isinstance(space, Discrete):
         return jax.random.randint(key, (), 0, space.n, jnp.int32)
     if isinstance(space, MultiDiscrete):
@@ -117,22 +238,22 @@ def _sample_box(space: Box, key: jax.Array) -> jax.Array:
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
     if not np.issubdtype(space.dtype, np.floating):
         span = jnp.asarray(high - low + 1, jnp.float32)
-        offset = jnp.floor(jax.random.uniform(key, space.shape) * span)
+        offset = jnp.floor(jax.random.uniform(key, space.shape, jnp.float32) * span)
         return (jnp.asarray(low, jnp.float32) + offset).astype(space.dtype)
-    # Bounds near the largest float stand for "none": their difference overflows.
-    below, above = low > -1e30, high < 1e30
-    low, high = (jnp.asarray(np.where(ok, x, 0), jnp.float32) for ok, x in ((below, low), (above, high)))
+    below, above = low > -UNBOUNDED, high < UNBOUNDED
+    low = jnp.asarray(np.where(below, low, 0), jnp.float32)
+    high = jnp.asarray(np.where(above, high, 0), jnp.float32)
     key_uniform, key_normal, key_exponential = jax.random.split(key, 3)
-    uniform = low + jax.random.uniform(key_uniform, space.shape) * (high - low)
-    exponential = jax.random.exponential(key_exponential, space.shape)
+    uniform = low + jax.random.uniform(key_uniform, space.shape, jnp.float32) * (high - low)
+    exponential = jax.random.exponential(key_exponential, space.shape, jnp.float32)
     half_open = jnp.where(below, low + exponential, high - exponential)
-    unbounded = jax.random.normal(key_normal, space.shape)
+    unbounded = jax.random.normal(key_normal, space.shape, jnp.float32)
     bounded = jnp.where(below & above, uniform, half_open)
     return jnp.where(below | above, bounded, unbounded).astype(space.dtype)
 
 
 def zero_of(space: Space) -> Any:
-    """The element of a space that is zero everywhere (whether or not its bounds allow it)."""
+    """Return the element of a space that is zero everywhere, whether or not the bounds allow it."""
     if isinstance(space, Discrete):
         return jnp.zeros((), jnp.int32)
     if isinstance(space, MultiDiscrete):
@@ -142,18 +263,11 @@ def zero_of(space: Space) -> Any:
     return rebuild(space, [zero_of(child) for _, child in children(space)])
 
 
-def normalized_leaves(space: Space, on: bool = True, name: str = "") -> tuple[bool, ...]:
-    """Which leaves of an observation, in pytree order, normalisation is for, if it is on: Box, not codes or masks."""
-    if is_compound(space):
-        parts = (
-            normalized_leaves(child, on, name if name == "action_mask" else str(key)) for key, child in children(space)
-        )
-        return tuple(flag for part in parts for flag in part)
-    return (on and isinstance(space, Box) and name != "action_mask" and space.dtype != np.bool_,)
+# Encoding as a vector ------------------------------------------------------------------------------------------------
 
 
 def encode(space: Space, x: Any) -> jax.Array:
-    """One element as a float32 vector: integers one-hot, arrays raveled, compounds one after the other."""
+    """Encode one element as a float32 vector [D]: integers one-hot, arrays raveled, children concatenated."""
     if isinstance(space, Discrete):
         return jax.nn.one_hot(x, space.n, dtype=jnp.float32)
     if isinstance(space, MultiDiscrete):
@@ -164,12 +278,39 @@ def encode(space: Space, x: Any) -> jax.Array:
 
 
 def encoded_space(space: Space) -> Box:
-    """The Box [D] that `encode` maps a space to."""
+    """Return the Box [D] that `encode` maps a space to; the entries that come from integers are codes."""
     if isinstance(space, Discrete):
-        return box(0, 1, (space.n,))
+        return box(0, 1, (space.n,), codes=True)
     if isinstance(space, MultiDiscrete):
-        return box(0, 1, (sum(space.nvec),))
+        return box(0, 1, (sum(space.nvec),), codes=True)
     if isinstance(space, Box):
-        return Box(space.low.ravel().astype(np.float32), space.high.ravel().astype(np.float32))
-    parts = [encoded_space(child) for _, child in children(space)]
-    return Box(np.concatenate([p.low for p in parts]), np.concatenate([p.high for p in parts]))
+        codes = space.codes | (space.dtype == np.bool_)
+        return box(space.low.ravel(), space.high.ravel(), (space.low.size,), codes=codes.ravel())
+    boxes = [encoded_space(child) for _, child in children(space)]
+    low, high, codes = (np.concatenate([getattr(b, name) for b in boxes]) for name in ("low", "high", "codes"))
+    return Box(low, high, codes=codes)
+
+
+# Normalization -------------------------------------------------------------------------------------------------------
+
+
+def normalized_leaves(space: Space, on: bool = True, name: str = "") -> tuple[bool | tuple[bool, ...], ...]:
+    """Return which leaves of an observation are normalized: quantities, but no codes and no masks.
+
+    Args:
+        space: an observation space.
+        on: whether observations are normalized at all.
+        name: the key of the space in its parent; "action_mask" is never normalized.
+
+    Returns:
+        One flag for each leaf in pytree order; for a Box that mixes quantities with codes, one flag for each entry of
+        the raveled array.
+    """
+    if is_compound(space):
+        flags = (
+            normalized_leaves(child, on, name if name == "action_mask" else str(key)) for key, child in children(space)
+        )
+        return tuple(flag for child_flags in flags for flag in child_flags)
+    if not on or not isinstance(space, Box) or name == "action_mask" or space.dtype == np.bool_ or space.codes.all():
+        return (False,)
+    return (tuple((~space.codes).ravel().tolist()) if space.codes.any() else True,)

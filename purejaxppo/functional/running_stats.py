@@ -75,12 +75,19 @@ def _mean_and_var(leaf: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, j
     return samples[0] + offset[0], jnp.mean(jnp.square(deviations - offset), axis=0)
 
 
-def normalize(moments: RunningMoments, x: Any, clip: float = 10.0, only: Sequence[bool] | None = None) -> Any:
+def normalize(moments: RunningMoments, x: Any, clip: float = 10.0, only: Sequence | None = None) -> Any:
     """(x - mean) / √(var + 1e-8), clipped to ±clip; x itself as float32 while the count is 0.
 
     The leaves of x are [..., *shape]; the result is float32 of the same shape. `only` has one flag per leaf, in pytree
-    order: where it is false the leaf is left as it is (masks and codes are not quantities).
+    order: where it is false the leaf is left as it is (masks and codes are not quantities). A flag may be a tuple of
+    flags, one for each entry of the raveled leaf.
     """
+
+    def some(flag: Any, mean: jax.Array, var: jax.Array, leaf: jax.Array) -> jax.Array:
+        if not isinstance(flag, tuple):
+            return one(mean, var, leaf) if flag else leaf
+        mask = jnp.broadcast_to(jnp.asarray(flag).reshape(mean.shape), leaf.shape)
+        return jnp.where(mask, one(mean, var, leaf), leaf.astype(jnp.float32))
 
     def one(mean: jax.Array, var: jax.Array, leaf: jax.Array) -> jax.Array:
         leaf = jnp.asarray(leaf).astype(jnp.float32)
@@ -91,7 +98,7 @@ def normalize(moments: RunningMoments, x: Any, clip: float = 10.0, only: Sequenc
     means, variances = jax.tree.leaves(moments.mean), jax.tree.leaves(moments.var)
     flags = [True] * len(leaves) if only is None else only
     rows = zip(flags, means, variances, leaves, strict=True)
-    return structure.unflatten([one(*row) if flag else row[-1] for flag, *row in rows])
+    return structure.unflatten([some(*row) for row in rows])
 
 
 class RewardScaler(NamedTuple):

@@ -119,7 +119,9 @@ def mask_observation(env: Env, keep_indices: Sequence[int]) -> Env:
     def choose(obs: Any) -> Any:
         return put(obs, (obs["observation"] if inside else obs)[index])
 
-    return map_observation(env, choose, put(space, Box(main.low[index], main.high[index])))
+    return map_observation(
+        env, choose, put(space, Box(main.low[index], main.high[index], main.pixels, main.codes[index]))
+    )
 
 
 def _to_a_vector(space: Space) -> str:
@@ -144,7 +146,7 @@ def append_previous(env: Env) -> Env:
     """
     actions, reward = encoded_space(env.action_space), box(-np.inf, np.inf, (1,))
     # The start of an episode shows zeros, also where the bounds of the action do not hold them.
-    actions = Box(np.minimum(actions.low, 0), np.maximum(actions.high, 0))
+    actions = Box(np.minimum(actions.low, 0), np.maximum(actions.high, 0), codes=actions.codes)
 
     def append(parts: tuple[Any, Any], join: Callable, main: Space, x: Any) -> Any:
         if _is_vector(main):
@@ -234,6 +236,7 @@ def _as_frame(x: Any) -> Any:
 def _stacked(num_frames: int, leaf: Box | Discrete | MultiDiscrete) -> Space:
     """The space of `num_frames` elements of a leaf of a space."""
     if isinstance(leaf, Box):
-        low, high = (np.concatenate([_as_frame(x)] * num_frames, axis=-1) for x in (leaf.low, leaf.high))
-        return Box(low, high)
+        bounds = (leaf.low, leaf.high, leaf.codes)
+        low, high, codes = (np.concatenate([_as_frame(x)] * num_frames, axis=-1) for x in bounds)
+        return Box(low, high, leaf.pixels, codes)
     return MultiDiscrete(((leaf.n,) if isinstance(leaf, Discrete) else leaf.nvec) * num_frames)

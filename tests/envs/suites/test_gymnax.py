@@ -218,7 +218,7 @@ def test_both_flags_at_once_are_both_shown_by_the_raw_step_and_terminated_wins(k
 
 def test_discrete_observations_become_one_hot(key: jax.Array) -> None:
     env = make("FrozenLake-misc", is_slippery=False)
-    assert env.observation_space == box(0, 1, (16,))
+    assert env.observation_space == box(0, 1, (16,), codes=True)
     state, obs = env.reset(key)
     np.testing.assert_array_equal(obs, np.eye(16)[0])
     _, timestep = env.step(jax.random.key(1), state, jnp.asarray(1, jnp.int32))  # down, on a map of 4 x 4
@@ -271,7 +271,7 @@ def test_compound_and_scalar_observations_keep_their_structure(key: jax.Array) -
     env = adapter.adapt(Compound(), None)
     check_env(env)
     assert env.observation_space == {
-        "pair": (box(0, 1, (3,)), box(0, 255, (2, 2), np.uint8)),
+        "pair": (box(0, 1, (3,), codes=True), box(0, 255, (2, 2), np.uint8)),
         "height": box(-1, 1, (1,)),
     }
     assert env.action_space == {"go": Discrete(2), "push": box(-1, 1, (2,))}

@@ -1,0 +1,183 @@
+"""Resets happen in one place, when and how they should."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import probes
+import pytest
+from probes import integer, play, quick_jit, rollout
+
+from purejaxppo.envs.auto_reset import RESETS, auto_reset
+from purejaxppo.envs.protocol import TimeStep
+from purejaxppo.envs.wrappers.episodes import time_limit
+
+
+def replay_scripted(
+    starts: np.ndarray, first: np.ndarray, actions: np.ndarray, terminate_at: tuple, truncate_at: tuple
+) -> dict[str, np.ndarray]:
+    """`scripted` under auto-reset as a slow loop; starts [T, N] are those of the resets, first [N] of reset()."""
+    num_steps, num_envs = actions.shape
+    names = ("obs", "reward", "terminated", "truncated", "final_obs")
+    out: dict[str, list] = {name: [] for name in names}
+    start, time = first.copy(), np.zeros(num_envs, int)
+    for t in range(num_steps):
+        row: dict[str, list] = {name: [] for name in names}
+        for n in range(num_envs):
+            time[n] += 1
+            row["final_obs"].append((start[n], time[n]))
+            row["reward"].append(100 * time[n] + actions[t, n])
+            terminated = time[n] in terminate_at or actions[t, n] == 3
+            truncated = (time[n] in truncate_at or actions[t, n] == 4) and not terminated
+            if terminated or truncated:
+                start[n], time[n] = starts[t, n], 0
+            row["obs"].append((start[n], time[n]))
+            row["terminated"].append(terminated)
+            row["truncated"].append(truncated)
+        for name in names:
+            out[name].append(row[name])
+    return {name: np.array(rows) for name, rows in out.items()}
+
+
+@pytest.mark.parametrize("resets", RESETS)
+def test_auto_reset_matches_a_slow_loop(resets: str, key: jax.Array) -> None:
+    env = probes.scripted(terminate_at=(4,), truncate_at=(4, 6))
+    actions = jax.random.categorical(
+        jax.random.key(5), jnp.log(jnp.array([5.0, 5.0, 5.0, 1.0, 1.0])), shape=(60, 7)
+    ).astype(jnp.int32)
+    noise, obs, _, timesteps = rollout(env, actions, key, resets, pool_size=16)
+    first = np.asarray(obs)[:, 0]
+    starts = np.asarray(
+        jax.vmap(jax.vmap(env.reset))(jax.random.clone(noise.reset))[1] if resets == "every_step" else noise.reset[1]
+    )[..., 0]
+    expected = replay_scripted(starts, first, np.asarray(actions), (4,), (4, 6))
+    for name, value in expected.items():
+        np.testing.assert_array_equal(np.asarray(getattr(timesteps, name)), value, err_msg=name)
+    assert expected["terminated"].any()
+    assert expected["truncated"].any()
+
+
+def test_both_flags_at_once_terminated_wins_and_the_raw_environment_shows_both(key: jax.Array) -> None:
+    env = probes.scripted(terminate_at=(3,), truncate_at=(3,))
+    _, timesteps = play(env, [integer(0)] * 3)
+    assert bool(timesteps[2].terminated)
+    assert bool(timesteps[2].truncated)
+    _, _, _, vec = rollout(env, jnp.zeros((7, 2), jnp.int32), key)
+    np.testing.assert_array_equal(vec.terminated[:, 0], [False, False, True, False, False, True, False])
+    assert not vec.truncated.any()
+
+
+def test_two_episodes_the_final_observation_is_before_the_reset(key: jax.Array) -> None:
+    env = probes.scripted(terminate_at=(), truncate_at=(3,))
+    noise, obs, _, ts = rollout(env, jnp.zeros((6, 1), jnp.int32), key)
+    times, final_times = np.asarray(ts.obs)[:, 0, 1], np.asarray(ts.final_obs)[:, 0, 1]
+    np.testing.assert_array_equal(times, [1, 2, 0, 1, 2, 0])
+    np.testing.assert_array_equal(final_times, [1, 2, 3, 1, 2, 3])
+    starts, final_starts = np.asarray(ts.obs)[:, 0, 0], np.asarray(ts.final_obs)[:, 0, 0]
+    one, two, three = obs[0, 0], noise.reset[1][2, 0, 0], noise.reset[1][5, 0, 0]
+    np.testing.assert_array_equal(starts, [one, one, two, two, two, three])
+    np.testing.assert_array_equal(final_starts, [one, one, one, two, two, two])
+    assert len({float(one), float(two), float(three)}) == 3
+
+
+def test_reset_modes_give_bitwise_the_same_transitions_of_a_deterministic_environment(key: jax.Array) -> None:
+    env = time_limit(probes.scripted(terminate_at=(5,), truncate_at=(), random_start=False), 4)
+    actions = jax.random.randint(jax.random.key(1), (40, 5), 0, 5, jnp.int32)
+    runs = [rollout(env, actions, key, resets)[2:] for resets in RESETS]
+    for run in runs[1:]:
+        jax.tree.map(np.testing.assert_array_equal, runs[0], run)
+
+
+@pytest.mark.parametrize("resets", RESETS)
+def test_first_states_have_the_right_distribution(resets: str, key: jax.Array) -> None:
+    tabular = probes.chain_tabular(end=0.5)
+    env = probes.chain(tabular)
+    _, obs, _, ts = rollout(env, jnp.zeros((200, 50), jnp.int32), key, resets, pool_size=2000)
+    started = np.asarray(ts.obs)[np.asarray(ts.terminated)]
+    share = started.mean(0)
+    # 5000 episodes: a standard error of .006; the pool's 2000 draws add .009.
+    assert len(started) > 4500
+    np.testing.assert_allclose(share, tabular.start, atol=0.04)
+    np.testing.assert_allclose(np.asarray(obs).mean(0), tabular.start, atol=0.25)
+
+
+def test_how_many_first_states_each_mode_makes(key: jax.Array) -> None:
+    env = probes.scripted(terminate_at=(1,))
+    actions = jnp.zeros((30, 20), jnp.int32)
+    distinct = {}
+    for resets in RESETS:
+        _, _, _, ts = rollout(env, actions, key, resets, pool_size=8)
+        distinct[resets] = len(np.unique(np.asarray(ts.obs)[..., 0]))
+    assert distinct == {"fresh": 600, "every_step": 600, "pool": 8}
+
+
+def test_the_pool_is_drawn_anew_for_each_rollout_and_never_larger_than_it(key: jax.Array) -> None:
+    env = probes.scripted()
+    noise = jax.jit(auto_reset(env, "pool", pool_size=8).noise, static_argnums=(1, 2))
+    pools = [set(np.unique(noise(k, 10, 20).reset[1][..., 0]).tolist()) for k in jax.random.split(key)]
+    assert [len(p) for p in pools] == [8, 8]
+    assert not pools[0] & pools[1]
+    assert len(np.unique(noise(jax.random.key(3), 2, 2).reset[1][..., 0])) <= 4
+    # Each step and each environment draws for itself, all of the pool alike: 320 draws of 8.
+    drawn = np.asarray(noise(jax.random.key(4), 16, 20).reset[1])[..., 0]
+    counts = [int((drawn == x).sum()) for x in np.unique(drawn)]
+    assert len(counts) == 8
+    assert 20 < min(counts) <= max(counts) < 64
+    assert all(len(np.unique(row)) > 3 for row in (*drawn, *drawn.T))
+
+
+def test_all_randomness_of_a_step_is_in_its_noise(key: jax.Array) -> None:
+    vec = auto_reset(probes.chain())
+    env_state, _ = vec.reset(jax.random.key(1), 4)
+    noise = jax.tree.map(lambda x: x[0], vec.noise(key, 2, 4))
+    step = quick_jit(vec.step)
+    once, twice = (step(noise._replace(step_key=jax.random.clone(noise.step_key)), env_state, jnp.ones(4, jnp.int32))
+                   for _ in range(2))  # fmt: skip
+    jax.tree.map(np.testing.assert_array_equal, once, twice)
+
+
+def test_environments_do_not_touch_each_other(key: jax.Array) -> None:
+    vec = auto_reset(probes.scripted(terminate_at=(2,), truncate_at=()))
+    env_state, _ = vec.reset(jax.random.key(1), 6)
+    noise = jax.tree.map(lambda x: x[0], vec.noise(key, 1, 6))
+    actions, order = jnp.array([0, 1, 2, 3, 4, 0], jnp.int32), np.array([3, 1, 5, 0, 2, 4])
+    permuted = jax.tree.map(lambda x: x[order], (noise, env_state, actions))
+    step = quick_jit(vec.step)
+    straight = jax.tree.map(lambda x: x[order], step(jax.tree.map(jnp.copy, noise), env_state, actions))
+    jax.tree.map(np.testing.assert_array_equal, step(*permuted), straight)
+
+
+@pytest.mark.parametrize("resets", RESETS)
+def test_states_that_hold_typed_keys_are_reset_too(resets: str, key: jax.Array) -> None:
+    env = probes.masked(num_actions=6, num_steps=3)
+    vec = auto_reset(env, resets, pool_size=5)
+
+    @quick_jit
+    def run(key: jax.Array) -> TimeStep:
+        key_reset, key_noise = jax.random.split(key)
+
+        def step(loop: tuple, noise: Any) -> tuple:
+            env_state, wanted = loop
+            env_state, ts = vec.step(noise, env_state, wanted)
+            return (env_state, jnp.argmax(ts.obs["observation"], -1).astype(jnp.int32)), ts
+
+        env_state, obs = vec.reset(key_reset, 4)
+        first = jnp.argmax(obs["observation"], -1).astype(jnp.int32)
+        return jax.lax.scan(step, (env_state, first), vec.noise(key_noise, 12, 4))[1]
+
+    ts = run(key)
+    np.testing.assert_array_equal(ts.reward, np.ones((12, 4)))
+    np.testing.assert_array_equal(ts.terminated, np.tile((np.arange(12) % 3 == 2)[:, None], (1, 4)))
+    shown = np.asarray(ts.obs["observation"], bool)
+    assert (np.asarray(ts.obs["action_mask"]) >= shown).all()
+    # Within an episode every step has its own mask: the key in the state moves on.
+    masks = np.asarray(ts.final_obs["action_mask"])[:3, 0]
+    assert len(np.unique(masks, axis=0)) > 1
+
+
+def test_auto_reset_refuses_what_it_does_not_know() -> None:
+    with pytest.raises(ValueError, match="'fresh', 'every_step', 'pool', not 'sometimes'"):
+        auto_reset(probes.endless(), "sometimes")
+    with pytest.raises(ValueError, match="pool_size must be at least 1"):
+        auto_reset(probes.endless(), "pool", pool_size=0)

@@ -1,0 +1,124 @@
+"""Every wrapper keeps to the protocol, to its spaces, and to the name of the environment."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import probes
+import pytest
+from odd_envs import asymmetric, hidden_mask, judged, nested, of_state, pixels, plane
+from probes import quick_jit, rollout
+
+from purejaxppo.envs.conformance import check_env, conform
+from purejaxppo.envs.protocol import Env
+from purejaxppo.envs.spaces import (
+    box,
+    encode,
+    encoded_space,
+    sample_space,
+)
+from purejaxppo.envs.wrappers.actions import clip_action, rescale_action, sticky_actions, with_action_mask
+from purejaxppo.envs.wrappers.episodes import time_limit
+from purejaxppo.envs.wrappers.observations import (
+    append_previous,
+    flatten_observation,
+    frame_stack,
+    map_observation,
+    mask_observation,
+)
+
+PROBES = {
+    name: getattr(probes, name)
+    for name in (
+        "constant_reward",
+        "reward_is_observation",
+        "reward_by_action",
+        "reward_by_action_and_observation",
+        "reward_by_distance",
+        "reward_by_many_actions",
+        "reward_by_mixed_action",
+        "two_steps",
+        "endless",
+        "chain",
+        "masked",
+        "scripted",
+    )
+}
+
+
+WRAPPED = {
+    "flatten": lambda: flatten_observation(time_limit(nested(), 3)),
+    "flatten_masked": lambda: flatten_observation(probes.masked()),
+    "flatten_image": lambda: flatten_observation(pixels(), images=True),
+    "clip": lambda: clip_action(probes.reward_by_distance()),
+    "clip_mixed": lambda: clip_action(probes.reward_by_mixed_action()),
+    "rescale": lambda: rescale_action(probes.reward_by_distance(bound=3)),
+    "time_limit": lambda: time_limit(probes.chain(), 3),
+    "mask_observation": lambda: mask_observation(probes.chain(), [4, 0]),
+    "append_previous": lambda: append_previous(probes.chain()),
+    "append_previous_masked": lambda: append_previous(probes.masked()),
+    "append_previous_mixed": lambda: append_previous(probes.reward_by_mixed_action()),
+    "frame_stack": lambda: frame_stack(probes.chain(), 3),
+    "frame_stack_masked": lambda: frame_stack(probes.masked(), 3),
+    "frame_stack_image": lambda: frame_stack(pixels(), 3),
+    "frame_stack_plane": lambda: frame_stack(plane(), 3),
+    "frame_stack_nested": lambda: frame_stack(time_limit(nested(), 3), 3),
+    "frame_stack_asymmetric": lambda: frame_stack(asymmetric(), 3),
+    "append_previous_nested": lambda: append_previous(time_limit(nested(), 3)),
+    "append_previous_image": lambda: append_previous(pixels()),
+    "append_previous_asymmetric": lambda: append_previous(asymmetric()),
+    "flatten_asymmetric": lambda: flatten_observation(asymmetric()),
+    "mask": lambda: with_action_mask(hidden_mask(), of_state),
+    "mask_composed": lambda: frame_stack(append_previous(flatten_observation(time_limit(judged(), 3))), 2),
+    "sticky_masked": lambda: sticky_actions(probes.masked()),
+    "sticky": lambda: sticky_actions(probes.chain()),
+    "sticky_mixed": lambda: sticky_actions(probes.reward_by_mixed_action()),
+    "all": lambda: frame_stack(append_previous(sticky_actions(time_limit(flatten_observation(nested()), 3))), 2),
+}
+
+
+@pytest.mark.parametrize("make", [*PROBES.values(), *WRAPPED.values()], ids=[*PROBES, *WRAPPED])
+def test_probes_and_wrapped_environments_keep_to_the_protocol(make: Any, key: jax.Array) -> None:
+    env = make()
+    check_env(env)
+    # and their observations are in their declared bounds, also after resets
+    sample = jax.vmap(jax.vmap(partial(sample_space, env.action_space)))
+    actions = partial(sample, jax.random.split(jax.random.key(9), (8, 3)))
+    _, obs, _, ts = rollout(env, actions, key, shape=(8, 3))
+
+    def within(space: Any, values: Any) -> None:
+        encoded = encoded_space(space)
+        vectors = np.asarray(quick_jit(jax.vmap(partial(encode, space)))(values))
+        assert (vectors >= encoded.low).all()
+        assert (vectors <= encoded.high).all()
+
+    for values in (obs, *(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), v) for v in (ts.obs, ts.final_obs))):
+        within(env.observation_space, values)
+    assert np.isfinite(ts.reward).all()
+
+
+def names_kept() -> dict[str, Env]:
+    """A named environment through every wrapper."""
+    chain, push = probes.chain()._replace(name="Chain"), probes.reward_by_distance()._replace(name="Chain")
+    wrappers: dict[str, Any] = {
+        "conform": conform,
+        "map_observation": lambda env: map_observation(env, lambda obs: obs, env.observation_space),
+        "flatten_observation": flatten_observation,
+        "time_limit": lambda env: time_limit(env, 3),
+        "mask_observation": lambda env: mask_observation(env, [1]),
+        "append_previous": append_previous,
+        "frame_stack": lambda env: frame_stack(env, 2),
+        "sticky_actions": sticky_actions,
+        "with_action_mask": lambda env: with_action_mask(env, lambda state, obs: jnp.ones(2, bool)),
+    }
+    named = {name: wrapper(chain) for name, wrapper in wrappers.items()}
+    return named | {"clip_action": clip_action(push), "rescale_action": rescale_action(push)}
+
+
+def test_wrappers_keep_the_name_and_messages_say_it() -> None:
+    assert {env.name for env in names_kept().values()} == {"Chain"}
+    broken = probes.chain()._replace(name="Chain", observation_space=box(0, 1, (7,)))
+    with pytest.raises(ValueError, match="the environment Chain does not keep to the protocol"):
+        check_env(broken)
