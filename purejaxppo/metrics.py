@@ -56,26 +56,47 @@ def flat(metrics: Any) -> dict[str, Any]:
     return numbers
 
 
-REPORT = ("policy_loss", "value_loss", "entropy", "clip_fraction", "kl", "max_ratio", "first_ratio_error", "grad_norm")
+class MinibatchStats(NamedTuple):
+    """Statistics of one minibatch step, float32 scalars."""
+
+    policy_loss: Array
+    value_loss: Array
+    entropy: Array
+    clip_fraction: Array
+    kl: Array
+    max_ratio: Array
+    first_ratio_error: Array
+    grad_norm: Array  # before clipping
 
 
-def report(surrogate: Array, errors: Array, entropy: Array, kl: Array, ratio: Array, clip_eps: Any) -> Array:
-    """What a part of a minibatch says of itself, from numbers per sample [L, C]: the first seven of REPORT, [7].
+NUM_MEANS = 5  # of the statistics above; the other two of a microbatch are maxima
 
-    A reduction each: of all of them stacked, a CPU would compute everything before them once more for every one.
+
+def minibatch_stats(
+    surrogate: Array, value_error: Array, entropy: Array, kl: Array, ratio: Array, clip_eps: Array | float
+) -> Array:
+    """Return the statistics of a microbatch, from values per sample [L, C]: MinibatchStats but grad_norm, [7].
+
+    Each is reduced separately: stacking first makes XLA's CPU backend recompute the producers for each reduction.
     """
     change = jnp.abs(ratio - 1.0)
-    means = (-surrogate, errors, entropy, (change > clip_eps).astype(jnp.float32), kl)
+    means = (-surrogate, value_error, entropy, (change > clip_eps).astype(jnp.float32), kl)
     return jnp.stack([*(x.mean() for x in means), ratio.max(), change.max()])
 
 
-def merge_stats(reports: Array, grad_norm: Array) -> Array:
-    """The reports [P, 7] of the parts of a minibatch and the norm of its gradient as one, [8]: REPORT."""
-    return jnp.concatenate([reports[:, :5].mean(0), reports[:, 5:].max(0), grad_norm[None]])
+def merge_stats(stats: Array, grad_norm: Array) -> MinibatchStats:
+    """Merge the statistics of the microbatches of a minibatch, [P, 7], and add the norm of its gradient []."""
+    return MinibatchStats(*stats[:, :NUM_MEANS].mean(0), *stats[:, NUM_MEANS:].max(0), grad_norm)
 
 
-def describe(batch: Any, ratio: Array, kl: Array) -> dict[str, Any]:
-    """What is to be said of a whole batch after the update; ratio (4) and exact KL of the new policy, [L, M]."""
+def batch_metrics(batch: Any, ratio: Array, kl: Array) -> dict[str, Array]:
+    """Return metrics of the whole batch under the updated policy.
+
+    Args:
+        batch: fields log_prob, value, advantage and target, [L, M].
+        ratio: (4) under the updated policy, [L, M].
+        kl: KL(π_old ‖ π), [L, M].
+    """
     unexplained = jnp.var(batch.target - batch.value) / jnp.var(batch.target)
     return {
         "kl": kl.mean(),
@@ -83,20 +104,42 @@ def describe(batch: Any, ratio: Array, kl: Array) -> dict[str, Any]:
         "explained_variance": 1.0 - unexplained,
         "advantage_std": jnp.std(batch.advantage),
         "undefined_actions": jnp.isnan(batch.log_prob).sum(dtype=jnp.float32),
-        "diagnostics": (),
     }
 
 
-def reduce_metrics(done: tuple[Array, Array], h: Hyperparams, episodes: EpisodeSummary, **rest: Any) -> Metrics:
-    """Metrics of one iteration. done: REPORT of each minibatch step, [K, num_minibatches, 8], and which ones moved.
+def reduce_metrics(
+    steps: tuple[MinibatchStats, Array],
+    h: Hyperparams,
+    episodes: EpisodeSummary,
+    whole: dict[str, Array],
+    diagnostics: Diagnostics | tuple[()] = (),
+) -> Metrics:
+    """Return the metrics of one iteration.
 
-    Means are over the steps taken; the greatest ratio is over all of them, and `first_ratio_error` that of the first.
+    Args:
+        steps: statistics of every minibatch and whether its step was taken, [K, num_minibatches] each. Losses are
+            averaged over the steps taken, `max_ratio` is the maximum over all, `first_ratio_error` is of the first.
+        h: the hyperparameters in force.
+        episodes: finished in the iteration.
+        whole: of `batch_metrics`.
+        diagnostics: if enabled.
     """
-    steps, taken = done
-    mean = dict(zip(REPORT, jnp.mean(steps, (0, 1), where=taken[..., None]), strict=True))
-    del mean["kl"]  # `rest` has that of the whole batch, after the update
-    highest, first = REPORT.index("max_ratio"), REPORT.index("first_ratio_error")
-    mean |= {"max_ratio": steps[..., highest].max(), "first_ratio_error": steps[0, 0, first]}
-    total = mean["policy_loss"] + h.vf_coef * mean["value_loss"] - h.ent_coef * mean["entropy"]
-    named = {name if name == "num_episodes" else f"episode_{name}": x for name, x in episodes._asdict().items()}
-    return Metrics(total, **mean, **named, **rest, minibatch_steps=taken.sum(dtype=jnp.float32))
+    stats, taken = steps
+    means = jnp.mean(jnp.stack(stats, axis=-1), (0, 1), where=taken[..., None])
+    means = dict(zip(MinibatchStats._fields, means, strict=True))
+    means |= {"max_ratio": stats.max_ratio.max(), "first_ratio_error": stats.first_ratio_error[0, 0]}
+    del means["kl"]  # `whole` has the KL of the whole batch after the update
+    total = means["policy_loss"] + h.vf_coef * means["value_loss"] - h.ent_coef * means["entropy"]
+    in_force = {name: getattr(h, name) for name in ("learning_rate", "clip_eps", "beta")}
+    episodes_by_name = {
+        name if name == "num_episodes" else f"episode_{name}": x for name, x in episodes._asdict().items()
+    }
+    return Metrics(
+        total,
+        **means,
+        **whole,
+        **in_force,
+        **episodes_by_name,
+        minibatch_steps=taken.sum(dtype=jnp.float32),
+        diagnostics=diagnostics,
+    )

@@ -1,4 +1,4 @@
-"""The optimiser of every objective, made from traced numbers, so that a sweep over them is one program."""
+"""The default optimizer, built from traced hyperparameters, so that a sweep over them is one program."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ from typing import Any
 
 import jax
 import optax
+from jax import Array
 
+from purejaxppo._util.aliases import OptState
 from purejaxppo.config.schema import Hyperparams
 
 
 def optimizer(h: Hyperparams) -> optax.GradientTransformation:
-    """Adam after a clip of the global gradient norm (not element by element).
+    """Return Adam after clipping by global norm.
 
-    h.max_grad_norm = inf is no clipping. The state does not depend on `h`. It is meant for all parameters as one
-    vector: a dozen small arrays would be a dozen times as many small operations.
+    `max_grad_norm` = inf disables clipping. The structure of the state does not depend on `h`. The optimizer works on
+    all parameters as one vector: a dozen small arrays would take a dozen times as many small operations.
+    Kingma & Ba (2015), "Adam", arXiv:1412.6980; Pascanu et al. (2013), "On the difficulty of training recurrent neural
+    networks", arXiv:1211.5063.
     """
     return optax.chain(
         optax.clip_by_global_norm(h.max_grad_norm),
@@ -23,9 +27,10 @@ def optimizer(h: Hyperparams) -> optax.GradientTransformation:
     )
 
 
-def apply_gradients(h: Hyperparams, grads: jax.Array, opt_state: Any, params: jax.Array) -> tuple[jax.Array, Any]:
-    """One step of `optimizer` -> (params, opt_state)."""
-    # optax raises a traced decay to an integer count, which strict promotion (ours in tests, maybe yours) forbids
+def apply_gradients(h: Hyperparams, grads: Array, opt_state: OptState, params: Array) -> tuple[Array, OptState]:
+    """Take one step of `optimizer` and return the new parameters and state."""
+    # optax raises a traced decay to an integer power, which strict dtype promotion forbids.
     with jax.numpy_dtype_promotion("standard"):
-        moved: Any = optimizer(h).update(grads, opt_state, params)
-    return params + moved[0], moved[1]
+        updates: Any
+        updates, opt_state = optimizer(h).update(grads, opt_state, params)
+    return params + updates, opt_state

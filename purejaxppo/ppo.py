@@ -1,260 +1,354 @@
-"""One PPO iteration, top to bottom in the order of the source's section 1.11.
+"""Proximal Policy Optimization, one iteration, in the order of the algorithm.
 
-rollout -> targets -> optimisation -> policy update: `update(state, hyperparams) -> (state, metrics)` is one pure
-function, hence one XLA program. Axes: T time, N environments, L length of a training sequence (1 for feed-forward
-networks), M = T * N / L sequences.
+`update` is the iteration; every step of it is a function below, in the order of the calls. Numbers such as (7) refer to
+docs/derivation.md. Axes: T time, N environments; L steps of a training sequence (1 for feed-forward networks) and
+M = T * N / L sequences.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax import Array
 from jax.flatten_util import ravel_pytree
 
+from purejaxppo._util.aliases import Distribution, Observation, OptState, Params, PRNGKey, RnnState
 from purejaxppo._util.trees import add_time_axis, drop_time_axis, strong_dtypes, tree_where
-from purejaxppo.batching.burn_in import burn_in_steps, start_rnn_state
-from purejaxppo.batching.gather import pack, to_device_layout
-from purejaxppo.batching.microbatches import choose_partition, map_microbatches, mean_gradient, num_microbatches
-from purejaxppo.batching.sequences import to_sequences
+from purejaxppo.batching.burn_in import start_rnn_state
+from purejaxppo.batching.plan import Minibatch, make_plan
 from purejaxppo.batching.shuffles import SHUFFLES
-from purejaxppo.config.schema import Config, Hyperparams, minibatch_shape
-from purejaxppo.devices.sharding import replicate, shard
+from purejaxppo.config.schema import Config, Hyperparams
 from purejaxppo.envs.auto_reset import auto_reset
+from purejaxppo.envs.protocol import Env
 from purejaxppo.envs.spaces import normalized_leaves
 from purejaxppo.envs.wrappers.actions import clip_action
-from purejaxppo.functional import episode_stats, running_stats
+from purejaxppo.functional import episode_stats, kl_control, running_stats
 from purejaxppo.functional.advantages import TARGETS, next_state_values, normalize_advantages
-from purejaxppo.functional.diagnostics import improvement, mean_residual
-from purejaxppo.functional.kl_control import apply_control, init_control, should_stop, update_control
+from purejaxppo.functional.diagnostics import Diagnostics, improvement, mean_residual
 from purejaxppo.functional.objectives import OBJECTIVES, importance_ratio, total_loss, value_loss
 from purejaxppo.functional.trpo import natural_step
-from purejaxppo.metrics import REPORT, Metrics, describe, merge_stats, reduce_metrics, report
-from purejaxppo.networks.protocol import check_fit
+from purejaxppo.metrics import Metrics, batch_metrics, merge_stats, minibatch_stats, reduce_metrics
+from purejaxppo.networks.protocol import Network, check_fit
 from purejaxppo.optimizer import apply_gradients, optimizer
-from purejaxppo.types import Algorithm, Batch, Parts, TrainState, Transition
-
-Array = jax.Array
+from purejaxppo.types import PER_ENV_FIELDS, Algorithm, Batch, Components, TrainState, Transition
 
 
-def make_ppo(env, network, config=None, *, objective=None, target_fn=None, shuffle=None) -> Algorithm:
-    """PPO for `env` and `network`. A function handed in takes the place of the one that `config` names.
+def make_ppo(
+    env: Env,
+    network: Network,
+    config: Config | None = None,
+    *,
+    objective: Callable[..., Array] | None = None,
+    target_fn: Callable[..., tuple[Array, Array]] | None = None,
+    shuffle: Callable[[PRNGKey, int], Array] | None = None,
+) -> Algorithm:
+    """Make the PPO algorithm for an environment and a network.
 
-    Continuous actions are clipped at the environment's own bounds, on its side of the log-probability.
-    Raises ConfigError on a bad config and ValueError on an environment that breaks the protocol, all problems at once.
+    Continuous actions are clipped to the bounds of the environment after their log-probability is taken.
+
+    Args:
+        env: the environment; it never resets itself.
+        network: the actor-critic.
+        config: static settings.
+        objective: replaces `config.objective`: (ratio, advantage, kl, hyperparams) -> surrogate per sample.
+        target_fn: replaces `config.targets`: see `purejaxppo.functional.advantages.TargetFn`.
+        shuffle: replaces `config.shuffle`: (key, size) -> permutation of 0..size-1.
+
+    Raises:
+        ConfigError: the config is invalid; lists every problem.
+        ValueError: the environment or the network breaks its protocol; lists every problem.
     """
-    config, env = config or Config(), clip_action(env)
-    cut = choose_partition(config, *minibatch_shape(config, check_fit(env, network, config, objective)))
-    objective = objective or OBJECTIVES["none" if config.policy_step == "trpo" else config.objective]
-    target_fn, shuffle = target_fn or TARGETS[config.targets], shuffle or SHUFFLES[config.shuffle]
-    normalized = normalized_leaves(env.observation_space, config.normalize_observations)
-    parts = Parts(auto_reset(env, config.resets), network, config, objective, target_fn, shuffle, normalized, cut)
-    alone = partial(update, parts._replace(cut=cut._replace(num_devices=1)))
-    return Algorithm(partial(init, parts), partial(update, parts), env, network, config, cut.num_devices, alone)
+    config = config or Config()
+    env = clip_action(env)
+    recurrent = check_fit(env, network, config, objective)
+    components = Components(
+        env=auto_reset(env, config.resets),
+        network=network,
+        config=config,
+        objective=objective or OBJECTIVES["none" if config.policy_step == "trpo" else config.objective],
+        target_fn=target_fn or TARGETS[config.targets],
+        shuffle=shuffle or SHUFFLES[config.shuffle],
+        normalized=normalized_leaves(env.observation_space, config.normalize_observations),
+        plan=make_plan(config, recurrent),
+    )
+    return Algorithm(partial(init, components), partial(update, components), env, network, config, components)
 
 
-def init(parts: Parts, key: Array, h: Hyperparams) -> TrainState:
-    """The state before the first iteration."""
-    num_envs = parts.config.num_envs
+def init(ppo: Components, key: PRNGKey, h: Hyperparams) -> TrainState:
+    """Return the state before the first iteration."""
+    num_envs = ppo.config.num_envs
     param_key, env_key, key = jax.random.split(key, 3)
-    params = parts.network.init(param_key)
-    env_state, obs = parts.env.reset(env_key, num_envs)
+    params = ppo.network.init(param_key)
+    env_state, obs = ppo.env.reset(env_key, num_envs)
     state = TrainState(
         params=params,
         opt_state=optimizer(h).init(ravel_pytree(params)[0]),
         env_state=env_state,
         obs=obs,
-        rnn_state=parts.network.initial_rnn_state(num_envs),
+        rnn_state=ppo.network.initial_rnn_state(num_envs),
         is_first=jnp.ones(num_envs, bool),
         obs_moments=running_stats.init_moments(drop_time_axis(obs)),
         reward_scaler=running_stats.init_reward_scaler(num_envs),
-        control=init_control(h),
+        control=kl_control.init_control(h),
         last_residual=jnp.float32(jnp.nan),
         episodes=episode_stats.init_episode_stats(num_envs),
         key=key,
         num_updates=jnp.int32(0),
     )
-    return strong_dtypes(state)
+    return ppo.plan.place(strong_dtypes(state), PER_ENV_FIELDS)
 
 
-def update(parts: Parts, state: TrainState, h: Hyperparams) -> tuple[TrainState, Metrics]:
-    """One iteration (1.11): rollout, targets, K epochs of minibatches, θ_old ← θ."""
+def update(ppo: Components, state: TrainState, h: Hyperparams) -> tuple[TrainState, Metrics]:
+    """Run one iteration (1.11) and return the next state and the metrics of the iteration."""
     key, rollout_key, epoch_key = jax.random.split(state.key, 3)
-    progress = state.num_updates.astype(jnp.float32) / max(parts.config.num_updates, 1)
-    h, left = apply_control(state.control, h), jnp.maximum(1.0 - h.lr_anneal * progress, 0.0)
-    h = h._replace(learning_rate=h.learning_rate * left, trpo_delta=h.trpo_delta * left)
-
-    state, rollout = collect_rollout(parts, state, rollout_key)
-    done = rollout.terminated | rollout.truncated
-    episodes, finished = episode_stats.summarize_episodes(state.episodes, rollout.reward, done)
-    scaler = state.reward_scaler
-    if parts.config.scale_rewards:
-        scaler, rewards = running_stats.scale_rewards(scaler, rollout.reward, done, h.gamma)
-        rollout = rollout._replace(reward=rewards)
-
-    batch_of = partial(compute_targets, parts, state=state, rollout=rollout, h=h)
-    batch = batch_of(state.params)
-    trpo = parts.config.policy_step == "trpo"  # the epochs then fit the values and leave the policy alone
-    fit = h._replace(ent_coef=jnp.zeros_like(h.ent_coef)) if trpo else h
-    params, opt_state, steps = optimize(parts, state, batch, batch_of, fit, epoch_key)
-    if trpo:
-        params = natural_step(
-            lambda p: evaluate_actions(parts, p, batch), params, surrogate_advantage(parts, batch.advantage), h
-        )
-
-    moments = state.obs_moments  # moved only now: a frozen normaliser keeps the first ratio at 1
-    if parts.config.normalize_observations:
-        moments = running_stats.update_moments(moments, rollout.obs)
-    ratio, kl = map_microbatches(lambda part: evaluate_actions(parts, params, part)[:2], batch, parts.cut)
-    whole, residual = describe(batch, ratio, kl), state.last_residual
-    if parts.config.diagnostics:
-        before, residual = (
-            mean_residual(rollout, *state_values(parts, p, state, rollout), h.gamma) for p in (state.params, params)
-        )
-        whole["diagnostics"] = improvement(ratio, kl, batch.advantage, before - state.last_residual, h.gamma)
-    used = {name: getattr(h, name) for name in ("learning_rate", "clip_eps", "beta")}
-    metrics = reduce_metrics(steps, h, finished, **whole, **used)
-    control = update_control(state.control, metrics.kl, h)
-    state = state._replace(params=params, opt_state=opt_state, obs_moments=moments, reward_scaler=scaler, key=key)
-    state = state._replace(control=control, last_residual=residual, episodes=episodes)
-    return state._replace(num_updates=state.num_updates + 1), metrics
+    h = anneal(ppo, state, h)
+    state, rollout = collect_rollout(ppo, state, rollout_key)
+    state, rollout, finished = process_rewards(ppo, state, rollout, h)
+    batch = compute_targets(ppo, state.params, state, rollout, h)
+    params, opt_state, steps = optimize(ppo, state, rollout, batch, h, epoch_key)
+    params = trpo_update(ppo, params, batch, h)
+    metrics, residual = compute_metrics(ppo, params, state, rollout, batch, steps, finished, h)
+    state = update_statistics(ppo, state, rollout, metrics.kl, h)
+    state = state._replace(params=params, opt_state=opt_state, last_residual=residual, key=key)
+    state = state._replace(num_updates=state.num_updates + 1)
+    return ppo.plan.place(state, PER_ENV_FIELDS), metrics
 
 
-# 1. Rollout ----------------------------------------------------------------------------------------------------------
+def anneal(ppo: Components, state: TrainState, h: Hyperparams) -> Hyperparams:
+    """Return the hyperparameters of this iteration: KL-driven controls applied, step sizes annealed linearly."""
+    progress = state.num_updates.astype(jnp.float32) / max(ppo.config.num_updates, 1)
+    remaining = jnp.maximum(1.0 - h.lr_anneal * progress, 0.0)
+    h = kl_control.apply_control(state.control, h)
+    return h._replace(learning_rate=h.learning_rate * remaining, trpo_delta=h.trpo_delta * remaining)
 
 
-def collect_rollout(parts: Parts, state: TrainState, key: Array) -> tuple[TrainState, Transition]:
-    """T steps of N environments with π_old. All randomness is drawn before the scan, in one call each."""
-    num_steps, num_envs = parts.config.num_steps, parts.config.num_envs
+# Rollout -------------------------------------------------------------------------------------------------------------
+
+
+def collect_rollout(ppo: Components, state: TrainState, key: PRNGKey) -> tuple[TrainState, Transition]:
+    """Act with π_old for T steps in N environments.
+
+    All random numbers are drawn before the scan, because one large draw is faster than T small ones.
+    """
+    num_steps = ppo.config.num_steps
     env_key, action_key = jax.random.split(key)
 
-    def policy(rnn_state: Any, obs: Any, is_first: Array) -> tuple[Any, Any]:
-        inputs = add_time_axis((observe(parts, state, obs), is_first))
-        rnn_state, distribution, _ = parts.network.apply(state.params, rnn_state, *inputs)
+    def policy(rnn_state: RnnState, obs: Observation, is_first: Array) -> tuple[RnnState, Distribution]:
+        inputs = add_time_axis((observe(ppo, state, obs), is_first))
+        rnn_state, distribution, _ = ppo.network.apply(state.params, rnn_state, *inputs)
         return rnn_state, drop_time_axis(distribution)
 
     def step(carry: tuple, noise: tuple) -> tuple[tuple, Transition]:
         env_state, obs, rnn_state, is_first = carry
+        env_noise, action_noise = noise
         next_rnn_state, distribution = policy(rnn_state, obs, is_first)
-        action = distribution.sample_from(noise[1])
-        env_state, ts = parts.env.step(noise[0], env_state, distribution.to_env(action))
+        action = distribution.sample_from(action_noise)
+        env_state, ts = ppo.env.step(env_noise, env_state, distribution.to_env(action))
         outcome = (ts.reward, ts.terminated, ts.truncated, ts.final_obs)
         transition = Transition(obs, action, *outcome, distribution, rnn_state, is_first)
         return (env_state, ts.obs, next_rnn_state, ts.terminated | ts.truncated), transition
 
-    start = shard((state.env_state, state.obs, state.rnn_state, state.is_first), parts.cut.num_devices)
     _, distribution = jax.eval_shape(policy, state.rnn_state, state.obs, state.is_first)
-    noise = (parts.env.noise(env_key, num_steps, num_envs), distribution.noise(action_key, (num_steps,)))
-    noise = shard(noise, parts.cut.num_devices, axis=1)
-    (env_state, obs, rnn_state, is_first), rollout = jax.lax.scan(step, start, noise)
+    noise = (ppo.env.noise(env_key, num_steps, ppo.config.num_envs), distribution.noise(action_key, (num_steps,)))
+    carry = (state.env_state, state.obs, state.rnn_state, state.is_first)
+    (env_state, obs, rnn_state, is_first), rollout = ppo.plan.scan_steps(step, carry, noise)
     return state._replace(env_state=env_state, obs=obs, rnn_state=rnn_state, is_first=is_first), rollout
 
 
-def observe(parts: Parts, state: TrainState, obs: Any) -> Any:
-    """What the network reads: the observation, its quantities normalised where the config says so."""
-    return running_stats.normalize(state.obs_moments, obs, only=parts.normalized)
+def observe(ppo: Components, state: TrainState, obs: Observation) -> Observation:
+    """Return the observation as the network sees it, normalized if the config says so.
+
+    The statistics change only at the end of an iteration. So the first minibatch sees what the rollout saw, and its
+    ratio (4) is 1.
+    """
+    return running_stats.normalize(state.obs_moments, obs, only=ppo.normalized)
 
 
-# 2. Targets ----------------------------------------------------------------------------------------------------------
+# Rewards and targets -------------------------------------------------------------------------------------------------
 
 
-def state_values(parts: Parts, params: Any, state: TrainState, rollout: Transition) -> tuple[Array, Array]:
-    """V(s_t) and V(s'_t), [T, N] each, s'_t before any reset; `state` is the one after the rollout."""
+def process_rewards(
+    ppo: Components, state: TrainState, rollout: Transition, h: Hyperparams
+) -> tuple[TrainState, Transition, episode_stats.EpisodeSummary]:
+    """Sum up the returns of episodes, then scale the rewards if the config says so."""
+    done = rollout.terminated | rollout.truncated
+    episodes, finished = episode_stats.summarize_episodes(state.episodes, rollout.reward, done)
+    state = state._replace(episodes=episodes)
+    if ppo.config.scale_rewards:
+        scaler, rewards = running_stats.scale_rewards(state.reward_scaler, rollout.reward, done, h.gamma)
+        state = state._replace(reward_scaler=scaler)
+        rollout = rollout._replace(reward=rewards)
+    return state, rollout, finished
 
-    def value(rnn_state: Any, obs: Any, is_first: Array) -> Array:
-        return parts.network.apply(params, rnn_state, observe(parts, state, obs), is_first)[2]
+
+def compute_targets(ppo: Components, params: Params, state: TrainState, rollout: Transition, h: Hyperparams) -> Batch:
+    """Return the training data of a rollout: advantages and value targets (9)(10), divided into sequences."""
+    values, next_values = state_values(ppo, params, state, rollout)
+    rewards, terminated, truncated = rollout.reward, rollout.terminated, rollout.truncated
+    if ppo.config.truncation == "mask":  # terminated, with δ_t = 0
+        rewards = jnp.where(truncated & ~terminated, values, rewards)
+    if ppo.config.truncation != "bootstrap":
+        terminated = terminated | truncated
+        truncated = jnp.zeros_like(truncated)
+    advantage, target = ppo.target_fn(rewards, values, next_values, terminated, truncated, h, ppo.config.n_step)
+    batch = Batch(
+        obs=observe(ppo, state, rollout.obs),
+        is_first=rollout.is_first,
+        rnn_state=rollout.rnn_state,
+        action=rollout.action,
+        distribution=rollout.distribution,
+        log_prob=rollout.distribution.log_prob(rollout.action),
+        value=values,
+        advantage=advantage,
+        target=target,
+    )
+    return ppo.plan.to_sequences(batch)
+
+
+def state_values(ppo: Components, params: Params, state: TrainState, rollout: Transition) -> tuple[Array, Array]:
+    """Return V(s_t) and V(s'_t), [T, N] each, where s'_t is the state after step t, before any reset.
+
+    Args:
+        ppo: the components.
+        params: parameters of the value function.
+        state: the state after the rollout.
+        rollout: leaves [T, N, ...].
+    """
+
+    def value(rnn_state: RnnState, obs: Observation, is_first: Array) -> Array:
+        return ppo.network.apply(params, rnn_state, observe(ppo, state, obs), is_first)[2]
 
     def final_value(t: Array) -> Array:
+        """V(s'_t) for one step t of each environment, [N] -> [N]."""
         at = jax.tree.map(lambda x: jax.vmap(lambda x, t: x[t], (1, 0))(x, t), rollout)
-        # s_t and s'_t in turn, from the carry before the step: a memory that saw s_t and no reset
+        # The network reads s_t, then s'_t, from the recurrent state before the step and without a reset between them.
         obs = jax.tree.map(lambda a, b: jnp.stack([a, b]), at.obs, at.final_obs)
-        return value(at.rnn_state, obs, jnp.stack([at.is_first, jnp.zeros_like(at.is_first)]))[1]
+        is_first = jnp.stack([at.is_first, jnp.zeros_like(at.is_first)])
+        return value(at.rnn_state, obs, is_first)[1]
 
-    whole = (add_time_axis(drop_time_axis(rollout.rnn_state)), rollout.obs, rollout.is_first)
-    values = map_microbatches(lambda x: value(drop_time_axis(x[0]), *x[1:]), whole, parts.cut)
+    start = add_time_axis(drop_time_axis(rollout.rnn_state))
+    inputs = (start, rollout.obs, rollout.is_first)
+    values = ppo.plan.map(lambda x: value(drop_time_axis(x[0]), *x[1:]), inputs)
     last = value(state.rnn_state, *add_time_axis((state.obs, state.is_first)))
-    cut = rollout.truncated & ~rollout.terminated
-    return values, next_state_values(values, last, cut, final_value)
+    truncated_only = rollout.truncated & ~rollout.terminated
+    return values, next_state_values(values, last, truncated_only, final_value)
 
 
-def compute_targets(parts: Parts, params: Any, *, state: TrainState, rollout: Transition, h: Hyperparams) -> Batch:
-    """Advantages and targets (9)(10) of the rollout, cut into sequences."""
-    values, next_values = state_values(parts, params, state, rollout)
-    rewards, terminated, truncated = rollout.reward, rollout.terminated, rollout.truncated
-    if parts.config.truncation == "mask":  # as if terminated, with δ_t = 0
-        rewards = jnp.where(truncated & ~terminated, values, rewards)
-    if parts.config.truncation != "bootstrap":
-        terminated, truncated = terminated | truncated, jnp.zeros_like(truncated)
-    returns = (rewards, values, next_values, terminated, truncated)
-    advantage, target = parts.target_fn(*returns, h, parts.config.n_step)
-    log_prob = rollout.distribution.log_prob(rollout.action)
-    length = (parts.config.sequence_length or parts.config.num_steps) if jax.tree.leaves(rollout.rnn_state) else 1
-    policy = (rollout.action, rollout.distribution, log_prob)
-    batch = Batch(
-        observe(parts, state, rollout.obs), rollout.is_first, rollout.rnn_state, *policy, values, advantage, target
-    )
-    devices = parts.cut.num_devices
-    batch = shard(jax.tree.map(lambda x: to_sequences(x, length, devices), batch), devices, axis=1)
-    lead = burn_in_steps(batch, parts.config.num_envs, parts.config.burn_in, devices)
-    return batch._replace(rnn_state=add_time_axis(drop_time_axis(batch.rnn_state)), burn_in=lead)
+# Optimization --------------------------------------------------------------------------------------------------------
 
 
-# 3. Optimisation -----------------------------------------------------------------------------------------------------
+def optimize(
+    ppo: Components, state: TrainState, rollout: Transition, batch: Batch, h: Hyperparams, key: PRNGKey
+) -> tuple[Params, OptState, tuple]:
+    """Run K epochs over random minibatches.
+
+    Once the KL divergence of a minibatch exceeds target_kl, no later minibatch changes the parameters (1.10).
+
+    Returns:
+        Parameters, optimizer state, and for each minibatch its statistics and whether its step was taken.
+    """
+    if ppo.config.policy_step == "trpo":  # the epochs fit only the value function
+        h = h._replace(ent_coef=jnp.zeros_like(h.ent_coef))
+    start, unravel = ravel_pytree(state.params)
+
+    def minibatch_step(carry: tuple, minibatch: Minibatch) -> tuple[tuple, tuple]:
+        params, opt_state, stopped = carry
+        gradient, aux = ppo.plan.mean_gradient(partial(loss, ppo, h), unravel(params), minibatch)
+        stats = merge_stats(aux, optax.tree.norm(gradient))
+        stopped = kl_control.should_stop(stopped, stats.kl, h.target_kl)
+        moved = apply_gradients(h, gradient, opt_state, params)
+        params, opt_state = tree_where(stopped, (params, opt_state), moved)
+        return (params, opt_state, stopped), (stats, ~stopped)
+
+    def epoch(carry: tuple, key: PRNGKey) -> tuple[tuple, tuple]:
+        data = batch
+        if ppo.config.recompute_advantages:
+            data = compute_targets(ppo, unravel(carry[0]), state, rollout, h)
+        order = ppo.shuffle(key, batch.value.shape[1])
+        return ppo.plan.scan_minibatches(minibatch_step, carry, data, order, partial(surrogate_advantage, ppo))
+
+    carry = (start, state.opt_state, jnp.bool_(False))
+    (params, opt_state, _), steps = jax.lax.scan(epoch, carry, jax.random.split(key, ppo.config.num_epochs))
+    return unravel(params), opt_state, steps
 
 
-def evaluate_actions(parts: Parts, params: Any, batch: Batch) -> tuple[Array, Array, Array, Array]:
-    """Ratio (4), KL(π_old(·|s) || π_θ(·|s)), entropy (12) and V_φ(s) along sequences, [L, M] each."""
-    rnn_state = start_rnn_state(parts.network.apply, params, batch.rnn_state, batch.burn_in)
-    _, distribution, value = parts.network.apply(params, rnn_state, batch.obs, batch.is_first)
+def surrogate_advantage(ppo: Components, advantage: Array) -> Array:
+    """Return the advantages of a minibatch for the surrogate; value targets are never normalized."""
+    return normalize_advantages(advantage) if ppo.config.normalize_advantages else advantage
+
+
+def loss(ppo: Components, h: Hyperparams, params: Params, batch: Batch) -> tuple[Array, Array]:
+    """Return the loss (13) of a minibatch, or of a microbatch of it, and the statistics of `minibatch_stats`."""
+    ratio, kl, entropy, value = evaluate_actions(ppo, params, batch)
+    surrogate = ppo.objective(ratio, batch.advantage, kl, h)
+    value_error = value_loss(value, batch.target, batch.value, h.vf_clip_eps)
+    total = total_loss(surrogate, value_error, entropy, h.vf_coef, h.ent_coef)
+    return total, minibatch_stats(surrogate, value_error, entropy, kl, ratio, h.clip_eps)
+
+
+def evaluate_actions(ppo: Components, params: Params, batch: Batch) -> tuple[Array, Array, Array, Array]:
+    """Return ratio (4), KL(π_old(·|s) ‖ π_θ(·|s)), entropy (12) and V_φ(s) along sequences, [L, M] each."""
+    rnn_state = start_rnn_state(ppo.network.apply, params, batch.rnn_state, batch.burn_in)
+    _, distribution, value = ppo.network.apply(params, rnn_state, batch.obs, batch.is_first)
     ratio = importance_ratio(distribution.log_prob(batch.action), batch.log_prob)
     return ratio, batch.distribution.kl(distribution), distribution.entropy(), value
 
 
-def surrogate_advantage(parts: Parts, advantage: Array) -> Array:
-    """The advantages of a minibatch as they enter the surrogate; the value targets never are normalised."""
-    return normalize_advantages(advantage) if parts.config.normalize_advantages else advantage
+def trpo_update(ppo: Components, params: Params, batch: Batch, h: Hyperparams) -> Params:
+    """Move the policy by one trust-region step (6) if the config says so."""
+    if ppo.config.policy_step != "trpo":
+        return params
+    advantage = surrogate_advantage(ppo, batch.advantage)
+    return natural_step(lambda params: evaluate_actions(ppo, params, batch), params, advantage, h)
 
 
-def loss(params: Any, parts: Parts, batch: Batch, h: Hyperparams) -> tuple[Array, Array]:
-    """The loss (13) of (a part of) a minibatch, and what it was made of."""
-    ratio, kl, entropy, value = evaluate_actions(parts, params, batch)
-    surrogate = parts.objective(ratio, batch.advantage, kl, h)
-    errors = value_loss(value, batch.target, batch.value, h.vf_clip_eps)
-    total = total_loss(surrogate, errors, entropy, h.vf_coef, h.ent_coef)
-    return total, report(surrogate, errors, entropy, kl, ratio, h.clip_eps)
+# Metrics and statistics ----------------------------------------------------------------------------------------------
 
 
-def optimize(parts: Parts, state: TrainState, batch: Batch, batch_of: Callable, h: Hyperparams, key: Array) -> Any:
-    """K epochs over random minibatches -> (params, opt_state, steps). From KL > κ on nothing moves (1.10)."""
-    config, devices, (length, size) = parts.config, parts.cut.num_devices, batch.value.shape
-    split = (config.num_minibatches, num_microbatches(size // config.num_minibatches, length, parts.cut), -1)
-    start, unravel = ravel_pytree(state.params)
+def compute_metrics(
+    ppo: Components,
+    params: Params,
+    state: TrainState,
+    rollout: Transition,
+    batch: Batch,
+    steps: tuple,
+    finished: episode_stats.EpisodeSummary,
+    h: Hyperparams,
+) -> tuple[Metrics, Array]:
+    """Return the metrics of the iteration, and the residual that the diagnostics of the next one need."""
+    ratio, kl = ppo.plan.map(lambda microbatch: evaluate_actions(ppo, params, microbatch)[:2], batch)
+    diagnostics = ()
+    residual = state.last_residual
+    if ppo.config.diagnostics:
+        diagnostics, residual = diagnose(ppo, params, state, rollout, batch, ratio, kl, h)
+    whole = batch_metrics(batch, ratio, kl)
+    metrics = reduce_metrics(steps, h, finished, whole, diagnostics)
+    return metrics, residual
 
-    def minibatch_step(data: Any, take: Callable, carry: tuple, minibatch: tuple) -> tuple[tuple, tuple]:
-        params, opt_state, stopped = carry
 
-        def part_loss(params: Any, data: Any, index: Array, advantage: Array) -> tuple[Array, Array]:
-            return loss(params, parts, take(data, index)._replace(advantage=advantage), h)
+def diagnose(
+    ppo: Components,
+    params: Params,
+    state: TrainState,
+    rollout: Transition,
+    batch: Batch,
+    ratio: Array,
+    kl: Array,
+    h: Hyperparams,
+) -> tuple[Diagnostics, Array]:
+    """Compare the predicted with the realized improvement of the policy."""
+    before = mean_residual(rollout, *state_values(ppo, state.params, state, rollout), h.gamma)
+    after = mean_residual(rollout, *state_values(ppo, params, state, rollout), h.gamma)
+    return improvement(ratio, kl, batch.advantage, before - state.last_residual, h.gamma), after
 
-        grads, reports = mean_gradient(part_loss, unravel(params), data, minibatch, parts.cut)
-        step = merge_stats(reports, optax.tree.norm(grads))
-        stopped = should_stop(stopped, step[REPORT.index("kl")], h.target_kl)
-        carry = tree_where(stopped, (params, opt_state), apply_gradients(h, grads, opt_state, params))
-        return (*carry, stopped), (step, ~stopped)
 
-    def epoch(carry: tuple, key: Array) -> tuple[tuple, tuple]:
-        data = batch_of(unravel(carry[0])) if config.recompute_advantages else batch
-        index = to_device_layout(parts.shuffle(key, size), config.num_envs, devices).reshape(
-            split
-        )  # [minibatches, P, columns]
-        advantage = replicate(data.advantage, devices).at[:, index].get(mode="promise_in_bounds")
-        minibatches = index, jax.vmap(partial(surrogate_advantage, parts))(jnp.moveaxis(advantage, 0, 2))
-        return jax.lax.scan(partial(minibatch_step, *pack(data, devices)), carry, replicate(minibatches, devices))
-
-    carry = (start, state.opt_state, jnp.bool_(False))
-    (params, opt_state, _), steps = jax.lax.scan(epoch, carry, jax.random.split(key, config.num_epochs))
-    return unravel(params), opt_state, steps
+def update_statistics(ppo: Components, state: TrainState, rollout: Transition, kl: Array, h: Hyperparams) -> TrainState:
+    """Update the observation statistics and the KL-driven controls for the next iteration."""
+    moments = state.obs_moments
+    if ppo.config.normalize_observations:
+        moments = running_stats.update_moments(moments, rollout.obs)
+    return state._replace(obs_moments=moments, control=kl_control.update_control(state.control, kl, h))

@@ -1,14 +1,24 @@
-"""What a run is made of: its parts, its state, a rollout, and what the epochs read."""
+"""State, rollout, batch and algorithm: the types that the page passes around, with their shapes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
+from jax import Array
 
-from purejaxppo.batching.burn_in import LeadingSteps
-from purejaxppo.batching.microbatches import Partition
+from purejaxppo._util.aliases import (
+    Action,
+    Distribution,
+    EnvState,
+    Observation,
+    OptState,
+    Params,
+    PRNGKey,
+    RnnState,
+)
+from purejaxppo.batching.burn_in import BurnInSteps
+from purejaxppo.batching.plan import Plan
 from purejaxppo.config.schema import Config, Hyperparams
 from purejaxppo.envs.protocol import Env, VecEnv
 from purejaxppo.functional.episode_stats import EpisodeStats
@@ -17,76 +27,76 @@ from purejaxppo.functional.running_stats import RewardScaler, RunningMoments
 from purejaxppo.metrics import Metrics
 from purejaxppo.networks.protocol import Network
 
-Array = jax.Array
-
 
 class TrainState(NamedTuple):
-    """Everything a run is: with it and the hyperparameters the rest of the run is determined."""
+    """The whole state of a run: together with the hyperparameters it determines the rest of the run."""
 
-    params: Any
-    opt_state: Any
-    env_state: Any  # [N, ...]
-    obs: Any  # [N, ...] what to act on next, as the environment gave it
-    rnn_state: Any  # [N, ...] the network's memory before `obs`; () for feed-forward networks
-    is_first: Array  # [N] `obs` is the first of an episode
-    obs_moments: RunningMoments  # moved at the end of an iteration only
+    params: Params
+    opt_state: OptState
+    env_state: EnvState  # [N, ...]
+    obs: Observation  # [N, ...] to act on next, not normalized
+    rnn_state: RnnState  # [N, ...] before `obs`; () for feed-forward networks
+    is_first: Array  # [N] bool, `obs` is the first of an episode
+    obs_moments: RunningMoments  # updated at the end of an iteration only
     reward_scaler: RewardScaler
     control: Control
-    last_residual: Array  # of the diagnostics: mean TD residual of the rollout before, by the V fitted to it; else NaN
-    episodes: EpisodeStats  # [N] of the running episodes
-    key: Array
-    num_updates: Array  # int32; one update is num_envs * num_steps timesteps
+    last_residual: Array  # [] of the diagnostics: mean TD residual of the last rollout under the values fitted to it
+    episodes: EpisodeStats  # [N] of the unfinished episodes
+    key: PRNGKey
+    num_updates: Array  # [] int32; one update is num_envs * num_steps timesteps
+
+
+PER_ENV_FIELDS = ("env_state", "obs", "rnn_state", "is_first", "reward_scaler", "episodes")  # leaves [N, ...]
 
 
 class Transition(NamedTuple):
-    """A rollout, leaves [T, N, ...]."""
+    """One step of every environment; a rollout has leaves [T, N, ...]."""
 
-    obs: Any
-    action: Any
+    obs: Observation
+    action: Action
     reward: Array
     terminated: Array
     truncated: Array
-    final_obs: Any  # what the action led to, before any reset
-    distribution: Any  # π_old(·|s_t)
-    rnn_state: Any  # before the step
+    final_obs: Observation  # after the action, before any reset
+    distribution: Distribution  # π_old(·|s_t)
+    rnn_state: RnnState  # before the step
     is_first: Array
 
 
 class Batch(NamedTuple):
-    """What the epochs read: sequences, leaves [L, M, ...]; the carry is that of the first step, [1, M, ...]."""
+    """Training data of the epochs: M sequences of L steps, leaves [L, M, ...]."""
 
-    obs: Any
+    obs: Observation  # normalized
     is_first: Array
-    rnn_state: Any
-    action: Any
-    distribution: Any
-    log_prob: Array
-    value: Array
-    advantage: Array
-    target: Array
-    burn_in: LeadingSteps | tuple[()] = ()  # the steps before, where there is a burn-in
+    rnn_state: RnnState  # [1, M, ...] before the first step
+    action: Action
+    distribution: Distribution  # π_old(·|s_t)
+    log_prob: Array  # log π_old(a_t|s_t)
+    value: Array  # V(s_t) before the update
+    advantage: Array  # not normalized
+    target: Array  # of the value function
+    burn_in: BurnInSteps | tuple[()] = ()  # the steps before each sequence, if there is a burn-in
 
 
-class Parts(NamedTuple):
-    """What `make_ppo` was given, names resolved to functions."""
+class Components(NamedTuple):
+    """The arguments of `make_ppo`, with names resolved to functions. Static."""
 
     env: VecEnv
     network: Network
     config: Config
-    objective: Callable[..., Array]  # (ratio, advantage, kl, hyperparams) -> per-sample surrogate, maximised
-    target_fn: Callable[..., tuple[Array, Array]]
-    shuffle: Callable[[Array, int], Array]  # (key, size) -> order
-    normalized: tuple[bool, ...]  # which leaves of an observation are normalised
-    cut: Partition  # of the work, into parts and among devices
+    objective: Callable[..., Array]  # (ratio, advantage, kl, hyperparams) -> surrogate per sample, to be maximized
+    target_fn: Callable[..., tuple[Array, Array]]  # see `purejaxppo.functional.advantages.TargetFn`
+    shuffle: Callable[[PRNGKey, int], Array]  # (key, size) -> permutation of 0..size-1, int32 [size]
+    normalized: tuple[bool, ...]  # for each leaf of an observation: is it normalized?
+    plan: Plan
 
 
 class Algorithm(NamedTuple):
-    """A pair of pure functions, and what they were made of."""
+    """A pair of pure functions, and the objects they were made from."""
 
-    init: Callable[[Array, Hyperparams], TrainState]
+    init: Callable[[PRNGKey, Hyperparams], TrainState]
     update: Callable[[TrainState, Hyperparams], tuple[TrainState, Metrics]]
     env: Env
     network: Network
     config: Config
-    num_devices: int = 1  # that `update` runs on
-    alone: Callable[..., Any] | None = None  # `update` on one device, for when the others have runs of their own
+    components: Components

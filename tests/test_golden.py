@@ -84,7 +84,7 @@ def iteration(objective, continuous, normalize):
     def iterate(key, h):
         start = algo.init(key, h)
         again = start._replace(key=jax.random.wrap_key_data(jax.random.key_data(start.key)))
-        rollout = ppo.collect_rollout(algo.update.args[0], again, jax.random.split(again.key, 3)[1])[1]
+        rollout = ppo.collect_rollout(algo.components, again, jax.random.split(again.key, 3)[1])[1]
         return start.params, *algo.update(start, h), rollout
 
     return jax.jit(iterate)

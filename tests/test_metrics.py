@@ -30,12 +30,13 @@ def played():
     for epochs in (1, 2):
         config = pp.Config(8, 64, epochs, 1, 512 * 10, normalize_observations=True)
         algo = pp.make_ppo(env, network, config)
-        parts = algo.update.args[0]
+        parts = algo.components
 
         @quick_jit
         def run(key, algo=algo, parts=parts):
             state = algo.init(key, h)
-            moments = ppo.stats.update_moments(state.obs_moments, 3.0 + 2.0 * jax.random.normal(key.copy(), (50, 4)))
+            seen = 3.0 + 2.0 * jax.random.normal(key.copy(), (50, 4))
+            moments = ppo.running_stats.update_moments(state.obs_moments, seen)
             state = state._replace(obs_moments=moments)
             _, rollout = ppo.collect_rollout(parts, state, jax.random.split(state.key, 3)[1])
             after, metrics = algo.update(state, h)

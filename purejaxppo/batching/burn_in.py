@@ -1,8 +1,9 @@
-"""Burn-in: the memory a sequence starts from, refreshed with today's parameters (Kapturowski et al. 2019, R2D2).
+"""Burn-in: refresh the recurrent state at the start of a sequence with the current parameters (R2D2).
 
-The carry stored in the rollout is that of π_old. After some minibatches it is stale: the network would be trained on
-memories that it no longer makes. With a burn-in of b steps the b steps before each sequence are read again first,
-without a gradient; the sequence then starts from where they lead. At unchanged parameters this changes nothing.
+The recurrent states stored in a rollout were computed by π_old and become stale as the parameters change. With a
+burn-in of b steps, the network first processes the b steps before each sequence without a gradient, and the sequence
+starts from the resulting state. At unchanged parameters the burn-in has no effect. Kapturowski et al. (2019),
+"Recurrent Experience Replay in Distributed Reinforcement Learning" (R2D2), ICLR.
 """
 
 from __future__ import annotations
@@ -12,49 +13,68 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
-Array = jax.Array
+from purejaxppo._util.aliases import Observation, Params, RnnState
+from purejaxppo._util.trees import drop_time_axis
 
 
-class LeadingSteps(NamedTuple):
+class BurnInSteps(NamedTuple):
     """The b steps before each of M sequences."""
 
-    known: Array  # [1, M] bool; the first sequence of a rollout has none before it in the same rollout
-    rnn_state: Any  # [1, M, ...] stored before the first of the steps
-    obs: Any  # [b, M, ...]
+    available: Array  # [1, M] bool; false for the first sequence of a rollout, which has no steps before it
+    rnn_state: RnnState  # [1, M, ...] before the first of the steps
+    obs: Observation  # [b, M, ...]
     is_first: Array  # [b, M]
 
 
-def burn_in_steps(sequences: Any, num_envs: int, steps: int, num_devices: int = 1) -> LeadingSteps | tuple[()]:
-    """The lead-ins of all sequences (fields carry, obs, reset, leaves [L, M, ...]), 1 <= steps <= L; () for 0 steps.
+def burn_in_steps(sequences: Any, num_envs: int, steps: int, num_devices: int = 1) -> BurnInSteps | tuple[()]:
+    """Return the steps before each sequence.
 
-    As `minibatches.to_sequences` makes them, column c - n holds the stretch of time just before that of column c, n
-    being the number of environments of a device, unless c is one of the first n of a device's columns.
+    In the layout of `to_sequences`, with n environments per device, column c - n holds the steps just before column c,
+    unless c is one of the first n columns of its device.
+
+    Args:
+        sequences: fields rnn_state, obs and is_first with leaves [L, M, ...].
+        num_envs: N.
+        steps: b, at most L; 0 for no burn-in.
+        num_devices: devices that the columns are sharded over.
+
+    Returns:
+        The steps, or () if `steps` is 0.
     """
     if not steps:
         return ()
     envs = num_envs // num_devices
 
-    def before(tree: Any) -> Any:
+    def previous(tree: Any) -> Any:
         return jax.tree.map(lambda x: jnp.roll(x[-steps:], envs, axis=1), tree)
 
-    rnn_state, obs, is_first = before((sequences.rnn_state, sequences.obs, sequences.is_first))
-    known = jnp.arange(is_first.shape[1])[None] % (is_first.shape[1] // num_devices) >= envs
-    return LeadingSteps(known, jax.tree.map(lambda x: x[:1], rnn_state), obs, is_first)
+    rnn_state, obs, is_first = previous((sequences.rnn_state, sequences.obs, sequences.is_first))
+    available = jnp.arange(is_first.shape[1])[None] % (is_first.shape[1] // num_devices) >= envs
+    return BurnInSteps(available, jax.tree.map(lambda x: x[:1], rnn_state), obs, is_first)
 
 
-def start_rnn_state(apply: Callable[..., Any], params: Any, stored: Any, lead: LeadingSteps | tuple[()]) -> Any:
-    """The carry [M, ...] that sequences start from: `stored` [1, M, ...], or where the lead-in leads, where one is."""
-    stored = jax.tree.map(lambda x: x[0], stored)
-    if not lead:
+def start_rnn_state(
+    apply: Callable[..., Any], params: Params, stored: RnnState, burn_in: BurnInSteps | tuple[()]
+) -> RnnState:
+    """Return the recurrent state that sequences start from, leaves [M, ...].
+
+    Args:
+        apply: of the network.
+        params: current parameters.
+        stored: states of the rollout, [1, M, ...]; used as they are without burn-in steps.
+        burn_in: of `burn_in_steps`.
+    """
+    stored = drop_time_axis(stored)
+    if not burn_in:
         return stored
-    # by `params` that take no gradient: the memory is an input of the sequence, as the stored one is
-    fresh = apply(jax.lax.stop_gradient(params), jax.tree.map(lambda x: x[0], lead.rnn_state), lead.obs, lead.is_first)[
-        0
-    ]
-    return jax.tree.map(lambda a, b: jnp.where(_like(lead.known[0], a), a, b), fresh, stored)
+    # Without a gradient: the recurrent state is an input of the sequence, like the stored one.
+    params = jax.lax.stop_gradient(params)
+    refreshed = apply(params, drop_time_axis(burn_in.rnn_state), burn_in.obs, burn_in.is_first)[0]
 
+    def choose(refreshed: Array, stored: Array) -> Array:
+        available = burn_in.available[0].reshape(-1, *[1] * (stored.ndim - 1))
+        return jnp.where(available, refreshed, stored)
 
-def _like(known: Array, x: Array) -> Array:
-    """[M] -> [M, 1, ...], to be broadcast against x [M, ...]."""
-    return known.reshape(-1, *[1] * (x.ndim - 1))
+    return jax.tree.map(choose, refreshed, stored)

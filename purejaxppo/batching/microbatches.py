@@ -1,8 +1,8 @@
-"""Work on a large batch, part by part.
+"""Process a large batch in microbatches.
 
-The activations of a large batch do not fit a core's cache (65,536 rows through a 64-wide layer are 16 MB), and a CPU
-then waits for memory. Parts of a few thousand rows stay in the cache, and bound what one step needs where memory is
-short.
+The activations of a large batch exceed the cache of a CPU core (65,536 rows through a layer of width 64 take 16 MB),
+and the core then waits for memory. Microbatches of a few thousand rows stay in the cache. They also bound the memory of
+a gradient step.
 """
 
 from __future__ import annotations
@@ -12,49 +12,53 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.flatten_util import ravel_pytree
 
+from purejaxppo._util.aliases import Params
+from purejaxppo.config.schema import Config
 from purejaxppo.devices.sharding import largest_device_count, map_shards, mean_over_shards, mesh
 
-Array = jax.Array
-
-CACHED_ROWS = 2048
-
-SHARED_ROWS = 512
+CACHED_ROWS = 2048  # rows of a microbatch whose activations and gradients fit the cache of a core
+MIN_ROWS_PER_DEVICE = 512  # with fewer rows of a minibatch per device, synchronization costs more than sharing saves
 
 
 class Partition(NamedTuple):
-    """How work is cut."""
+    """How a batch is divided into microbatches and among devices."""
 
-    limit: int = 0  # samples in a part; 0: as `num_parts` says
-    num_devices: int = 1  # that share the parts
-
-
-ALL_AT_ONCE = Partition()
+    limit: int = 0  # samples per microbatch; 0: chosen by `num_microbatches`
+    num_devices: int = 1
 
 
-def choose_partition(config: Any, length: int, columns: int) -> Partition:
-    """The Cut of a config for minibatches of `columns` sequences of `length` steps.
+UNDIVIDED = Partition()
 
-    num_devices = 0: as many of a CPU's as have SHARED_ROWS samples of a minibatch each, since with fewer, waiting for
-    each other costs more than sharing saves; of anything that is no CPU, 1. Raises ValueError where there are too few.
+
+def choose_partition(config: Config, length: int, columns: int) -> Partition:
+    """Choose the partition for minibatches of `columns` sequences of `length` steps.
+
+    With `config.num_devices` = 0, a CPU uses as many devices as get MIN_ROWS_PER_DEVICE samples of a minibatch each,
+    and any other platform uses one.
+
+    Raises:
+        ValueError: fewer devices are available than requested.
     """
     num_devices = config.num_devices
     if not num_devices:
-        pay = columns * length // SHARED_ROWS if jax.default_backend() == "cpu" else 1
-        num_devices = largest_device_count(max(pay, 1), config.num_envs, columns)
+        worthwhile = columns * length // MIN_ROWS_PER_DEVICE if jax.default_backend() == "cpu" else 1
+        num_devices = largest_device_count(max(worthwhile, 1), config.num_envs, columns)
     mesh(num_devices)
     return Partition(config.microbatch_size, num_devices)
 
 
-def num_microbatches(columns: int, length: int, cut: Partition, cached_rows: int = CACHED_ROWS) -> int:
-    """Into how many equal parts to cut `columns` sequences of `length` steps, for at most `cut.limit` steps in each.
+def num_microbatches(columns: int, length: int, partition: Partition, cached_rows: int = CACHED_ROWS) -> int:
+    """Return the number of equal microbatches of `columns` sequences of `length` steps.
 
-    A part is at least one whole sequence, and the number of parts divides `columns`: the smallest such number that
-    keeps to that. limit = 0: one part, on a CPU parts of about `cached_rows`. Those may be larger where they would
-    else be less than half of that, as with a prime number of columns. Devices have equally many parts.
+    A microbatch holds whole sequences. The result is the smallest divisor of `columns` for which a microbatch has at
+    most `partition.limit` steps. Without a limit, a CPU gets microbatches of about `cached_rows` steps, and other
+    platforms one microbatch per device. Without a limit, microbatches may also be larger than `cached_rows`, if that
+    divisor would make them less than half as large (a prime number of columns). All devices get equally many.
     """
-    limit, num_devices = cut
+    limit, num_devices = partition
     columns //= num_devices
     if not limit and jax.default_backend() != "cpu":
         return num_devices
@@ -65,37 +69,55 @@ def num_microbatches(columns: int, length: int, cut: Partition, cached_rows: int
     return num_devices * next(n for n in range(wanted, 0, -1) if columns % n == 0)
 
 
-def mean_gradient(loss: Callable[..., Any], params: Any, data: Any, parts: Any, cut: Partition = ALL_AT_ONCE) -> Any:
-    """Gradient by `params` of the mean of `loss` over parts, raveled, and what each part reports.
+def mean_gradient(
+    loss: Callable[..., tuple[Array, Array]],
+    params: Params,
+    data: Any,
+    microbatches: Any,
+    partition: Partition = UNDIVIDED,
+) -> tuple[Array, Array]:
+    """Return the gradient of the mean loss over microbatches.
 
-    The mean of the gradients of equal parts is the gradient of the mean. loss(params, data, *part) -> (number, report);
-    parts: leaves [P, ...]. Returns (gradient [number of parameters], reports [P, ...]).
+    The mean of the gradients of equally large microbatches is the gradient of the mean.
+
+    Args:
+        loss: (params, data, *microbatch) -> (scalar, auxiliary output [m]).
+        params: parameters to differentiate by.
+        data: passed to every call.
+        microbatches: leaves [P, ...].
+        partition: its devices share the microbatches.
+
+    Returns:
+        The gradient as one vector, and the auxiliary outputs [P, m].
     """
     gradient = jax.grad(loss, has_aux=True)
 
-    def mean(whole: Any, parts: Any) -> tuple[Array, Any]:
-        count = jax.tree.leaves(parts)[0].shape[0]
+    def mean(whole: Any, microbatches: Any) -> tuple[Array, Array]:
+        count = jax.tree.leaves(microbatches)[0].shape[0]
 
-        def add(total: Any, part: Any) -> tuple[Any, Any]:
-            grads, report = gradient(*whole, *part)
-            return total + ravel_pytree(grads)[0], report
+        def add(total: Array, microbatch: Any) -> tuple[Array, Array]:
+            grads, aux = gradient(*whole, *microbatch)
+            return total + ravel_pytree(grads)[0], aux
 
         if count == 1:
-            grads, report = gradient(*whole, *jax.tree.map(lambda x: x[0], parts))
-            return ravel_pytree(grads)[0], jax.tree.map(lambda x: x[None], report)
-        total, reports = jax.lax.scan(add, jnp.zeros_like(ravel_pytree(whole[0])[0]), parts)
-        return total / count, reports
+            grads, aux = gradient(*whole, *jax.tree.map(lambda x: x[0], microbatches))
+            return ravel_pytree(grads)[0], aux[None]
+        total, aux = jax.lax.scan(add, jnp.zeros_like(ravel_pytree(whole[0])[0]), microbatches)
+        return total / count, aux
 
-    return mean_over_shards(mean, (params, data), parts, cut.num_devices)
+    return mean_over_shards(mean, (params, data), microbatches, partition.num_devices)
 
 
-def map_microbatches(function: Callable[[Any], Any], batch: Any, cut: Partition) -> Any:
-    """`function(batch)`, leaves [L, M, ...] to leaves [L', M, ...], part by part of the second axis.
+def map_microbatches(function: Callable[[Any], Any], batch: Any, partition: Partition) -> Any:
+    """Return `function(batch)`, computed in microbatches of the second axis.
 
-    The number of parts is that of `num_parts`; the steps are those of the longest leaf.
+    Args:
+        function: from leaves [L, M, ...] to leaves [L', M, ...].
+        batch: leaves [L, M, ...]; the longest leaf decides the number of microbatches.
+        partition: its devices share the microbatches.
     """
     length, columns = max(x.shape[:2] for x in jax.tree.leaves(batch))
-    count = num_microbatches(columns, length, cut, 4 * CACHED_ROWS)  # without a gradient there is less to hold
+    count = num_microbatches(columns, length, partition, 4 * CACHED_ROWS)  # without gradients more rows fit
     if count == 1:
         return function(batch)
 
@@ -105,6 +127,6 @@ def map_microbatches(function: Callable[[Any], Any], batch: Any, cut: Partition)
     def join(x: Array) -> Array:
         return x.swapaxes(0, 1).reshape(x.shape[1], -1, *x.shape[3:])
 
-    parts = jax.tree.map(split, batch)
-    results = map_shards(lambda _, parts: jax.lax.map(function, parts), (), parts, cut.num_devices)
+    microbatches = jax.tree.map(split, batch)
+    results = map_shards(lambda _, shards: jax.lax.map(function, shards), (), microbatches, partition.num_devices)
     return jax.tree.map(join, results)

@@ -1,4 +1,4 @@
-"""From a rollout to training sequences."""
+"""Divide a rollout into training sequences."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ from jax import Array
 
 
 def to_sequences(x: Array, length: int, num_devices: int = 1) -> Array:
-    """[T, N, ...] -> [length, T / length * N, ...]: each column is a stretch of one environment's time.
+    """Divide [T, N, ...] into sequences [L, T / L * N, ...]; each column is a stretch of one environment.
 
-    Columns go through the environments of a device, then through time, then through the devices, which so have equal
-    runs of columns and nothing to exchange. Time is cut before it is moved; a single reshape would mix environments.
+    Columns are ordered by device, then by time, then by environment, so every device holds the sequences of its own
+    environments. Time is split before it is moved: a single reshape would mix environments.
+
+    Args:
+        x: leaves of a rollout, [T, N, ...].
+        length: L, a divisor of T.
+        num_devices: a divisor of N.
     """
     num_steps, num_envs, *rest = x.shape
     x = x.reshape(num_steps // length, length, num_devices, num_envs // num_devices, *rest)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from purejaxppo.envs.registry import make
 from purejaxppo.networks.actor_critic import make_network
 from purejaxppo.ppo import collect_rollout, compute_targets, make_ppo, optimize
 from purejaxppo.training.loop import as_traced
-from purejaxppo.types import Algorithm, Parts
+from purejaxppo.types import Algorithm
 
 
 def algorithm(run: Run) -> Algorithm:
@@ -40,7 +40,7 @@ def over_seeds(function: Callable, num_seeds: int) -> Callable:
 
 def devices_of(run: Run, num_seeds: int) -> int:
     """How many devices the programs of a workload run on: each executes one like the others, and counts as much."""
-    return algorithm(run).num_devices if num_seeds == 1 else largest_device_count(num_seeds, num_seeds)
+    return algorithm(run).components.plan.num_devices if num_seeds == 1 else largest_device_count(num_seeds, num_seeds)
 
 
 def seed_keys(num_seeds: int, seed: int = 0) -> Array:
@@ -97,7 +97,7 @@ def phases(run: Run, num_seeds: int, say: Say) -> dict[str, tuple[Any, tuple]]:
     the rollout's actions as given; `update` is the epochs of minibatch steps, with the shuffles in it.
     """
     algo, h = algorithm(run), as_traced(run.hyperparams)
-    parts: Parts = cast(partial, algo.update).args[0]
+    ppo = algo.components
     config, keys = run.config, [seed_keys(num_seeds, seed) for seed in range(5)]
     programs: dict[str, tuple[Any, tuple]] = {}
 
@@ -108,22 +108,21 @@ def phases(run: Run, num_seeds: int, say: Say) -> dict[str, tuple[Any, tuple]]:
         return programs[name][0](*args, h)
 
     def environment(env_state: Any, action: Any, key: Array, _: Any) -> Any:
-        noise = parts.env.noise(key, config.num_steps, config.num_envs)
-        return jax.lax.scan(lambda state, x: parts.env.step(x[0], state, x[1]), env_state, (noise, action))
+        noise = ppo.env.noise(key, config.num_steps, config.num_envs)
+        return jax.lax.scan(lambda state, x: ppo.env.step(x[0], state, x[1]), env_state, (noise, action))
 
     def targets(state: Any, rollout: Any, h: Any) -> Any:
-        return compute_targets(parts, state.params, state=state, rollout=rollout, h=h)
+        return compute_targets(ppo, state.params, state, rollout, h)
 
     def shuffle(batch: Any, key: Array, _: Any) -> Array:
         size = batch.value.shape[1]
-        return jax.lax.map(lambda key: parts.shuffle(key, size), jax.random.split(key, config.num_epochs))
+        return jax.lax.map(lambda key: ppo.shuffle(key, size), jax.random.split(key, config.num_epochs))
 
     def update(state: Any, rollout: Any, batch: Any, key: Array, h: Any) -> Any:
-        batch_of = partial(compute_targets, parts, state=state, rollout=rollout, h=h)
-        return optimize(parts, state, batch, batch_of, h, key)
+        return optimize(ppo, state, rollout, batch, h, key)
 
     first = jax.jit(over_seeds(algo.init, num_seeds))(keys[0], h)
-    state, rollout = add("rollout", lambda state, key, _: collect_rollout(parts, state, key), first, keys[1])
+    state, rollout = add("rollout", lambda state, key, _: collect_rollout(ppo, state, key), first, keys[1])
     add("environment", environment, first.env_state, rollout.action, keys[2])
     batch = add("targets", targets, state, rollout)
     add("shuffle", shuffle, batch, keys[3])

@@ -1,7 +1,7 @@
-"""Several devices for one run or for many seeds: what is shared out among them, and what each of them has whole.
+"""Distribute one run, or many runs, over the devices of a mesh.
 
-With `num_devices` = 1 nothing here does anything. With more the program says what goes where and XLA moves it: every
-number is the one that a single device would find, up to the order of sums.
+With one device every function here is the identity. With several, arrays are sharded along the axis of the environments
+or replicated, and XLA inserts the communication: results equal those of one device up to the order of sums.
 """
 
 from __future__ import annotations
@@ -11,21 +11,24 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-
-Array = jax.Array
 
 AXIS = "devices"
 
 
 def largest_device_count(count: int, *sizes: int) -> int:
-    """The largest number of devices up to `count` and up to those there are that divides all `sizes`."""
+    """Return the largest number of local devices, at most `count`, that divides all `sizes`."""
     available = range(min(count, jax.local_device_count()), 0, -1)
     return next(n for n in available if all(size % n == 0 for size in sizes))
 
 
 def mesh(num_devices: int) -> Mesh:
-    """The first `num_devices` devices in a row. Raises ValueError where there are fewer."""
+    """Return a one-dimensional mesh of the first `num_devices` local devices.
+
+    Raises:
+        ValueError: fewer devices are available.
+    """
     devices = jax.local_devices()
     if len(devices) < num_devices:
         raise ValueError(
@@ -35,68 +38,83 @@ def mesh(num_devices: int) -> Mesh:
     return jax.make_mesh((num_devices,), (AXIS,), (AxisType.Auto,), devices=devices[:num_devices])
 
 
+def inside_shard_map() -> bool:
+    """Return whether the code being traced already runs on one device of the mesh, as inside `shard_runs`."""
+    return AXIS in jax.sharding.get_abstract_mesh().manual_axes
+
+
 def shard(tree: Any, num_devices: int, axis: int = 0) -> Any:
-    """The same arrays, cut along `axis` into one piece for each device; those that cannot be cut stay as they are."""
+    """Shard every leaf along `axis`. Leaves whose size is not divisible by `num_devices` are returned unchanged."""
     if num_devices == 1:
         return tree
-    place = NamedSharding(mesh(num_devices), PartitionSpec(*[None] * axis, AXIS))
+    sharding = NamedSharding(mesh(num_devices), PartitionSpec(*[None] * axis, AXIS))
 
-    def cut(x: Any) -> Any:
-        fits = x.ndim > axis and x.shape[axis] % num_devices == 0
-        return jax.lax.with_sharding_constraint(x, place) if fits else x
+    def constrain(x: Array) -> Array:
+        divisible = x.ndim > axis and x.shape[axis] % num_devices == 0
+        return jax.lax.with_sharding_constraint(x, sharding) if divisible else x
 
-    return jax.tree.map(cut, tree)
+    return jax.tree.map(constrain, tree)
 
 
 def replicate(tree: Any, num_devices: int) -> Any:
-    """The same arrays, whole on every device."""
+    """Replicate every leaf on all devices."""
     if num_devices == 1:
         return tree
     return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh(num_devices), PartitionSpec()))
 
 
-def map_shards(function: Callable[..., Any], whole: Any, parts: Any, num_devices: int) -> Any:
-    """`function(whole, parts)`, every device with a share of the leading axis of `parts` and all of `whole`.
+def map_shards(function: Callable[..., Any], whole: Any, shards: Any, num_devices: int) -> Any:
+    """Call `function(whole, shard)` on every device.
 
-    Results are joined along their leading axis and stay where they were made.
+    Args:
+        function: maps a replicated tree and one shard to results with a leading axis.
+        whole: replicated on every device.
+        shards: sharded along the leading axis of its leaves.
+        num_devices: devices of the mesh.
+
+    Returns:
+        The results, concatenated along their leading axis and left where they were computed.
     """
     if num_devices == 1:
-        return function(whole, parts)
-    alike, shares = PartitionSpec(), PartitionSpec(AXIS)
-    specs: dict[str, Any] = {"in_specs": (alike, shares), "out_specs": shares}
-    return jax.shard_map(function, mesh=mesh(num_devices), **specs, check_vma=False)(whole, parts)
+        return function(whole, shards)
+    replicated, sharded = PartitionSpec(), PartitionSpec(AXIS)
+    specs: dict[str, Any] = {"in_specs": (replicated, sharded), "out_specs": sharded}
+    return jax.shard_map(function, mesh=mesh(num_devices), **specs, check_vma=False)(whole, shards)
 
 
-def mean_over_shards(function: Callable[..., tuple], whole: Any, parts: Any, num_devices: int) -> tuple[Array, Array]:
-    """As `in_shares`, of function(whole, share) -> (a [n], b [m, ...]): the mean of a, all b joined; whole everywhere.
+def mean_over_shards(function: Callable[..., tuple], whole: Any, shards: Any, num_devices: int) -> tuple[Array, Array]:
+    """Call `function(whole, shard) -> (a [n], b [m, ...])` on every device; average all `a`, concatenate all `b`.
 
-    Both travel in one all-reduce: on a CPU each of them is 50 µs of waiting, whatever its size.
+    Both results share one all-reduce: on a CPU each all-reduce costs about 50 µs, whatever its size.
+
+    Returns:
+        The mean of `a` and the concatenation of `b`, replicated.
     """
     if num_devices == 1:
-        return function(whole, parts)
+        return function(whole, shards)
 
-    def share(whole: Any, parts: Any) -> tuple[Array, Array]:
-        a, b = function(whole, parts)
-        places = jnp.zeros((num_devices, *b.shape), b.dtype).at[jax.lax.axis_index(AXIS)].set(b)
-        total = jax.lax.psum(jnp.concatenate([a, places.ravel()]), AXIS)
+    def on_device(whole: Any, shards: Any) -> tuple[Array, Array]:
+        a, b = function(whole, shards)
+        slots = jnp.zeros((num_devices, *b.shape), b.dtype).at[jax.lax.axis_index(AXIS)].set(b)
+        total = jax.lax.psum(jnp.concatenate([a, slots.ravel()]), AXIS)
         return total[: a.size] / num_devices, total[a.size :].reshape(-1, *b.shape[1:])
 
-    alike, shares = PartitionSpec(), PartitionSpec(AXIS)
-    specs: dict[str, Any] = {"in_specs": (alike, shares), "out_specs": alike}
-    return jax.shard_map(share, mesh=mesh(num_devices), **specs, check_vma=False)(whole, parts)
+    replicated, sharded = PartitionSpec(), PartitionSpec(AXIS)
+    specs: dict[str, Any] = {"in_specs": (replicated, sharded), "out_specs": replicated}
+    return jax.shard_map(on_device, mesh=mesh(num_devices), **specs, check_vma=False)(whole, shards)
 
 
 def shard_runs(function: Callable[..., Any], num_devices: int) -> Callable[..., Any]:
-    """`function`, every device with a share of the leading axis of all arguments but the last, of which it has all.
+    """Return `function` with the leading axis of all arguments but the last sharded; the last is replicated.
 
-    Results are joined along their leading axis.
+    Results are concatenated along their leading axis.
     """
     if num_devices == 1:
         return function
 
-    def over(*args: Any) -> Any:
-        specs = (*[PartitionSpec(AXIS)] * (len(args) - 1), PartitionSpec())
-        places = {"in_specs": specs, "out_specs": PartitionSpec(AXIS)}
-        return jax.shard_map(function, mesh=mesh(num_devices), **places, check_vma=False)(*args)
+    def sharded(*args: Any) -> Any:
+        in_specs = (*[PartitionSpec(AXIS)] * (len(args) - 1), PartitionSpec())
+        specs: dict[str, Any] = {"in_specs": in_specs, "out_specs": PartitionSpec(AXIS)}
+        return jax.shard_map(function, mesh=mesh(num_devices), **specs, check_vma=False)(*args)
 
-    return over
+    return sharded

@@ -41,12 +41,10 @@ def sweep(
     settings = Hyperparams(*(jnp.broadcast_to(x, (num_settings,)) for x in h))
 
     count = num_settings * len(keys)
-    shared = algo.alone is None or algo.config.num_devices > 1
-    devices = 1 if shared else largest_device_count(count, count)
-    update = algo.alone if algo.alone and devices > 1 else algo.update
+    devices = 1 if algo.config.num_devices > 1 else largest_device_count(count, count)
     at_once = runs_at_once(count // devices, algo.config.timesteps_per_update // algo.config.num_minibatches)
     length = checked_length(algo, h, 0, num_updates)
-    states, metrics = _grid(algo.init, update, length, devices, at_once, keys, settings)
+    states, metrics = _grid(algo.init, algo.update, length, devices, at_once, keys, settings)
     check_actions(algo, metrics)
     return states, metrics
 

@@ -15,7 +15,7 @@ from probes import chain, endless, quick_jit, reward_by_distance
 
 import purejaxppo as pp
 from purejaxppo import Config, Hyperparams, NetworkConfig
-from purejaxppo.batching.microbatches import SHARED_ROWS, choose_partition
+from purejaxppo.batching.microbatches import MIN_ROWS_PER_DEVICE, choose_partition
 from purejaxppo.bench.hlo import count
 from purejaxppo.config.errors import ConfigError
 from purejaxppo.devices.cpu import CPU_FLAGS, SMALL_FLAGS, SMALL_MINIBATCH, prepare_cpu
@@ -156,11 +156,11 @@ def test_by_default_devices_share_what_is_large_enough(monkeypatch):
     def chosen(columns):
         return choose_partition(Config(num_envs=64, num_steps=128), 1, columns).num_devices
 
-    assert chosen(2 * SHARED_ROWS) == 2
-    assert chosen(2 * SHARED_ROWS - 2) == 1
-    assert chosen(2 * SHARED_ROWS + 1) == 1  # an odd number
+    assert chosen(2 * MIN_ROWS_PER_DEVICE) == 2
+    assert chosen(2 * MIN_ROWS_PER_DEVICE - 2) == 1
+    assert chosen(2 * MIN_ROWS_PER_DEVICE + 1) == 1  # an odd number
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert chosen(2 * SHARED_ROWS) == 1
+    assert chosen(2 * MIN_ROWS_PER_DEVICE) == 1
 
 
 # ---- one run
@@ -177,7 +177,7 @@ PATHS = {
 
 def trained(env, network, num_devices, changes, h=Hyperparams(1e-2, target_kl=0.5)):  # noqa: B008
     algo = pp.make_ppo(env, network, Config(**(TINY | changes), num_devices=num_devices))
-    assert algo.num_devices == num_devices
+    assert algo.components.plan.num_devices == num_devices
     h = as_traced(h)
 
     @quick_jit

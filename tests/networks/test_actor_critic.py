@@ -123,7 +123,7 @@ def test_images_are_stored_in_bytes_in_the_rollout():
     env = env_of(OBSERVATIONS["uint8 image"], Discrete(3))
     algo = ppo.make_ppo(env, make_network(env, small(kind="cnn")), Config(num_envs=N, num_steps=4, num_minibatches=1))
     state = jax.eval_shape(algo.init, jax.random.key(0), Hyperparams())
-    _, rollout = jax.eval_shape(partial(ppo.collect_rollout, algo.update.args[0]), state, jax.random.key(1))
+    _, rollout = jax.eval_shape(partial(ppo.collect_rollout, algo.components), state, jax.random.key(1))
     assert rollout.obs.dtype == rollout.final_obs.dtype == jnp.uint8
 
 
@@ -599,7 +599,7 @@ def test_the_first_ratio_is_one(env, options):
     @quick_jit
     def run(params, key):
         state = algo.init(key, Hyperparams())._replace(params=params)
-        _, rollout = ppo.collect_rollout(algo.update.args[0], state, state.key)
+        _, rollout = ppo.collect_rollout(algo.components, state, state.key)
         _, distribution, _ = network.apply(params, (), rollout.obs, rollout.is_first)
         return rollout.distribution.log_prob(rollout.action), distribution.log_prob(rollout.action), rollout
 

@@ -294,11 +294,11 @@ def test_permuting_environments_permutes_targets_and_leaves_the_gradient(kind):
     """One rollout with its environments in another order: sequences follow, and the whole batch's gradient stays."""
     network, order = network_of(kind), np.array([2, 0, 3, 1])
     algo = ppo.make_ppo(env_of(SPACE, Discrete(3)), network, CONFIG)
-    parts, h, params = algo.update.args[0], as_traced(None), params_of(network)
+    parts, h, params = algo.components, as_traced(None), params_of(network)
 
     def batch_and_gradient(state, rollout):
-        batch = ppo.compute_targets(parts, params, state=state, rollout=rollout, h=h)
-        return batch, jax.grad(ppo.loss, has_aux=True)(params, parts, batch, h)[0]
+        batch = ppo.compute_targets(parts, params, state, rollout, h)
+        return batch, jax.grad(partial(ppo.loss, parts, h), has_aux=True)(params, batch)[0]
 
     @quick_jit
     def both(key):
@@ -321,13 +321,13 @@ def burnt_in(kind, burn_in, params=None):
     config = Config(**(CONFIG.__dict__ | {"burn_in": burn_in}))
     network = network_of(kind)
     algo, of_rollout = ppo.make_ppo(env_of(SPACE, Discrete(3)), network, config), params_of(network)
-    parts, h = algo.update.args[0], as_traced(None)
+    parts, h = algo.components, as_traced(None)
 
     @quick_jit
     def run(of_rollout, params, key):
         state = algo.init(key, h)._replace(params=of_rollout)
         after, rollout = ppo.collect_rollout(parts, state, state.key)
-        batch = ppo.compute_targets(parts, of_rollout, state=after, rollout=rollout, h=h)
+        batch = ppo.compute_targets(parts, of_rollout, after, rollout, h)
         return start_rnn_state(network.apply, params, batch.rnn_state, batch.burn_in), batch, rollout
 
     return run(of_rollout, of_rollout if params is None else params, jax.random.key(4))
@@ -341,7 +341,7 @@ def test_a_burn_in_at_unchanged_parameters_leads_to_the_stored_carry(kind, burn_
     assert batch.burn_in.is_first.shape == (burn_in, 8)
     assert batch.burn_in.is_first[:, 4:].any()
     assert_close(start, drop_time_axis(batch.rnn_state))
-    np.testing.assert_array_equal(batch.burn_in.known[0], [False] * 4 + [True] * 4)
+    np.testing.assert_array_equal(batch.burn_in.available[0], [False] * 4 + [True] * 4)
     np.testing.assert_array_equal(batch.burn_in.obs[:, 4:], rollout.obs[4 - burn_in : 4])
 
 
@@ -419,8 +419,8 @@ def test_truncated_states_are_valued_by_a_memory_of_their_own_episode(kind):
     @quick_jit
     def run(params, key):
         state = algo.init(key, Hyperparams())._replace(params=params)
-        state, rollout = ppo.collect_rollout(algo.update.args[0], state, state.key)
-        return rollout, ppo.state_values(algo.update.args[0], params, state, rollout)
+        state, rollout = ppo.collect_rollout(algo.components, state, state.key)
+        return rollout, ppo.state_values(algo.components, params, state, rollout)
 
     params = params_of(network)
     rollout, (values, next_values) = run(params, jax.random.key(2))
@@ -466,7 +466,7 @@ def test_the_carry_stored_is_that_before_the_step_and_resets_come_on_time(termin
     env = scripted(terminate_at, truncate_at, random_start=False)
     algo = ppo.make_ppo(env, counting(env), CONFIG)
     state = algo.init(jax.random.key(0), Hyperparams())
-    _, rollout = quick_jit(partial(ppo.collect_rollout, algo.update.args[0]))(state, jax.random.key(1))
+    _, rollout = quick_jit(partial(ppo.collect_rollout, algo.components))(state, jax.random.key(1))
     done = np.asarray(rollout.terminated | rollout.truncated)
     assert done.any()
     expected_reset = np.concatenate([np.ones((1, 4), bool), done[:-1]])

@@ -1,0 +1,177 @@
+"""The execution plan of an update: devices, microbatches and memory layout behind four operations.
+
+The algorithm scans over a rollout, maps over a batch, and takes mean gradients of minibatches. A `Plan` does these on
+one device or on several, in pieces that fit the caches of a CPU, with the same results up to the order of sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from purejaxppo._util.aliases import Params
+from purejaxppo._util.trees import add_time_axis, drop_time_axis
+from purejaxppo.batching.burn_in import burn_in_steps
+from purejaxppo.batching.gather import pack, to_device_layout
+from purejaxppo.batching.microbatches import (
+    Partition,
+    choose_partition,
+    map_microbatches,
+    mean_gradient,
+    num_microbatches,
+)
+from purejaxppo.batching.sequences import to_sequences
+from purejaxppo.config.schema import Config, minibatch_shape
+from purejaxppo.devices.sharding import inside_shard_map, replicate, shard
+
+Tree = TypeVar("Tree")
+
+
+class Minibatch(NamedTuple):
+    """A minibatch of C sequences in P microbatches, not gathered yet."""
+
+    data: Any  # the packed batch
+    take: Callable[[Any, Array], Any]  # (data, index [C]) -> batch with leaves [L, C, ...]
+    index: Array  # [P, C / P] columns of the batch
+    advantage: Array  # [P, L, C / P] as it enters the surrogate
+
+
+class Plan(NamedTuple):
+    """Static and hashable: part of the program, not of its data."""
+
+    num_envs: int  # N
+    num_minibatches: int  # per epoch
+    length: int  # L, steps of a training sequence; 1 for feed-forward networks
+    burn_in: int  # steps that refresh the recurrent state before a sequence
+    choice: Partition  # microbatches and devices, as chosen for the whole run
+
+    @property
+    def partition(self) -> Partition:
+        """The partition in force: one device inside `shard_map`, where every device trains separate runs."""
+        return self.choice._replace(num_devices=1) if inside_shard_map() else self.choice
+
+    @property
+    def num_devices(self) -> int:
+        """Number of devices that execute an update."""
+        return self.partition.num_devices
+
+    def place(self, state: Tree, batched: tuple[str, ...]) -> Tree:
+        """Distribute a NamedTuple the way an update leaves it, so that every update is the same compiled program.
+
+        Args:
+            state: the NamedTuple.
+            batched: names of its fields with a leading axis N.
+        """
+        fields: dict[str, Any] = state._asdict()  # type: ignore[attr-defined]
+        whole = {name: x for name, x in fields.items() if name not in batched}
+        split = {name: x for name, x in fields.items() if name in batched}
+        return type(state)(**replicate(whole, self.num_devices), **self._by_env(split))
+
+    def _by_env(self, tree: Any) -> Any:
+        """Shard leaves [N, ...] and replicate all others."""
+        count = self.num_devices
+
+        def constrain(x: Array) -> Array:
+            by_env = x.ndim > 0 and x.shape[0] == self.num_envs
+            return shard(x, count) if by_env else replicate(x, count)
+
+        return jax.tree.map(constrain, tree)
+
+    def scan_steps(self, step: Callable[..., Any], carry: Any, inputs: Any) -> tuple[Any, Any]:
+        """Scan `step` over time.
+
+        Args:
+            step: (carry, inputs at t) -> (carry, outputs at t).
+            carry: leaves [N, ...].
+            inputs: leaves [T, N, ...].
+
+        Returns:
+            The last carry and the outputs, leaves [T, N, ...].
+        """
+        carry = shard(carry, self.num_devices)
+        inputs = shard(inputs, self.num_devices, axis=1)
+        return jax.lax.scan(step, carry, inputs)
+
+    def map(self, function: Callable[[Any], Any], batch: Any) -> Any:
+        """Return `function(batch)` from leaves [L, M, ...] to leaves [L', M, ...], computed in microbatches."""
+        return map_microbatches(function, batch, self.partition)
+
+    def to_sequences(self, batch: Any) -> Any:
+        """Divide a batch with leaves [T, N, ...] into training sequences, leaves [L, M, ...].
+
+        The recurrent state is that of the first step of each sequence, [1, M, ...]; `burn_in` gets the steps before it.
+        """
+        devices = self.num_devices
+        batch = jax.tree.map(lambda x: to_sequences(x, self.length, devices), batch)
+        batch = shard(batch, devices, axis=1)
+        steps = burn_in_steps(batch, self.num_envs, self.burn_in, devices)
+        first_state = add_time_axis(drop_time_axis(batch.rnn_state))
+        return batch._replace(rnn_state=first_state, burn_in=steps)
+
+    def scan_minibatches(
+        self,
+        step: Callable[[Any, Minibatch], tuple[Any, Any]],
+        carry: Any,
+        batch: Any,
+        order: Array,
+        normalize: Callable[[Array], Array],
+    ) -> tuple[Any, Any]:
+        """Scan `step` over the minibatches of one epoch.
+
+        Args:
+            step: (carry, minibatch) -> (carry, outputs).
+            carry: of the scan.
+            batch: leaves [L, M, ...], with a field `advantage`.
+            order: a permutation of the M sequences, int32 [M].
+            normalize: of the advantages of one minibatch, [P, L, C] -> [P, L, C].
+
+        Returns:
+            The last carry and the outputs, stacked over minibatches.
+        """
+        devices = self.num_devices
+        size = order.size // self.num_minibatches
+        microbatches = num_microbatches(size, self.length, self.partition)
+        index = to_device_layout(order, self.num_envs, devices).reshape(self.num_minibatches, microbatches, -1)
+        advantage = replicate(batch.advantage, devices).at[:, index].get(mode="promise_in_bounds")
+        advantage = jax.vmap(normalize)(jnp.moveaxis(advantage, 0, 2))
+        data, take = pack(batch, devices)
+
+        def body(carry: Any, inputs: tuple[Array, Array]) -> tuple[Any, Any]:
+            return step(carry, Minibatch(data, take, *inputs))
+
+        return jax.lax.scan(body, carry, replicate((index, advantage), devices))
+
+    def mean_gradient(
+        self, loss: Callable[[Params, Any], tuple[Array, Array]], params: Params, minibatch: Minibatch
+    ) -> tuple[Array, Array]:
+        """Return the gradient of the mean loss of a minibatch, and the auxiliary outputs of its microbatches.
+
+        Args:
+            loss: (params, batch with leaves [L, C, ...]) -> (scalar, auxiliary output [m]).
+            params: parameters to differentiate by.
+            minibatch: of `scan_minibatches`.
+
+        Returns:
+            The gradient as one vector, and the auxiliary outputs [P, m].
+        """
+
+        def gathered(params: Params, data: Any, index: Array, advantage: Array) -> tuple[Array, Array]:
+            return loss(params, minibatch.take(data, index)._replace(advantage=advantage))
+
+        inputs = (minibatch.index, minibatch.advantage)
+        return mean_gradient(gathered, params, minibatch.data, inputs, self.partition)
+
+
+def make_plan(config: Config, recurrent: bool) -> Plan:
+    """Choose the plan of a run.
+
+    Raises:
+        ValueError: `config.num_devices` exceeds the number of available devices.
+    """
+    length, columns = minibatch_shape(config, recurrent)
+    partition = choose_partition(config, length, columns)
+    return Plan(config.num_envs, config.num_minibatches, length, config.burn_in, partition)

@@ -1,0 +1,129 @@
+"""The first ratio is 1 for every network and action, and the order of environments does not matter."""
+
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from nets import IMAGE, env_of, params_of
+from optimizations import changed, distance, parts_of, same, short_jit
+from probes import masked
+
+import purejaxppo as pp
+from purejaxppo import Hyperparams, NetworkConfig, ppo
+from purejaxppo.distributions import Categorical
+from purejaxppo.envs.spaces import Discrete, MultiDiscrete, box
+from purejaxppo.training.loop import as_traced
+
+SPACE, SEEN_BY_CNN = box(-1, 1, (2,)), {"image": IMAGE, "more": box(-1, 1, (2,))}
+
+
+WIDE = box(-0.5, 0.5, (2,))  # bounds that most actions are beyond
+
+
+ACTIONS = {
+    "discrete": (Discrete(3), {}),
+    "masked": (None, {}),
+    "multi-discrete": (MultiDiscrete((3, 2)), {}),
+    "gaussian": (WIDE, {}),
+    "std of the state": (WIDE, {"state_dependent_std": True}),
+    "tanh": (WIDE, {"action_distribution": "tanh_gaussian"}),
+    "mixed": ({"choice": Discrete(3), "push": WIDE}, {"action_distribution": "tanh_gaussian"}),
+}
+
+
+NORMALIZED, TWO, BF16 = {"normalize_observations": True}, {"num_devices": 2}, {"compute_dtype": "bfloat16"}
+
+
+MATRIX = [
+    ("mlp", "discrete", NORMALIZED | BF16),
+    ("mlp", "masked", NORMALIZED),
+    ("mlp", "multi-discrete", TWO),
+    ("mlp", "gaussian", NORMALIZED | TWO),
+    ("mlp", "std of the state", {}),
+    ("mlp", "tanh", NORMALIZED | BF16),
+    ("mlp", "mixed", {}),
+    ("cnn", "discrete", NORMALIZED),
+    ("cnn", "mixed", TWO),
+    ("gru", "masked", NORMALIZED | BF16),
+    ("gru", "tanh", TWO),
+    ("lstm", "multi-discrete", NORMALIZED),
+    ("lstm", "std of the state", NORMALIZED | TWO | BF16),
+    ("lru", "gaussian", NORMALIZED | BF16),
+]
+
+
+def network_and_env(kind, action, **options):
+    space, more = ACTIONS[action]
+    env = masked() if space is None else env_of(SEEN_BY_CNN if kind == "cnn" else SPACE, space)
+    return pp.make_network(env, NetworkConfig(kind, (5,), rnn_size=4, **more, **options)), env
+
+
+def test_the_matrix_covers_what_it_should():
+    """Every action with an MLP and with another network; every other value with two networks or more."""
+    networks = {action: {kind for kind, other, _ in MATRIX if other == action} for action in ACTIONS}
+    assert all("mlp" in kinds and len(kinds) >= 2 for kinds in networks.values())
+    for name in ("normalize_observations", "num_devices"):
+        assert all(len({kind for kind, _, more in MATRIX if (name in more) == on}) >= 2 for on in (True, False))
+    assert {kind for kind, _, more in MATRIX if "compute_dtype" in more} == {"mlp", "gru", "lstm", "lru"}
+
+
+@pytest.mark.parametrize(("kind", "action", "options"), MATRIX, ids=[" ".join(map(str, row[:2])) for row in MATRIX])
+def test_the_first_ratio_is_one_of_every_network_and_action(kind, action, options):
+    """Three updates: from the second on the statistics of the observations are not those of the start."""
+    dtype = {name: x for name, x in options.items() if name in BF16}
+    network, env = network_and_env(kind, action, **dtype)
+    more = {name: x for name, x in options.items() if name not in BF16}
+    memory = {"sequence_length": 4} if kind in ("gru", "lstm", "lru") else {}
+    algo = pp.make_ppo(env, network, changed(num_epochs=2, num_minibatches=2, **memory, **{"num_devices": 1, **more}))
+    assert algo.components.plan.num_devices == options.get("num_devices", 1)
+    h = as_traced(Hyperparams(1e-2))
+
+    @short_jit
+    def run(params, key):
+        state = algo.init(key, h)._replace(params=params)
+        return jax.lax.scan(lambda state, _: algo.update(state, h), state, length=3)[1]
+
+    metrics = run(params_of(network), jax.random.key(0))
+    assert metrics.first_ratio_error.max() < 1e-5
+    assert metrics.kl.min() > 1e-6  # and it moves after that
+    assert metrics.num_episodes.min() > 0
+
+
+@pytest.mark.parametrize("kind", ["mlp", "gru", "lstm", "lru"])
+def test_the_order_of_the_environments_is_of_no_account(kind):
+    """A whole update, states and noise in another order: the state follows and the parameters stay."""
+    network, env = network_and_env(kind, "discrete")
+
+    def step(key, state, action):
+        after, ts = env.step(key, state, action)
+        return after, ts._replace(reward=ts.obs[0] + action.astype(jnp.float32))
+
+    rewarding, memory = env._replace(step=step), {"sequence_length": 4} if kind != "mlp" else {}
+    config = changed(num_epochs=2, num_minibatches=1, scale_rewards=True, normalize_observations=True, **memory)
+    algo = pp.make_ppo(rewarding, network, config)
+    parts, h, noise = parts_of(algo), as_traced(Hyperparams(1e-2)), Categorical.noise
+
+    def moved(tree, order):
+        return jax.tree.map(lambda x: x[order] if x.shape[:1] == (4,) else x, tree)
+
+    def run(params, order):
+        state = algo.init(jax.random.key(3), h)._replace(params=params)
+        of_envs = ("env_state", "obs", "rnn_state", "is_first", "episodes", "reward_scaler")
+        state = state._replace(**{name: moved(getattr(state, name), order) for name in of_envs})
+        env_noise = lambda *sizes: jax.tree.map(lambda x: x[:, order], parts.env.noise(*sizes))  # noqa: E731
+        action_noise = lambda self, key, shape=(): noise(self, key, shape)[:, order]  # noqa: E731
+        with mock.patch.object(Categorical, "noise", action_noise):
+            return ppo.update(parts._replace(env=parts.env._replace(noise=env_noise)), state, h)
+
+    params, order = params_of(network), np.array([2, 0, 3, 1])
+    program = short_jit(run)
+    (state, metrics), (other, other_metrics) = program(params, np.arange(4)), program(params, order)
+    assert distance(state.params, other.params) < 1e-5
+    assert distance(state.params, params) > 1e-3
+    of_envs = ((x.obs, x.rnn_state, x.episodes, x.reward_scaler.returns) for x in (moved(state, order), other))
+    assert distance(*of_envs) < 1e-5
+    assert same(state.is_first[order], other.is_first)
+    np.testing.assert_allclose(metrics.kl, other_metrics.kl, atol=1e-6)
+    assert distance(state.obs[order], state.obs) > 0.1

@@ -1,0 +1,156 @@
+"""`optimize`: early stop, targets, hyperparameters, and functions handed in."""
+
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from optimizations import CHAIN, TINY, changed, distance, parts_of, same, short_jit
+from plain_net import plain
+
+import purejaxppo as pp
+from purejaxppo import Config, Hyperparams, ppo
+from purejaxppo.batching.shuffles import SHUFFLES
+from purejaxppo.functional.advantages import TARGETS
+from purejaxppo.functional.objectives import OBJECTIVES
+from purejaxppo.training.loop import as_traced
+
+H = as_traced(Hyperparams(0.02))
+
+
+ORDER = jnp.asarray(np.random.default_rng(0).permutation(32))
+
+
+@cache
+def played():
+    """(state after a rollout, the rollout) that all of the optimisations below start from."""
+    algo = pp.make_ppo(CHAIN, plain(CHAIN), TINY)
+
+    @short_jit
+    def run(key):
+        state = algo.init(key, H)
+        after, rollout = ppo.collect_rollout(parts_of(algo), state, state.key)
+        return after._replace(key=()), rollout
+
+    return run(jax.random.key(0))
+
+
+@cache
+def optimisation(config=TINY, **handed):
+    """All epochs on that rollout: (state, h) -> (params, opt_state, (statistics [K, minibatches], steps taken))."""
+    parts = parts_of(pp.make_ppo(CHAIN, plain(CHAIN), config, **handed))
+    rollout = played()[1]
+
+    def run(state, h):
+        batch = ppo.compute_targets(parts, state.params, state, rollout, h)
+        return ppo.optimize(parts, state, rollout, batch, h, jax.random.key(3))
+
+    return run, short_jit(run)
+
+
+def optimised(config=TINY, h=H, state=None, **handed):
+    return optimisation(config, **handed)[1](state or played()[0], h)
+
+
+KAPPAS = np.array([1e-7, 1e-3, 3e-3, 1e-2, 0.03, np.inf], np.float32)
+
+
+def test_the_early_stop_is_at_the_first_minibatch_whose_kl_exceeds_kappa():
+    """And none is taken from there on. The KL of a minibatch is that before its step: the first step always is."""
+    stats, taken = optimised()[2]
+    kl = np.asarray(stats.kl).ravel()
+    assert taken.all()
+    counts = []
+    for kappa in KAPPAS:
+        _, opt_state, (_, taken) = optimised(h=H._replace(target_kl=kappa))
+        first = int(np.argmax(kl > kappa)) if (kl > kappa).any() else len(kl)
+        np.testing.assert_array_equal(np.ravel(taken), np.arange(len(kl)) < first)
+        assert opt_state[1].count == first
+        counts.append(first)
+    assert counts[0] == 1
+    assert len(set(counts)) >= 5
+
+
+def test_under_vmap_every_kappa_stops_as_it_does_alone():
+    """Parameters, moments and count: bitwise, whatever the κ of the other lanes; up to rounding without vmap."""
+    run = optimisation()[0]
+    lanes = short_jit(jax.vmap(lambda kappa: run(played()[0], H._replace(target_kl=kappa))))
+    with jax.debug_key_reuse(False):  # the checker takes the move of a vmapped scan's keys for a use of them
+        mixed = lanes(KAPPAS)
+        for i, kappa in enumerate(KAPPAS):
+            among, alone = (
+                jax.tree.map(lambda x, i=i: x[i], out) for out in (mixed, lanes(np.full_like(KAPPAS, kappa)))
+            )
+            assert same((*among[:2], among[2][1]), (*alone[:2], alone[2][1])), kappa
+            params, _, (_, taken) = optimised(h=H._replace(target_kl=kappa))
+            assert same(among[2][1], taken), kappa
+            assert distance(among[0], params) < 1e-4, kappa
+
+
+@cache
+def batches():
+    """Values, next values and, by the name of the targets, the batch [L, M] of the same rollout."""
+    h = as_traced(Hyperparams(gamma=0.9, gae_lambda=0.8, value_lambda=0.6))
+    parts = {name: parts_of(pp.make_ppo(CHAIN, plain(CHAIN), changed(targets=name, n_step=3))) for name in TARGETS}
+    assert Config().n_step != 3
+
+    @short_jit
+    def run(state, rollout):
+        values = ppo.state_values(parts["gae"], state.params, state, rollout)
+        found = {name: ppo.compute_targets(p, state.params, state, rollout, h) for name, p in parts.items()}
+        return values, found
+
+    return run(*played())
+
+
+SLOW = {
+    "gae": lambda r, v, n, *ends: v + oracle.gae_double_sum(r, v, n, *ends, gamma=0.9, lam=0.8),
+    "monte_carlo": lambda r, v, n, *ends: oracle.monte_carlo(r, n, *ends, gamma=0.9),
+    "n_step": lambda r, v, n, *ends: oracle.n_step(r, n, *ends, gamma=0.9, n=3),
+    "td_lambda": lambda r, v, n, *ends: oracle.lambda_return(r, n, *ends, gamma=0.9, lam=0.6),
+}
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_targets_by_name_reach_the_batch(name):
+    """Against the double loops, and unlike those of the other names; the advantages are GAE under each."""
+    rollout, (values, found) = played()[1], batches()
+    assert min(rollout.terminated.sum(), rollout.truncated.sum()) >= 1
+    columns = [np.asarray(x, np.float64) for x in (rollout.reward, *values)]
+    columns += [np.asarray(x) for x in (rollout.terminated, rollout.truncated)]
+    expected = {key: oracle.per_environment(slow, *columns) for key, slow in SLOW.items()}
+    np.testing.assert_allclose(found[name].target.reshape(8, 4), expected[name], atol=1e-5)
+    np.testing.assert_allclose(found[name].advantage.reshape(8, 4), expected["gae"] - columns[1], atol=1e-5)
+    for other in set(TARGETS) - {name}:
+        assert np.abs(expected[name] - expected[other]).max() > 1e-2
+
+
+def test_recomputed_advantages_are_those_of_the_parameters_after_the_epoch_before():
+    """Two epochs are one, and then one that starts from its parameters, moments and what they make of the rollout."""
+    order = lambda key, size: ORDER  # noqa: E731
+    one, two = changed(num_epochs=1), changed(num_epochs=2)
+    params, opt_state, _ = optimised(one, shuffle=order)
+    params, opt_state, _ = optimised(one, shuffle=order, state=played()[0]._replace(params=params, opt_state=opt_state))
+    anew = optimised(changed(two, recompute_advantages=True), shuffle=order)
+    assert distance(anew[:2], (params, opt_state)) < 1e-6
+    assert distance(anew[0], optimised(two, shuffle=order)[0]) > 1e-3
+
+
+def test_the_clipped_value_loss_reaches_the_critic_and_it_alone():
+    """Without a clip of the gradient's norm, which would couple the two."""
+    free, clipped = (optimised(h=H._replace(max_grad_norm=np.inf, vf_clip_eps=eps))[0] for eps in (np.inf, 0.01))
+    for name in free:
+        assert (distance(free[name], clipped[name]) > 1e-3) == name.startswith("critic"), name
+        assert name.startswith("critic") or same(free[name], clipped[name])
+
+
+def test_functions_handed_in_are_as_good_as_names_and_take_their_place():
+    """Bitwise those that the config names; each alone makes a difference."""
+    names = {"objective": "cpi", "targets": "monte_carlo", "shuffle": "permutation"}
+    named = optimised(changed(**names))
+    handed = {"objective": OBJECTIVES["cpi"], "target_fn": TARGETS["monte_carlo"], "shuffle": SHUFFLES["permutation"]}
+    assert same(named, optimised(**handed))
+    for function in ({"objective": OBJECTIVES["clip"]}, {"target_fn": TARGETS["gae"]}, {"shuffle": SHUFFLES["hash"]}):
+        assert distance(named[0], optimised(changed(**names), **function)[0]) > 1e-3, function
