@@ -7,7 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from purejaxppo._util.aliases import Params
 from purejaxppo.config.schema import Hyperparams
+from purejaxppo.envs.masks import action_mask, has_action
+from purejaxppo.envs.spaces import Space
 from purejaxppo.functional.diagnostics import Diagnostics
 from purejaxppo.functional.episode_stats import EpisodeSummary
 from purejaxppo.functional.objectives import kl_k3
@@ -31,7 +34,11 @@ class Metrics(NamedTuple):
     kl_k3: Array  # the same by the estimator w - 1 - log w of the ratio w (4)
     explained_variance: Array  # of the targets by the values before the update
     advantage_std: Array  # before normalisation
-    undefined_actions: Array  # states where the policy was no distribution: every action was masked
+    masked_states: Array  # states of the rollout whose action mask allows no action
+    nonfinite_observations: Array  # steps of the rollout with a NaN or infinite observation
+    nonfinite_rewards: Array  # steps of the rollout with a NaN or infinite reward
+    first_fault_step: Array  # first step of the rollout with one of these three; -1 if there is none
+    nonfinite_parameters: Array  # NaN or infinite parameters after the update
     learning_rate: Array
     clip_eps: Array
     beta: Array
@@ -103,8 +110,41 @@ def batch_metrics(batch: Any, ratio: Array, kl: Array) -> dict[str, Array]:
         "kl_k3": kl_k3(jnp.log(ratio)).mean(),
         "explained_variance": 1.0 - unexplained,
         "advantage_std": jnp.std(batch.advantage),
-        "undefined_actions": jnp.isnan(batch.log_prob).sum(dtype=jnp.float32),
     }
+
+
+def rollout_faults(rollout: Any, action_space: Space) -> dict[str, Array]:
+    """Count the faults of the environment in a rollout: states without an allowed action, values that are not finite.
+
+    Args:
+        rollout: fields obs, final_obs and reward, leaves [T, N, ...].
+        action_space: of the environment.
+    """
+    shape = rollout.reward.shape
+    masked = jnp.broadcast_to(~has_action(action_space, action_mask(rollout.obs)), shape)
+    observation = _nonfinite(rollout.obs, shape) | _nonfinite(rollout.final_obs, shape)
+    reward = _nonfinite(rollout.reward, shape)
+    faulty = (masked | observation | reward).any(axis=1)
+    return {
+        "masked_states": masked.sum(dtype=jnp.float32),
+        "nonfinite_observations": observation.sum(dtype=jnp.float32),
+        "nonfinite_rewards": reward.sum(dtype=jnp.float32),
+        "first_fault_step": jnp.where(faulty.any(), jnp.argmax(faulty), -1).astype(jnp.float32),
+    }
+
+
+def _nonfinite(tree: Any, shape: tuple[int, ...]) -> Array:
+    """Return where any element of a tree with leaves [T, N, ...] is NaN or infinite, bool [T, N]."""
+    found = jnp.zeros(shape, bool)
+    for x in jax.tree.leaves(tree):
+        if jnp.issubdtype(x.dtype, jnp.floating):
+            found |= ~jnp.isfinite(x).all(axis=tuple(range(2, x.ndim)))
+    return found
+
+
+def count_nonfinite(params: Params) -> Array:
+    """Count the parameters that are NaN or infinite, float32 []."""
+    return sum((~jnp.isfinite(x)).sum(dtype=jnp.float32) for x in jax.tree.leaves(params)) + jnp.float32(0.0)
 
 
 def reduce_metrics(
@@ -125,7 +165,8 @@ def reduce_metrics(
         diagnostics: if enabled.
     """
     stats, taken = steps
-    means = jnp.mean(jnp.stack(stats, axis=-1), (0, 1), where=taken[..., None])
+    totals = jnp.sum(jnp.stack(stats, axis=-1), (0, 1), where=taken[..., None])
+    means = totals / jnp.maximum(taken.sum(dtype=jnp.float32), 1.0)
     means = dict(zip(MinibatchStats._fields, means, strict=True))
     means |= {"max_ratio": stats.max_ratio.max(), "first_ratio_error": stats.first_ratio_error[0, 0]}
     del means["kl"]  # `whole` has the KL of the whole batch after the update

@@ -31,7 +31,15 @@ from purejaxppo.functional.advantages import TARGETS, next_state_values, normali
 from purejaxppo.functional.diagnostics import Diagnostics, improvement, mean_residual
 from purejaxppo.functional.objectives import OBJECTIVES, importance_ratio, total_loss, value_loss
 from purejaxppo.functional.trpo import natural_step
-from purejaxppo.metrics import Metrics, batch_metrics, merge_stats, minibatch_stats, reduce_metrics
+from purejaxppo.metrics import (
+    Metrics,
+    batch_metrics,
+    count_nonfinite,
+    merge_stats,
+    minibatch_stats,
+    reduce_metrics,
+    rollout_faults,
+)
 from purejaxppo.networks.protocol import Network, check_fit
 from purejaxppo.optimizer import apply_gradients, optimizer
 from purejaxppo.types import PER_ENV_FIELDS, Algorithm, Batch, Components, TrainState, Transition
@@ -94,7 +102,7 @@ def init(ppo: Components, key: PRNGKey, h: Hyperparams) -> TrainState:
         obs_moments=running_stats.init_moments(drop_time_axis(obs)),
         reward_scaler=running_stats.init_reward_scaler(num_envs),
         control=kl_control.init_control(h),
-        last_residual=jnp.float32(jnp.nan),
+        last_residual=jnp.float32(0.0),
         episodes=episode_stats.init_episode_stats(num_envs),
         key=key,
         num_updates=jnp.int32(0),
@@ -325,7 +333,8 @@ def compute_metrics(
     residual = state.last_residual
     if ppo.config.diagnostics:
         diagnostics, residual = diagnose(ppo, params, state, rollout, batch, ratio, kl, h)
-    whole = batch_metrics(batch, ratio, kl)
+    whole = batch_metrics(batch, ratio, kl) | rollout_faults(rollout, ppo.env.action_space)
+    whole |= {"nonfinite_parameters": count_nonfinite(params)}
     metrics = reduce_metrics(steps, h, finished, whole, diagnostics)
     return metrics, residual
 
@@ -340,10 +349,11 @@ def diagnose(
     kl: Array,
     h: Hyperparams,
 ) -> tuple[Diagnostics, Array]:
-    """Compare the predicted with the realized improvement of the policy."""
+    """Compare the predicted with the realized improvement of the policy; the latter is 0 in the first iteration."""
     before = mean_residual(rollout, *state_values(ppo, state.params, state, rollout), h.gamma)
     after = mean_residual(rollout, *state_values(ppo, params, state, rollout), h.gamma)
-    return improvement(ratio, kl, batch.advantage, before - state.last_residual, h.gamma), after
+    realized = jnp.where(state.num_updates == 0, 0.0, before - state.last_residual)
+    return improvement(ratio, kl, batch.advantage, realized, h.gamma), after
 
 
 def update_statistics(ppo: Components, state: TrainState, rollout: Transition, kl: Array, h: Hyperparams) -> TrainState:

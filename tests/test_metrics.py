@@ -10,8 +10,11 @@ from probes import quick_jit
 
 import purejaxppo as pp
 from purejaxppo import ppo
+from purejaxppo.envs.spaces import Discrete
 from purejaxppo.envs.wrappers.episodes import time_limit
+from purejaxppo.metrics import count_nonfinite, rollout_faults
 from purejaxppo.training.loop import as_traced
+from purejaxppo.types import Transition
 
 GAMMA, LAMBDA, EPS, ENT, VF = 0.9, 0.8, 0.2, 0.01, 0.5
 
@@ -89,7 +92,11 @@ def figures():
         "kl_k3": (after - 1 - np.log(after)).mean(),
         "explained_variance": 1 - (target - V).var() / target.var(),
         "advantage_std": advantage.std(),
-        "undefined_actions": 0,
+        "masked_states": 0,
+        "nonfinite_observations": 0,
+        "nonfinite_rewards": 0,
+        "first_fault_step": -1,
+        "nonfinite_parameters": 0,
         "learning_rate": 0.3,
         "clip_eps": EPS,
     } | episodes(reward, ended)
@@ -125,3 +132,33 @@ def test_the_example_tells_faults_apart():
 def test_a_metric_is_what_it_says(name):
     atol = 1e-5 if name in ("policy_loss", "first_ratio_error") else 1e-7
     np.testing.assert_allclose(getattr(played()[0], name), figures()[name], rtol=1e-3, atol=atol)
+
+
+# ---- faults of the environment
+
+
+def faulty(rollout, **changes):
+    """Fault metrics of a rollout with T = 3, N = 2, a mask over 2 actions, and the given leaves replaced."""
+    obs = {"action_mask": jnp.ones((3, 2, 2), bool), "x": jnp.zeros((3, 2, 4))}
+    leaves = {"obs": obs, "final_obs": obs, "reward": jnp.zeros((3, 2))} | changes
+    return rollout_faults(rollout._replace(**leaves), Discrete(2))
+
+
+def test_faults_of_the_environment_are_told_apart_and_the_first_step_is_named():
+    """One masked state at step 2, one infinite observation at step 1, two NaN rewards at step 0."""
+    rollout = Transition(*[None] * len(Transition._fields))
+    obs = {"action_mask": jnp.ones((3, 2, 2), bool).at[2, 1].set(False), "x": jnp.zeros((3, 2, 4))}
+    final = {"action_mask": obs["action_mask"], "x": obs["x"].at[1, 0, 3].set(jnp.inf)}
+    none = faulty(rollout)
+    assert [float(x) for x in none.values()] == [0.0, 0.0, 0.0, -1.0]
+    assert [float(x) for x in faulty(rollout, obs=obs).values()] == [1.0, 0.0, 0.0, 2.0]
+    assert [float(x) for x in faulty(rollout, final_obs=final).values()] == [0.0, 1.0, 0.0, 1.0]
+    reward = jnp.zeros((3, 2)).at[0].set(jnp.nan)
+    found = faulty(rollout, obs=obs, final_obs=final, reward=reward)
+    assert list(found) == ["masked_states", "nonfinite_observations", "nonfinite_rewards", "first_fault_step"]
+    assert [float(x) for x in found.values()] == [1.0, 1.0, 2.0, 0.0]
+
+
+def test_parameters_that_are_not_finite_are_counted():
+    assert count_nonfinite({"a": jnp.array([1.0, jnp.nan]), "b": jnp.array([[jnp.inf, -jnp.inf]])}) == 3.0
+    assert count_nonfinite({"a": jnp.zeros(3)}) == 0.0

@@ -28,7 +28,7 @@ def train(
     key: one typed key. num_updates: all that `config.total_timesteps` holds, unless given. Pure, so `jax.vmap`
     over the key is many seeds and over the hyperparameters a sweep (see `sweep`).
     Raises ConfigError on bad hyperparameters and ValueError on more updates than the config declares, or where the
-    environment came to a state with every action masked (not seen inside of a `jit`; `metrics.undefined_actions` is).
+    environment came to a state with every action masked (not seen inside of a `jit`; `metrics.masked_states` is).
     """
     h = as_traced(hyperparams)
     num_updates = checked_length(algo, h, 0, num_updates)
@@ -66,7 +66,7 @@ def iterate(
 
 def check_actions(algo: Algorithm, metrics: Metrics) -> None:
     """Raise ValueError where a state had every action masked. Without masks, or inside of a jit, nothing is read."""
-    count = metrics.undefined_actions
+    count = metrics.masked_states
     if action_mask(algo.env.observation_space) is None or isinstance(count, Tracer) or not np.asarray(count).any():
         return
     name = f"the environment {algo.env.name}" if algo.env.name else "the environment"

@@ -107,15 +107,15 @@ class Outcome(NamedTuple):
 
 def is_sound(row: Any) -> bool:
     """Return whether the metrics of an update are finite."""
-    return math.isfinite(row["total_loss"]) and math.isfinite(row["kl"]) and not row["undefined_actions"]
+    return math.isfinite(row["total_loss"]) and math.isfinite(row["kl"]) and not row["masked_states"]
 
 
 def divergence_message(row: Any, update: int, kept: int, run: Run, saved: bool) -> str:
     """Say what became non-finite, when, and which policy was kept."""
     policy = f"policy.safetensors is that after update {kept}" if saved else "there is no policy worth keeping"
-    if row["undefined_actions"]:
+    if row["masked_states"]:
         return (
-            f"{run.env} allowed no action in {row['undefined_actions']:.0f} states of update {update}: its action mask "
+            f"{run.env} allowed no action in {row['masked_states']:.0f} states of update {update}: its action mask "
             f"forbade all of them, which must end an episode; {policy}."
         )
     return (

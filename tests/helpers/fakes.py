@@ -16,6 +16,8 @@ from purejaxppo.metrics import Metrics
 from purejaxppo.training import runs
 from purejaxppo.types import Algorithm
 
+FAULTS = ("masked_states", "nonfinite_observations", "nonfinite_rewards", "nonfinite_parameters")
+
 
 class FakeState(NamedTuple):
     params: jax.Array
@@ -44,10 +46,10 @@ def fake_algorithm(config, env=None, cost: int = 0, bad_update: int = -1, bad_va
         values = dict.fromkeys(Metrics._fields, count) | {"diagnostics": ()}
         loss = jnp.where(done == bad_update, bad_value, count)
         values |= {"total_loss": loss, "episode_return_mean": 10.0 * count, "num_episodes": jnp.float32(1.0)}
-        values["undefined_actions"] = jnp.float32(0.0)
+        values |= dict.fromkeys(FAULTS, jnp.float32(0.0)) | {"first_fault_step": jnp.float32(-1.0)}
         return state._replace(params=state.params + 1.0, num_updates=done), Metrics(**values)
 
-    return Algorithm(init, update, env or FakeEnv(), "fake", config)
+    return Algorithm(init, update, env or FakeEnv(), "fake", config, None)
 
 
 if __name__ == "__main__":

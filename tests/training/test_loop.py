@@ -153,11 +153,11 @@ def test_a_state_without_an_allowed_action_is_an_error_that_names_the_environmen
         pp.sweep(algo, jax.random.split(jax.random.key(0), 1), H)
     chunks = pp.iterate(algo, pp.init_state(algo, jax.random.key(0), H), H, chunk=5)
     state, metrics = next(chunks)  # handed over whole: nothing is lost
-    assert metrics.undefined_actions.tolist() == [0, 0, 0, 0, 2]
+    assert metrics.masked_states.tolist() == [0, 0, 0, 0, 2]
     with pytest.raises(ValueError, match=what):
         next(chunks)
     _, metrics = jax.jit(lambda key: pp.train(algo, key, H))(jax.random.key(0))
-    assert metrics.undefined_actions.sum() == 2
+    assert metrics.masked_states.sum() == 2
     assert np.isnan(pp.evaluate(algo, state, jax.random.key(1), num_episodes=3).returns).all()
     with pytest.raises(ValueError, match="environment DeadEnd-v0 allows no action"):
         pp.make_ppo(probes.dead_end(20), pp.mlp(env, (4,)), config)
