@@ -7,7 +7,7 @@ CONFIG ?= configs/cartpole.toml
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-slow results mutants check format install clean
+.PHONY: help train test test-slow test-perf results mutants check format install clean
 
 help: ## Say what can be made
 	@echo "usage: make TARGET [PYTHON=python3.12] [CONFIG=configs/cartpole.toml] [ARGS='--seed 1']"
@@ -25,6 +25,10 @@ test: $(VENV)/.test-ready ## Run the tests, two files at a time (minutes)
 test-slow: $(VENV)/.test-ready ## Run the slow tests alone: whole learning runs, many seeds
 	@echo "==> pytest -m slow"
 	@XLA_FLAGS="$$XLA_FLAGS" $(BIN)/python -m pytest -m slow $(ARGS)
+
+test-perf: $(VENV)/.test-ready ## Compare kernels and memory of the compiled programs with the recorded numbers
+	@echo "==> pytest -m perf"
+	@$(BIN)/python -m pytest -m perf $(ARGS)
 
 results: $(VENV)/.test-ready ## Train what docs/results.md shows and print its tables (an hour)
 	@$(BIN)/python tests/learning.py gates

@@ -26,7 +26,7 @@ def run_bench(args: Bench) -> int:
 
     from purejaxppo._util.files import write_atomic
     from purejaxppo._util.text import duration
-    from purejaxppo.bench import run_bench as measure
+    from purejaxppo.bench.benchmark import run_benchmark as measure
     from purejaxppo.bench.figure import plot_bench
     from purejaxppo.bench.table import bench_table
     from purejaxppo.bench.timing import TimingBudget

@@ -1,9 +1,6 @@
 """One run on two devices: the same numbers as on one; many seeds on two devices: each seed's numbers its own."""
 
 import importlib
-import os
-import subprocess
-import sys
 from functools import cache
 
 import jax
@@ -18,7 +15,7 @@ from purejaxppo import Config, Hyperparams, NetworkConfig
 from purejaxppo.batching.microbatches import MIN_ROWS_PER_DEVICE, choose_partition
 from purejaxppo.bench.hlo import count
 from purejaxppo.config.errors import ConfigError
-from purejaxppo.devices.cpu import CPU_FLAGS, SMALL_FLAGS, SMALL_MINIBATCH, prepare_cpu
+from purejaxppo.devices.cpu import SMALL_MINIBATCH
 from purejaxppo.devices.sharding import (
     largest_device_count,
     map_shards,
@@ -37,55 +34,6 @@ CHAIN = chain(limit=5)
 
 def test_the_tests_have_two_devices():
     assert jax.local_device_count() == 2
-
-
-def test_a_cpu_is_prepared_by_the_size_of_minibatches_and_never_over_the_users_head(monkeypatch):
-    asked = []
-    monkeypatch.setattr(jax.config, "update", lambda name, value: asked.append((name, value)))
-    monkeypatch.delenv("JAX_NUM_CPU_DEVICES", raising=False)
-    monkeypatch.setenv("XLA_FLAGS", "--xla_a=1")
-    prepare_cpu(SMALL_MINIBATCH + 1)
-    prepare_cpu()
-    flags = "".join(f" --{name}={value}" for name, value in CPU_FLAGS.items())
-    assert os.environ["XLA_FLAGS"] == f"--xla_a=1{flags}"
-    monkeypatch.setenv("XLA_FLAGS", "--xla_a=1")
-    prepare_cpu(SMALL_MINIBATCH)
-    prepare_cpu(SMALL_MINIBATCH)
-    flags = "".join(f" --{name}={value}" for name, value in (CPU_FLAGS | SMALL_FLAGS).items())
-    assert os.environ["XLA_FLAGS"] == f"--xla_a=1{flags}"  # once
-    assert {name for name, _ in asked} == {"jax_num_cpu_devices"}
-    asked.clear()
-    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "1")
-    own = " ".join(f"--{name}=my_own" for name in CPU_FLAGS | SMALL_FLAGS)
-    monkeypatch.setenv("XLA_FLAGS", own)
-    prepare_cpu(SMALL_MINIBATCH)
-    assert not asked
-    assert os.environ["XLA_FLAGS"] == own
-    monkeypatch.delenv("XLA_FLAGS")
-    monkeypatch.setattr(jax, "__version_info__", (0, 99, 0))  # may have dropped it, and would end the process
-    prepare_cpu(SMALL_MINIBATCH)
-    assert "XLA_FLAGS" not in os.environ
-
-
-def test_a_script_prepares_its_cpu_by_one_call():
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    code = "import jax, os, purejaxppo as pp; pp.prepare_cpu(128); print(jax.device_count(), os.environ['XLA_FLAGS'])"
-    env = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")}
-    out = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
-    flags = [f"--{name}={value}" for name, value in (CPU_FLAGS | SMALL_FLAGS).items()]
-    assert out.split() == [str(cores), *flags]
-
-
-def test_one_small_run_gets_one_device_and_many_seeds_or_a_large_run_every_core(monkeypatch):
-    asked = []
-    monkeypatch.setattr(jax.config, "update", lambda _, devices: asked.append(devices))
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(6), raising=False)
-    monkeypatch.delenv("JAX_NUM_CPU_DEVICES", raising=False)
-    monkeypatch.setenv("XLA_FLAGS", "")
-    for size, seeds in ((SMALL_MINIBATCH, 1), (SMALL_MINIBATCH, 2), (SMALL_MINIBATCH, None), (SMALL_MINIBATCH + 1, 1)):
-        prepare_cpu(size, seeds)
-    prepare_cpu(num_seeds=1)
-    assert asked == [1, 6, 6, 6, 6]
 
 
 # ---- placing

@@ -1,0 +1,210 @@
+"""A CPU is configured once, before JAX starts, and only with compiler passes that XLA enables itself."""
+
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import jax
+import pytest
+
+import purejaxppo as pp
+from purejaxppo.devices import cpu
+from purejaxppo.devices.cpu import CPU_FLAGS, FAST_FLAGS, SMALL_FLAGS, SMALL_MINIBATCH, prepare_cpu, xla_flags
+
+ROOT = Path(__file__).parents[2]
+
+
+def run_python(code, *args, timeout=1800, **variables):
+    """Run `code` in a fresh interpreter whose environment has no settings for XLA or devices but `variables`."""
+    unset = ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES", "PUREJAXPPO_FAST_FLAGS")
+    env = {name: value for name, value in os.environ.items() if name not in unset} | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-W", "error", "-c", code, *args]
+    return subprocess.run(command, env=env | variables, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+@pytest.fixture
+def before_start(monkeypatch):
+    """Make JAX look as if it had not started; returns the numbers of devices that are asked for."""
+    asked = []
+    monkeypatch.setattr(cpu, "_has_started", lambda: False)
+    monkeypatch.setattr(jax.config, "update", lambda name, value: asked.append((name, value)))
+    monkeypatch.setattr(cpu, "_count_cores", lambda: 6)
+    for name in ("JAX_NUM_CPU_DEVICES", "PUREJAXPPO_FAST_FLAGS", "XLA_FLAGS"):
+        monkeypatch.delenv(name, raising=False)
+    return asked
+
+
+# ---- flags
+
+
+def test_flags_of_small_minibatches_come_on_top_of_those_of_all_sizes():
+    assert xla_flags() == xla_flags(SMALL_MINIBATCH + 1) == CPU_FLAGS
+    assert xla_flags(SMALL_MINIBATCH) == CPU_FLAGS | SMALL_FLAGS
+
+
+def test_no_default_flag_switches_on_a_pass_that_xla_leaves_off():
+    """`true` switches something on, and so does an extra option without a value."""
+    for size in (None, 1, SMALL_MINIBATCH, 10**6):
+        flags = xla_flags(size)
+        options = flags.pop("xla_backend_extra_options", "").split(",")
+        assert "true" not in flags.values()
+        assert all("=" in option for option in options if option)
+
+
+def test_fast_flags_are_added_to_the_others():
+    fast = xla_flags(SMALL_MINIBATCH, fast_flags=True)
+    options = fast["xla_backend_extra_options"].split(",")
+    assert set(options) == {"xla_cpu_small_while_loop_byte_threshold=32768", "xla_cpu_use_multi_output_fusion"}
+    assert fast["xla_cpu_copy_insertion_use_region_analysis"] == "true"
+    assert set(fast) == {*CPU_FLAGS, *SMALL_FLAGS, *FAST_FLAGS}
+
+
+@pytest.mark.parametrize("version", [(0, 6, 2), (0, 99, 0)])
+def test_no_flag_for_a_version_of_jax_that_may_not_know_it(monkeypatch, version):
+    monkeypatch.setattr(jax, "__version_info__", version)
+    assert xla_flags(128, fast_flags=True) == {}
+
+
+# ---- preparing
+
+
+def test_flags_of_the_user_stay_and_each_flag_is_added_once(before_start, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_a=1 --xla_cpu_prefer_vector_width=256")
+    prepare_cpu(SMALL_MINIBATCH)
+    prepare_cpu(SMALL_MINIBATCH)
+    added = " ".join(f"--{name}={value}" for name, value in SMALL_FLAGS.items())
+    assert os.environ["XLA_FLAGS"] == f"--xla_a=1 --xla_cpu_prefer_vector_width=256 {added}"
+
+
+@pytest.mark.parametrize(
+    ("minibatch_size", "num_seeds", "num_devices"),
+    [
+        (SMALL_MINIBATCH, 1, 1),
+        (SMALL_MINIBATCH, 2, 6),
+        (SMALL_MINIBATCH, None, 6),
+        (SMALL_MINIBATCH + 1, 1, 6),
+        (None, 1, 6),
+    ],
+)
+def test_a_single_small_run_gets_one_device_and_anything_else_every_core(
+    before_start, minibatch_size, num_seeds, num_devices
+):
+    prepare_cpu(minibatch_size, num_seeds)
+    assert before_start == [("jax_num_cpu_devices", num_devices)]
+
+
+def test_a_number_of_devices_in_the_environment_stays(before_start, monkeypatch):
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "3")
+    prepare_cpu()
+    assert before_start == []
+    assert os.environ["XLA_FLAGS"] == "--xla_cpu_prefer_vector_width=512"
+
+
+@pytest.mark.parametrize(
+    ("argument", "variable", "fast"),
+    [
+        (None, None, False),
+        (None, "1", True),
+        (None, "0", False),
+        (None, "off", False),
+        (False, "1", False),
+        (True, "0", True),
+    ],
+)
+def test_fast_flags_come_from_the_argument_or_else_from_the_environment(
+    before_start, monkeypatch, argument, variable, fast
+):
+    if variable is not None:
+        monkeypatch.setenv("PUREJAXPPO_FAST_FLAGS", variable)
+    prepare_cpu(fast_flags=argument)
+    assert ("xla_cpu_use_multi_output_fusion" in os.environ["XLA_FLAGS"]) is fast
+
+
+def test_a_script_prepares_its_cpu_by_one_call():
+    code = "import jax, os, purejaxppo as pp; pp.prepare_cpu(128); print(jax.device_count(), os.environ['XLA_FLAGS'])"
+    flags = [f"--{name}={value}" for name, value in (CPU_FLAGS | SMALL_FLAGS).items()]
+    done = run_python(code)
+    assert done.stdout.split() == [str(cpu._count_cores()), *flags], done.stderr
+
+
+# ---- too late
+
+
+def test_preparing_after_jax_has_started_warns_and_changes_nothing(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_a=1")
+    with pytest.warns(UserWarning, match="prepare_cpu has no effect"):
+        prepare_cpu(num_seeds=1)
+    assert os.environ["XLA_FLAGS"] == "--xla_a=1"
+    assert jax.local_device_count() == 2
+
+
+def test_no_warning_if_jax_runs_with_these_settings_already(monkeypatch):
+    monkeypatch.setattr(cpu, "_count_cores", jax.local_device_count)
+    monkeypatch.delenv("JAX_NUM_CPU_DEVICES", raising=False)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_prefer_vector_width=512")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        prepare_cpu()
+
+
+def test_no_warning_on_a_gpu(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        prepare_cpu(128, 1)
+
+
+# ---- the compiler survives
+
+COMPILE = """
+import sys
+import jax
+import purejaxppo as pp
+from purejaxppo.envs.errors import EnvironmentUnavailable
+from purejaxppo.training.loop import as_traced
+
+size, names = int(sys.argv[1]), sys.argv[2:]
+pp.prepare_cpu(size)
+h = as_traced(pp.Hyperparams())
+for name in names:
+    try:
+        env = pp.make(name)
+    except EnvironmentUnavailable:
+        print(name, "unavailable")
+        continue
+    kinds = ["mlp", "cnn"] if len(getattr(env.observation_space, "shape", ())) == 3 else ["mlp"]
+    for kind in kinds:
+        print(name, kind, end=" ", flush=True)
+        config = pp.Config(num_envs=size // 4, num_steps=8, num_minibatches=2, total_timesteps=1000 * size)
+        algo = pp.make_ppo(env, pp.make_network(env, pp.NetworkConfig(kind=kind)), config)
+        state = jax.eval_shape(algo.init, jax.random.key(0), h)
+        jax.jit(algo.update).lower(state, h).compile()
+        print("compiled")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [64, 2 * SMALL_MINIBATCH])
+def test_every_environment_compiles_with_the_default_flags(size):
+    """In one other process: a failed check inside XLA ends it, and the last line names the environment."""
+    suites = pp.available()
+    names = [name for suite in ("gymnax", "examples") for name in suites[suite]]
+    done = run_python(COMPILE, str(size), *names)
+    assert done.returncode == 0, f"after:\n{done.stdout}\n{done.stderr[-2000:]}"
+    last_words = {}
+    for line in done.stdout.splitlines():
+        last_words.setdefault(line.split()[-1], set()).add(line.split()[0])
+    assert last_words["compiled"] == set(names) - last_words.get("unavailable", set())
+    assert last_words.get("unavailable", set()) <= {"MNISTBandit-bsuite"}, "only this one needs a network"
+
+
+@pytest.mark.slow
+def test_the_command_line_trains_the_environment_on_which_multi_output_fusion_aborts(tmp_path):
+    code = "import sys; from purejaxppo.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    config = str(ROOT / "configs" / "minatar_breakout.toml")
+    options = ["--env", "SpaceInvaders-MinAtar", "--config.total-timesteps", "16384", "--out", str(tmp_path / "run")]
+    done = run_python(code, "train", config, *options, PUREJAXPPO_COMPILE_CACHE="off")
+    assert done.returncode == 0, done.stderr[-2000:]
