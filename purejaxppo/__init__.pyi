@@ -1,3 +1,4 @@
+from .assembly import make_ppo as make_ppo
 from .config.errors import ConfigError as ConfigError
 from .config.schema import Config as Config
 from .config.schema import Hyperparams as Hyperparams
@@ -10,7 +11,6 @@ from .networks.actor_critic import from_module as from_module
 from .networks.actor_critic import make_network as make_network
 from .networks.actor_critic import mlp as mlp
 from .networks.protocol import Network as Network
-from .ppo import make_ppo as make_ppo
 from .training.evaluation import evaluate as evaluate
 from .training.evaluation import record as record
 from .training.loop import init_state as init_state

@@ -1,4 +1,4 @@
-"""The numbers that an iteration reports, and how they are reduced on the device: nothing per step leaves it."""
+"""Metrics of an iteration, reduced on the device: nothing per step leaves it."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ Array = jax.Array
 
 
 class Metrics(NamedTuple):
-    """One iteration in numbers, float32 scalars."""
+    """Metrics of one iteration, float32 scalars."""
 
-    total_loss: Array  # (13); this and the next three: mean over the minibatch steps taken
+    total_loss: Array  # (13); this and the next four are means over the minibatch steps taken
     policy_loss: Array
     value_loss: Array
     entropy: Array
     clip_fraction: Array
     grad_norm: Array  # before clipping
     max_ratio: Array  # over all minibatches
-    first_ratio_error: Array  # max |w - 1| at the first minibatch: 0 up to rounding, or something is wrong
-    minibatch_steps: Array  # taken; fewer than all after an early stop
-    kl: Array  # exact KL(old || new), whole batch, after the update
-    kl_k3: Array  # the same by the estimator w - 1 - log w of the ratio w (4)
+    first_ratio_error: Array  # max |w - 1| at the first minibatch; 0 up to rounding in a correct implementation
+    minibatch_steps: Array  # steps taken; fewer than all after an early stop
+    kl: Array  # exact KL(π_old ‖ π) of the whole batch after the update
+    kl_k3: Array  # the same, estimated by w - 1 - log w of the ratio w (4)
     explained_variance: Array  # of the targets by the values before the update
-    advantage_std: Array  # before normalisation
+    advantage_std: Array  # before normalization
     masked_states: Array  # states of the rollout whose action mask allows no action
     nonfinite_observations: Array  # steps of the rollout with a NaN or infinite observation
     nonfinite_rewards: Array  # steps of the rollout with a NaN or infinite reward
@@ -42,7 +42,7 @@ class Metrics(NamedTuple):
     learning_rate: Array
     clip_eps: Array
     beta: Array
-    num_episodes: Array  # finished in this iteration; the rest is NaN where none was
+    num_episodes: Array  # episodes finished in this iteration; if 0, the statistics below are 0
     episode_return_mean: Array
     episode_return_min: Array
     episode_return_max: Array
@@ -50,17 +50,20 @@ class Metrics(NamedTuple):
     episode_length_min: Array
     episode_length_max: Array
     diagnostics: Diagnostics | tuple[()]  # () unless Config(diagnostics=True)
+    extra: Any = ()  # dict of scalars by name, of the hooks handed to `make_ppo`
 
 
 def flat(metrics: Any) -> dict[str, Any]:
-    """Every number of a NamedTuple of metrics under its own name, those of a NamedTuple inside it (or `()`) too."""
-    numbers: dict[str, Any] = {}
+    """Return all metrics by name; those of nested NamedTuples and dicts keep their own names."""
+    values: dict[str, Any] = {}
     for name, x in metrics._asdict().items():
         if isinstance(x, tuple):
-            numbers |= flat(x) if x else {}
+            values |= flat(x) if x else {}
+        elif isinstance(x, dict):
+            values |= x
         else:
-            numbers[name] = x
-    return numbers
+            values[name] = x
+    return values
 
 
 class MinibatchStats(NamedTuple):
@@ -153,6 +156,7 @@ def reduce_metrics(
     episodes: EpisodeSummary,
     whole: dict[str, Array],
     diagnostics: Diagnostics | tuple[()] = (),
+    extra: dict[str, Array] | None = None,
 ) -> Metrics:
     """Return the metrics of one iteration.
 
@@ -163,6 +167,7 @@ def reduce_metrics(
         episodes: finished in the iteration.
         whole: of `batch_metrics`.
         diagnostics: if enabled.
+        extra: of the hooks.
     """
     stats, taken = steps
     totals = jnp.sum(jnp.stack(stats, axis=-1), (0, 1), where=taken[..., None])
@@ -183,4 +188,5 @@ def reduce_metrics(
         **episodes_by_name,
         minibatch_steps=taken.sum(dtype=jnp.float32),
         diagnostics=diagnostics,
+        extra=extra or (),
     )

@@ -1,24 +1,35 @@
-"""The default optimizer, built from traced hyperparameters, so that a sweep over them is one program."""
+"""Optimizers, built from traced hyperparameters, so that a sweep over them is one program."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import optax
 from jax import Array
+from jax.flatten_util import ravel_pytree
 
-from purejaxppo._util.aliases import OptState
+from purejaxppo._util.aliases import OptState, Params
 from purejaxppo.config.schema import Hyperparams
 
+MakeOptimizer = Callable[[Hyperparams], optax.GradientTransformation]
+"""(hyperparameters of the iteration, traced) -> a gradient transformation on the parameter tree."""
 
-def optimizer(h: Hyperparams) -> optax.GradientTransformation:
-    """Return Adam after clipping by global norm.
 
-    `max_grad_norm` = inf disables clipping. The structure of the state does not depend on `h`. The optimizer works on
-    all parameters as one vector: a dozen small arrays would take a dozen times as many small operations.
-    Kingma & Ba (2015), "Adam", arXiv:1412.6980; Pascanu et al. (2013), "On the difficulty of training recurrent neural
-    networks", arXiv:1211.5063.
+class Optimizer(NamedTuple):
+    """A gradient step on the parameters as one vector [P]."""
+
+    init: Callable[[Hyperparams, Params], OptState]
+    step: Callable[..., tuple[Array, OptState]]
+    # (h, gradient [P], opt_state, params [P], unravel) -> (params [P], opt_state)
+
+
+def adam(h: Hyperparams) -> optax.GradientTransformation:
+    """Return Adam after clipping by global norm; `max_grad_norm` = inf disables clipping.
+
+    The structure of the state does not depend on `h`. Kingma & Ba (2015), "Adam", arXiv:1412.6980; Pascanu et al.
+    (2013), "On the difficulty of training recurrent neural networks", arXiv:1211.5063.
     """
     return optax.chain(
         optax.clip_by_global_norm(h.max_grad_norm),
@@ -27,10 +38,77 @@ def optimizer(h: Hyperparams) -> optax.GradientTransformation:
     )
 
 
-def apply_gradients(h: Hyperparams, grads: Array, opt_state: OptState, params: Array) -> tuple[Array, OptState]:
-    """Take one step of `optimizer` and return the new parameters and state."""
-    # optax raises a traced decay to an integer power, which strict dtype promotion forbids.
-    with jax.numpy_dtype_promotion("standard"):
-        updates: Any
-        updates, opt_state = optimizer(h).update(grads, opt_state, params)
-    return params + updates, opt_state
+def vector_optimizer(make: MakeOptimizer = adam) -> Optimizer:
+    """Return an optimizer that treats all parameters as one vector.
+
+    It is the default: a dozen small arrays would take a dozen times as many small operations. It suits transformations
+    that treat all parameters the same way.
+    """
+
+    def init(h: Hyperparams, params: Params) -> OptState:
+        return make(h).init(ravel_pytree(params)[0])
+
+    def step(h: Hyperparams, gradient: Array, opt_state: OptState, params: Array, unravel: Any) -> tuple:
+        updates, opt_state = _updates(make(h), gradient, opt_state, params)
+        return params + updates, opt_state
+
+    return Optimizer(init, step)
+
+
+def tree_optimizer(make: MakeOptimizer) -> Optimizer:
+    """Return an optimizer that sees the parameter tree: for masks, frozen layers, or a learning rate per layer."""
+
+    def init(h: Hyperparams, params: Params) -> OptState:
+        return make(h).init(params)
+
+    def step(h: Hyperparams, gradient: Array, opt_state: OptState, params: Array, unravel: Any) -> tuple:
+        tree = unravel(params)
+        updates, opt_state = _updates(make(h), unravel(gradient), opt_state, tree)
+        return ravel_pytree(optax.apply_updates(tree, updates))[0], opt_state
+
+    return Optimizer(init, step)
+
+
+def make_optimizer(make: MakeOptimizer | None, params: Params) -> Optimizer:
+    """Return the default optimizer, or the user's, after checking by shapes that it fits the parameters.
+
+    Args:
+        make: the argument `optimizer` of `make_ppo`; None for Adam.
+        params: shapes and dtypes of the parameters.
+
+    Raises:
+        ValueError: `make` does not return an optax transformation, or its updates or its state change in structure,
+            shape or dtype.
+    """
+    if make is None:
+        return vector_optimizer()
+    h = Hyperparams(*(jax.ShapeDtypeStruct((), "float32") for _ in Hyperparams._fields))
+
+    def one_step(h: Hyperparams, params: Params) -> tuple:
+        transformation = make(h)
+        if not (hasattr(transformation, "init") and hasattr(transformation, "update")):
+            kind = type(transformation).__name__
+            raise ValueError(f"optimizer: expected (hyperparams) -> optax.GradientTransformation, got {kind}")
+        before = transformation.init(params)
+        updates, after = _updates(transformation, params, before, params)
+        return before, updates, after
+
+    before, updates, after = jax.eval_shape(one_step, h, params)
+    for name, expected, found in (("updates", params, updates), ("state", before, after)):
+        if _signature(expected) != _signature(found):
+            raise ValueError(
+                f"optimizer: its {name} must keep structure, shapes and dtypes; expected {_signature(expected)}, "
+                f"got {_signature(found)}"
+            )
+    return tree_optimizer(make)
+
+
+def _updates(transformation: optax.GradientTransformation, gradient: Any, opt_state: Any, params: Any) -> tuple:
+    # optax raises a traced decay to an integer power, and muon adds ranks; the strict modes of the user forbid both.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        return transformation.update(gradient, opt_state, params)
+
+
+def _signature(tree: Any) -> tuple:
+    leaves, structure = jax.tree.flatten(tree)
+    return str(structure), [(x.shape, str(x.dtype)) for x in leaves]

@@ -2,12 +2,11 @@
 
 `update` is the iteration; every step of it is a function below, in the order of the calls. Numbers such as (7) refer to
 docs/derivation.md. Axes: T time, N environments; L steps of a training sequence (1 for feed-forward networks) and
-M = T * N / L sequences.
+M = T * N / L sequences. `ppo` holds the arguments of `make_ppo`; `h` holds the hyperparameters, which are traced.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -16,74 +15,20 @@ import optax
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from purejaxppo._util.aliases import Distribution, Observation, OptState, Params, PRNGKey, RnnState
-from purejaxppo._util.trees import add_time_axis, drop_time_axis, strong_dtypes, tree_where
-from purejaxppo.batching.burn_in import start_rnn_state
-from purejaxppo.batching.plan import Minibatch, make_plan
-from purejaxppo.batching.shuffles import SHUFFLES
-from purejaxppo.config.schema import Config, Hyperparams
-from purejaxppo.envs.auto_reset import auto_reset
-from purejaxppo.envs.protocol import Env
-from purejaxppo.envs.spaces import normalized_leaves
-from purejaxppo.envs.wrappers.actions import clip_action
-from purejaxppo.functional import episode_stats, kl_control, running_stats
-from purejaxppo.functional.advantages import TARGETS, next_state_values, normalize_advantages
-from purejaxppo.functional.diagnostics import Diagnostics, improvement, mean_residual
-from purejaxppo.functional.objectives import OBJECTIVES, importance_ratio, total_loss, value_loss
-from purejaxppo.functional.trpo import natural_step
-from purejaxppo.metrics import (
-    Metrics,
-    batch_metrics,
-    count_nonfinite,
-    merge_stats,
-    minibatch_stats,
-    reduce_metrics,
-    rollout_faults,
+from purejaxppo import hooks, metrics
+from purejaxppo._util import trees
+from purejaxppo.batching import burn_in, plan
+from purejaxppo.config.schema import Hyperparams
+from purejaxppo.functional import (
+    advantages,
+    diagnostics,
+    episode_stats,
+    kl_control,
+    objectives,
+    running_stats,
+    trpo,
 )
-from purejaxppo.networks.protocol import Network, check_fit
-from purejaxppo.optimizer import apply_gradients, optimizer
-from purejaxppo.types import PER_ENV_FIELDS, Algorithm, Batch, Components, TrainState, Transition
-
-
-def make_ppo(
-    env: Env,
-    network: Network,
-    config: Config | None = None,
-    *,
-    objective: Callable[..., Array] | None = None,
-    target_fn: Callable[..., tuple[Array, Array]] | None = None,
-    shuffle: Callable[[PRNGKey, int], Array] | None = None,
-) -> Algorithm:
-    """Make the PPO algorithm for an environment and a network.
-
-    Continuous actions are clipped to the bounds of the environment after their log-probability is taken.
-
-    Args:
-        env: the environment; it never resets itself.
-        network: the actor-critic.
-        config: static settings.
-        objective: replaces `config.objective`: (ratio, advantage, kl, hyperparams) -> surrogate per sample.
-        target_fn: replaces `config.targets`: see `purejaxppo.functional.advantages.TargetFn`.
-        shuffle: replaces `config.shuffle`: (key, size) -> permutation of 0..size-1.
-
-    Raises:
-        ConfigError: the config is invalid; lists every problem.
-        ValueError: the environment or the network breaks its protocol; lists every problem.
-    """
-    config = config or Config()
-    env = clip_action(env)
-    recurrent = check_fit(env, network, config, objective)
-    components = Components(
-        env=auto_reset(env, config.resets),
-        network=network,
-        config=config,
-        objective=objective or OBJECTIVES["none" if config.policy_step == "trpo" else config.objective],
-        target_fn=target_fn or TARGETS[config.targets],
-        shuffle=shuffle or SHUFFLES[config.shuffle],
-        normalized=normalized_leaves(env.observation_space, config.normalize_observations),
-        plan=make_plan(config, recurrent),
-    )
-    return Algorithm(partial(init, components), partial(update, components), env, network, config, components)
+from purejaxppo.types import Batch, Components, Observation, Params, PRNGKey, RnnState, TrainState, Transition
 
 
 def init(ppo: Components, key: PRNGKey, h: Hyperparams) -> TrainState:
@@ -94,12 +39,12 @@ def init(ppo: Components, key: PRNGKey, h: Hyperparams) -> TrainState:
     env_state, obs = ppo.env.reset(env_key, num_envs)
     state = TrainState(
         params=params,
-        opt_state=optimizer(h).init(ravel_pytree(params)[0]),
+        opt_state=ppo.optimizer.init(h, params),
         env_state=env_state,
         obs=obs,
         rnn_state=ppo.network.initial_rnn_state(num_envs),
         is_first=jnp.ones(num_envs, bool),
-        obs_moments=running_stats.init_moments(drop_time_axis(obs)),
+        obs_moments=running_stats.init_moments(trees.drop_time_axis(obs)),
         reward_scaler=running_stats.init_reward_scaler(num_envs),
         control=kl_control.init_control(h),
         last_residual=jnp.float32(0.0),
@@ -107,23 +52,27 @@ def init(ppo: Components, key: PRNGKey, h: Hyperparams) -> TrainState:
         key=key,
         num_updates=jnp.int32(0),
     )
-    return ppo.plan.place(strong_dtypes(state), PER_ENV_FIELDS)
+    if ppo.intrinsic:
+        intrinsic_key = jax.random.fold_in(jax.random.clone(param_key), 1)
+        state = state._replace(intrinsic=ppo.intrinsic.init(intrinsic_key, obs))
+    return ppo.plan.place(trees.strong_dtypes(state))
 
 
-def update(ppo: Components, state: TrainState, h: Hyperparams) -> tuple[TrainState, Metrics]:
+def update(ppo: Components, state: TrainState, h: Hyperparams) -> tuple[TrainState, metrics.Metrics]:
     """Run one iteration (1.11) and return the next state and the metrics of the iteration."""
     key, rollout_key, epoch_key = jax.random.split(state.key, 3)
     h = anneal(ppo, state, h)
     state, rollout = collect_rollout(ppo, state, rollout_key)
-    state, rollout, finished = process_rewards(ppo, state, rollout, h)
+    state, rollout, finished, extra = process_rewards(ppo, state, rollout, h)
     batch = compute_targets(ppo, state.params, state, rollout, h)
     params, opt_state, steps = optimize(ppo, state, rollout, batch, h, epoch_key)
     params = trpo_update(ppo, params, batch, h)
-    metrics, residual = compute_metrics(ppo, params, state, rollout, batch, steps, finished, h)
-    state = update_statistics(ppo, state, rollout, metrics.kl, h)
+    extra |= ppo.metrics_fn(state, rollout, batch, h)
+    summary, residual = compute_metrics(ppo, params, state, rollout, batch, steps, finished, extra, h)
+    state = update_statistics(ppo, state, rollout, summary.kl, h)
     state = state._replace(params=params, opt_state=opt_state, last_residual=residual, key=key)
     state = state._replace(num_updates=state.num_updates + 1)
-    return ppo.plan.place(state, PER_ENV_FIELDS), metrics
+    return ppo.plan.place(state), summary
 
 
 def anneal(ppo: Components, state: TrainState, h: Hyperparams) -> Hyperparams:
@@ -145,10 +94,10 @@ def collect_rollout(ppo: Components, state: TrainState, key: PRNGKey) -> tuple[T
     num_steps = ppo.config.num_steps
     env_key, action_key = jax.random.split(key)
 
-    def policy(rnn_state: RnnState, obs: Observation, is_first: Array) -> tuple[RnnState, Distribution]:
-        inputs = add_time_axis((observe(ppo, state, obs), is_first))
+    def policy(rnn_state: RnnState, obs: Observation, is_first: Array) -> tuple:
+        inputs = trees.add_time_axis((observe(ppo, state, obs), is_first))
         rnn_state, distribution, _ = ppo.network.apply(state.params, rnn_state, *inputs)
-        return rnn_state, drop_time_axis(distribution)
+        return rnn_state, trees.drop_time_axis(distribution)
 
     def step(carry: tuple, noise: tuple) -> tuple[tuple, Transition]:
         env_state, obs, rnn_state, is_first = carry
@@ -181,8 +130,8 @@ def observe(ppo: Components, state: TrainState, obs: Observation) -> Observation
 
 def process_rewards(
     ppo: Components, state: TrainState, rollout: Transition, h: Hyperparams
-) -> tuple[TrainState, Transition, episode_stats.EpisodeSummary]:
-    """Sum up the returns of episodes, then scale the rewards if the config says so."""
+) -> tuple[TrainState, Transition, episode_stats.EpisodeSummary, dict[str, Array]]:
+    """Sum up the returns of episodes, scale the rewards if the config says so, and add the intrinsic reward."""
     done = rollout.terminated | rollout.truncated
     episodes, finished = episode_stats.summarize_episodes(state.episodes, rollout.reward, done)
     state = state._replace(episodes=episodes)
@@ -190,7 +139,12 @@ def process_rewards(
         scaler, rewards = running_stats.scale_rewards(state.reward_scaler, rollout.reward, done, h.gamma)
         state = state._replace(reward_scaler=scaler)
         rollout = rollout._replace(reward=rewards)
-    return state, rollout, finished
+    extra: dict[str, Array] = {}
+    if ppo.intrinsic:
+        intrinsic, bonus, extra = ppo.intrinsic.apply(state.intrinsic, rollout, h)
+        state = state._replace(intrinsic=intrinsic)
+        rollout = rollout._replace(reward=rollout.reward + bonus)
+    return state, rollout, finished, extra
 
 
 def compute_targets(ppo: Components, params: Params, state: TrainState, rollout: Transition, h: Hyperparams) -> Batch:
@@ -213,6 +167,7 @@ def compute_targets(ppo: Components, params: Params, state: TrainState, rollout:
         value=values,
         advantage=advantage,
         target=target,
+        next_obs=() if ppo.auxiliary_loss is hooks.no_auxiliary_loss else observe(ppo, state, rollout.final_obs),
     )
     return ppo.plan.to_sequences(batch)
 
@@ -238,12 +193,12 @@ def state_values(ppo: Components, params: Params, state: TrainState, rollout: Tr
         is_first = jnp.stack([at.is_first, jnp.zeros_like(at.is_first)])
         return value(at.rnn_state, obs, is_first)[1]
 
-    start = add_time_axis(drop_time_axis(rollout.rnn_state))
+    start = trees.add_time_axis(trees.drop_time_axis(rollout.rnn_state))
     inputs = (start, rollout.obs, rollout.is_first)
-    values = ppo.plan.map(lambda x: value(drop_time_axis(x[0]), *x[1:]), inputs)
-    last = value(state.rnn_state, *add_time_axis((state.obs, state.is_first)))
+    values = ppo.plan.map(lambda x: value(trees.drop_time_axis(x[0]), *x[1:]), inputs)
+    last = value(state.rnn_state, *trees.add_time_axis((state.obs, state.is_first)))
     truncated_only = rollout.truncated & ~rollout.terminated
-    return values, next_state_values(values, last, truncated_only, final_value)
+    return values, advantages.next_state_values(values, last, truncated_only, final_value)
 
 
 # Optimization --------------------------------------------------------------------------------------------------------
@@ -251,7 +206,7 @@ def state_values(ppo: Components, params: Params, state: TrainState, rollout: Tr
 
 def optimize(
     ppo: Components, state: TrainState, rollout: Transition, batch: Batch, h: Hyperparams, key: PRNGKey
-) -> tuple[Params, OptState, tuple]:
+) -> tuple[Params, optax.OptState, tuple]:
     """Run K epochs over random minibatches.
 
     Once the KL divergence of a minibatch exceeds target_kl, no later minibatch changes the parameters (1.10).
@@ -263,13 +218,13 @@ def optimize(
         h = h._replace(ent_coef=jnp.zeros_like(h.ent_coef))
     start, unravel = ravel_pytree(state.params)
 
-    def minibatch_step(carry: tuple, minibatch: Minibatch) -> tuple[tuple, tuple]:
+    def minibatch_step(carry: tuple, minibatch: plan.Minibatch) -> tuple[tuple, tuple]:
         params, opt_state, stopped = carry
         gradient, aux = ppo.plan.mean_gradient(partial(loss, ppo, h), unravel(params), minibatch)
-        stats = merge_stats(aux, optax.tree.norm(gradient))
+        stats = metrics.merge_stats(aux, optax.tree.norm(gradient))
         stopped = kl_control.should_stop(stopped, stats.kl, h.target_kl)
-        moved = apply_gradients(h, gradient, opt_state, params)
-        params, opt_state = tree_where(stopped, (params, opt_state), moved)
+        moved = ppo.optimizer.step(h, gradient, opt_state, params, unravel)
+        params, opt_state = trees.tree_where(stopped, (params, opt_state), moved)
         return (params, opt_state, stopped), (stats, ~stopped)
 
     def epoch(carry: tuple, key: PRNGKey) -> tuple[tuple, tuple]:
@@ -286,23 +241,24 @@ def optimize(
 
 def surrogate_advantage(ppo: Components, advantage: Array) -> Array:
     """Return the advantages of a minibatch for the surrogate; value targets are never normalized."""
-    return normalize_advantages(advantage) if ppo.config.normalize_advantages else advantage
+    return advantages.normalize_advantages(advantage) if ppo.config.normalize_advantages else advantage
 
 
 def loss(ppo: Components, h: Hyperparams, params: Params, batch: Batch) -> tuple[Array, Array]:
     """Return the loss (13) of a minibatch, or of a microbatch of it, and the statistics of `minibatch_stats`."""
     ratio, kl, entropy, value = evaluate_actions(ppo, params, batch)
     surrogate = ppo.objective(ratio, batch.advantage, kl, h)
-    value_error = value_loss(value, batch.target, batch.value, h.vf_clip_eps)
-    total = total_loss(surrogate, value_error, entropy, h.vf_coef, h.ent_coef)
-    return total, minibatch_stats(surrogate, value_error, entropy, kl, ratio, h.clip_eps)
+    value_error = objectives.value_loss(value, batch.target, batch.value, h.vf_clip_eps)
+    total = objectives.total_loss(surrogate, value_error, entropy, h.vf_coef, h.ent_coef)
+    total += ppo.auxiliary_loss(params, batch, h)
+    return total, metrics.minibatch_stats(surrogate, value_error, entropy, kl, ratio, h.clip_eps)
 
 
 def evaluate_actions(ppo: Components, params: Params, batch: Batch) -> tuple[Array, Array, Array, Array]:
     """Return ratio (4), KL(π_old(·|s) ‖ π_θ(·|s)), entropy (12) and V_φ(s) along sequences, [L, M] each."""
-    rnn_state = start_rnn_state(ppo.network.apply, params, batch.rnn_state, batch.burn_in)
+    rnn_state = burn_in.start_rnn_state(ppo.network.apply, params, batch.rnn_state, batch.burn_in)
     _, distribution, value = ppo.network.apply(params, rnn_state, batch.obs, batch.is_first)
-    ratio = importance_ratio(distribution.log_prob(batch.action), batch.log_prob)
+    ratio = objectives.importance_ratio(distribution.log_prob(batch.action), batch.log_prob)
     return ratio, batch.distribution.kl(distribution), distribution.entropy(), value
 
 
@@ -311,7 +267,7 @@ def trpo_update(ppo: Components, params: Params, batch: Batch, h: Hyperparams) -
     if ppo.config.policy_step != "trpo":
         return params
     advantage = surrogate_advantage(ppo, batch.advantage)
-    return natural_step(lambda params: evaluate_actions(ppo, params, batch), params, advantage, h)
+    return trpo.natural_step(lambda params: evaluate_actions(ppo, params, batch), params, advantage, h)
 
 
 # Metrics and statistics ----------------------------------------------------------------------------------------------
@@ -325,18 +281,18 @@ def compute_metrics(
     batch: Batch,
     steps: tuple,
     finished: episode_stats.EpisodeSummary,
+    extra: dict[str, Array],
     h: Hyperparams,
-) -> tuple[Metrics, Array]:
+) -> tuple[metrics.Metrics, Array]:
     """Return the metrics of the iteration, and the residual that the diagnostics of the next one need."""
     ratio, kl = ppo.plan.map(lambda microbatch: evaluate_actions(ppo, params, microbatch)[:2], batch)
-    diagnostics = ()
+    improvement = ()
     residual = state.last_residual
     if ppo.config.diagnostics:
-        diagnostics, residual = diagnose(ppo, params, state, rollout, batch, ratio, kl, h)
-    whole = batch_metrics(batch, ratio, kl) | rollout_faults(rollout, ppo.env.action_space)
-    whole |= {"nonfinite_parameters": count_nonfinite(params)}
-    metrics = reduce_metrics(steps, h, finished, whole, diagnostics)
-    return metrics, residual
+        improvement, residual = diagnose(ppo, params, state, rollout, batch, ratio, kl, h)
+    whole = metrics.batch_metrics(batch, ratio, kl) | metrics.rollout_faults(rollout, ppo.env.action_space)
+    whole |= {"nonfinite_parameters": metrics.count_nonfinite(params)}
+    return metrics.reduce_metrics(steps, h, finished, whole, improvement, extra), residual
 
 
 def diagnose(
@@ -348,12 +304,12 @@ def diagnose(
     ratio: Array,
     kl: Array,
     h: Hyperparams,
-) -> tuple[Diagnostics, Array]:
+) -> tuple[diagnostics.Diagnostics, Array]:
     """Compare the predicted with the realized improvement of the policy; the latter is 0 in the first iteration."""
-    before = mean_residual(rollout, *state_values(ppo, state.params, state, rollout), h.gamma)
-    after = mean_residual(rollout, *state_values(ppo, params, state, rollout), h.gamma)
+    before = diagnostics.mean_residual(rollout, *state_values(ppo, state.params, state, rollout), h.gamma)
+    after = diagnostics.mean_residual(rollout, *state_values(ppo, params, state, rollout), h.gamma)
     realized = jnp.where(state.num_updates == 0, 0.0, before - state.last_residual)
-    return improvement(ratio, kl, batch.advantage, realized, h.gamma), after
+    return diagnostics.improvement(ratio, kl, batch.advantage, realized, h.gamma), after
 
 
 def update_statistics(ppo: Components, state: TrainState, rollout: Transition, kl: Array, h: Hyperparams) -> TrainState:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jax import Array
 
@@ -24,8 +24,10 @@ from purejaxppo.envs.protocol import Env, VecEnv
 from purejaxppo.functional.episode_stats import EpisodeStats
 from purejaxppo.functional.kl_control import Control
 from purejaxppo.functional.running_stats import RewardScaler, RunningMoments
+from purejaxppo.hooks import AuxiliaryLoss, IntrinsicReward, MetricsFn
 from purejaxppo.metrics import Metrics
 from purejaxppo.networks.protocol import Network
+from purejaxppo.optimizer import Optimizer
 
 
 class TrainState(NamedTuple):
@@ -44,6 +46,7 @@ class TrainState(NamedTuple):
     episodes: EpisodeStats  # [N] of the unfinished episodes
     key: PRNGKey
     num_updates: Array  # [] int32; one update is num_envs * num_steps timesteps
+    intrinsic: Any = ()  # state of the intrinsic reward, if there is one
 
 
 PER_ENV_FIELDS = ("env_state", "obs", "rnn_state", "is_first", "reward_scaler", "episodes")  # leaves [N, ...]
@@ -76,6 +79,7 @@ class Batch(NamedTuple):
     advantage: Array  # not normalized
     target: Array  # of the value function
     burn_in: BurnInSteps | tuple[()] = ()  # the steps before each sequence, if there is a burn-in
+    next_obs: Observation = ()  # normalized, after the action and before any reset; for an auxiliary loss only
 
 
 class Components(NamedTuple):
@@ -88,6 +92,10 @@ class Components(NamedTuple):
     target_fn: Callable[..., tuple[Array, Array]]  # see `purejaxppo.functional.advantages.TargetFn`
     shuffle: Callable[[PRNGKey, int], Array]  # (key, size) -> permutation of 0..size-1, int32 [size]
     normalized: tuple[bool, ...]  # for each leaf of an observation: is it normalized?
+    optimizer: Optimizer
+    auxiliary_loss: AuxiliaryLoss
+    intrinsic: IntrinsicReward | None
+    metrics_fn: MetricsFn
     plan: Plan
 
 

@@ -16,6 +16,7 @@ import oracle
 import pytest
 
 from purejaxppo import ppo
+from purejaxppo.assembly import make_ppo
 from purejaxppo.config.schema import Config, Hyperparams
 from purejaxppo.distributions import Categorical, DiagonalGaussian
 from purejaxppo.envs.protocol import Env, TimeStep
@@ -79,7 +80,7 @@ def iteration(objective, continuous, normalize):
     """The library's: (key, h) to the first parameters, state and metrics after an update, and that update's rollout."""
     config = dataclasses.replace(CONFIG, objective=objective, normalize_advantages=normalize)
     order = jnp.asarray(ORDER)
-    algo = ppo.make_ppo(environment(continuous), network(continuous), config, shuffle=lambda key, size: order)
+    algo = make_ppo(environment(continuous), network(continuous), config, shuffle=lambda key, size: order)
 
     def iterate(key, h):
         start = algo.init(key, h)

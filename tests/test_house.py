@@ -15,9 +15,10 @@ PACKAGE = Path(__file__).parents[1] / "purejaxppo"
 FLOORS = (
     {"_util", "config", "devices", "distributions"},
     {"functional", "batching", "envs", "optimizer", "analysis"},
-    {"networks", "metrics"},
+    {"networks", "metrics", "hooks"},
     {"types", "tracking"},
     {"ppo"},
+    {"assembly"},
     {"training"},
     {"bench"},
     {"cli"},

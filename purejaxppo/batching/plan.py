@@ -48,6 +48,7 @@ class Plan(NamedTuple):
     length: int  # L, steps of a training sequence; 1 for feed-forward networks
     burn_in: int  # steps that refresh the recurrent state before a sequence
     choice: Partition  # microbatches and devices, as chosen for the whole run
+    per_env: tuple[str, ...] = ()  # fields of the train state with a leading axis N
 
     @property
     def partition(self) -> Partition:
@@ -59,16 +60,11 @@ class Plan(NamedTuple):
         """Number of devices that execute an update."""
         return self.partition.num_devices
 
-    def place(self, state: Tree, batched: tuple[str, ...]) -> Tree:
-        """Distribute a NamedTuple the way an update leaves it, so that every update is the same compiled program.
-
-        Args:
-            state: the NamedTuple.
-            batched: names of its fields with a leading axis N.
-        """
+    def place(self, state: Tree) -> Tree:
+        """Distribute a train state the way every update leaves it, so that all updates are one compiled program."""
         fields: dict[str, Any] = state._asdict()  # type: ignore[attr-defined]
-        whole = {name: x for name, x in fields.items() if name not in batched}
-        split = {name: x for name, x in fields.items() if name in batched}
+        whole = {name: x for name, x in fields.items() if name not in self.per_env}
+        split = {name: x for name, x in fields.items() if name in self.per_env}
         return type(state)(**replicate(whole, self.num_devices), **self._by_env(split))
 
     def _by_env(self, tree: Any) -> Any:
@@ -166,12 +162,17 @@ class Plan(NamedTuple):
         return mean_gradient(gathered, params, minibatch.data, inputs, self.partition)
 
 
-def make_plan(config: Config, recurrent: bool) -> Plan:
+def make_plan(config: Config, recurrent: bool, per_env: tuple[str, ...]) -> Plan:
     """Choose the plan of a run.
+
+    Args:
+        config: static settings.
+        recurrent: minibatches hold sequences.
+        per_env: fields of the train state with a leading axis N.
 
     Raises:
         ValueError: `config.num_devices` exceeds the number of available devices.
     """
     length, columns = minibatch_shape(config, recurrent)
     partition = choose_partition(config, length, columns)
-    return Plan(config.num_envs, config.num_minibatches, length, config.burn_in, partition)
+    return Plan(config.num_envs, config.num_minibatches, length, config.burn_in, partition, per_env)

@@ -11,12 +11,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from purejaxppo.assembly import make_ppo
 from purejaxppo.bench.timing import Say, Spread, TimingBudget, timed
 from purejaxppo.config.schema import Run
 from purejaxppo.devices.sharding import largest_device_count, shard_runs
 from purejaxppo.envs.registry import make
 from purejaxppo.networks.actor_critic import make_network
-from purejaxppo.ppo import collect_rollout, compute_targets, make_ppo, optimize
+from purejaxppo.ppo import collect_rollout, compute_targets, optimize
 from purejaxppo.training.loop import as_traced
 from purejaxppo.types import Algorithm
 

@@ -23,9 +23,9 @@ def build(run: Run, problems: Iterable[Problem] = (), source: str = "") -> Any:
     Raises:
         ConfigError: with all problems at once, those of the environment and of the network included.
     """
+    from purejaxppo.assembly import make_ppo
     from purejaxppo.envs.registry import make
     from purejaxppo.networks.actor_critic import make_network
-    from purejaxppo.ppo import make_ppo
 
     problems, env, network = list(problems), None, None
     try:

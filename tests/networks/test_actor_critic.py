@@ -12,6 +12,7 @@ from nets import ACTIONS, OBSERVATIONS, env_of, params_of, sample_block
 from probes import masked, quick_jit, reward_by_many_actions, reward_by_mixed_action
 
 from purejaxppo import ppo
+from purejaxppo.assembly import make_ppo
 from purejaxppo.config.errors import ConfigError
 from purejaxppo.config.schema import Config, Hyperparams, NetworkConfig
 from purejaxppo.distributions import Categorical, DiagonalGaussian
@@ -121,7 +122,7 @@ def leaf_scales(space):
 
 def test_images_are_stored_in_bytes_in_the_rollout():
     env = env_of(OBSERVATIONS["uint8 image"], Discrete(3))
-    algo = ppo.make_ppo(env, make_network(env, small(kind="cnn")), Config(num_envs=N, num_steps=4, num_minibatches=1))
+    algo = make_ppo(env, make_network(env, small(kind="cnn")), Config(num_envs=N, num_steps=4, num_minibatches=1))
     state = jax.eval_shape(algo.init, jax.random.key(0), Hyperparams())
     _, rollout = jax.eval_shape(partial(ppo.collect_rollout, algo.components), state, jax.random.key(1))
     assert rollout.obs.dtype == rollout.final_obs.dtype == jnp.uint8
@@ -526,7 +527,7 @@ CONFIG = Config(num_envs=4, num_steps=8, num_epochs=1, num_minibatches=2, total_
 
 def one_update(env, network):
     """Metrics of one iteration, and the state after it."""
-    algo = ppo.make_ppo(env, network, CONFIG)
+    algo = make_ppo(env, network, CONFIG)
 
     @quick_jit
     def run(params, key):
@@ -594,7 +595,7 @@ def test_one_update_of_a_cnn_with_an_asymmetric_critic():
 def test_the_first_ratio_is_one(env, options):
     """The density of the stored actions is that under which they were sampled, also where the environment clips."""
     network = mlp(env, (8,), **options)
-    algo = ppo.make_ppo(env, network, CONFIG)
+    algo = make_ppo(env, network, CONFIG)
 
     @quick_jit
     def run(params, key):
@@ -683,20 +684,20 @@ def own(num_logits=4, squeeze=True, carry=lambda c: c, start=lambda n: ()):
 def test_a_network_that_does_not_fit_is_refused_with_what_is_wrong(faults, message):
     env = env_of(box(-1, 1, (2,)), Discrete(4))
     config = Config(num_envs=2, num_steps=4, num_minibatches=2)
-    assert ppo.make_ppo(env, own(), config).network.initial_rnn_state(3) == ()
+    assert make_ppo(env, own(), config).network.initial_rnn_state(3) == ()
     with pytest.raises(ValueError, match=message):
-        ppo.make_ppo(env, own(**faults), config)
+        make_ppo(env, own(**faults), config)
 
 
 def test_a_policy_for_other_actions_is_refused():
     env = env_of(box(-1, 1, (2,)), box(-1, 1, (3,)))
     with pytest.raises(ValueError, match=r"its actions .* are int32 \[1, 2\], not float32 \[1, 2, 3\]"):
-        ppo.make_ppo(env, own(), Config(num_envs=2, num_steps=4, num_minibatches=2))
+        make_ppo(env, own(), Config(num_envs=2, num_steps=4, num_minibatches=2))
 
 
 def test_trpo_refuses_an_objective():
     env, trpo = env_of(box(-1, 1, (2,)), Discrete(4)), Config(num_envs=2, num_steps=4, policy_step="trpo")
     with pytest.raises(ValueError, match="an objective of your own"):
-        ppo.make_ppo(env, own(), trpo, objective=lambda ratio, advantage, kl, h: ratio * advantage)
+        make_ppo(env, own(), trpo, objective=lambda ratio, advantage, kl, h: ratio * advantage)
     with pytest.raises(ConfigError, match="leave the objective out"):
-        ppo.make_ppo(env, own(), Config(num_envs=2, num_steps=4, policy_step="trpo", objective="kl"))
+        make_ppo(env, own(), Config(num_envs=2, num_steps=4, policy_step="trpo", objective="kl"))

@@ -11,6 +11,7 @@ from probes import quick_jit, scripted
 
 from purejaxppo import ppo
 from purejaxppo._util.trees import drop_time_axis
+from purejaxppo.assembly import make_ppo
 from purejaxppo.batching.burn_in import start_rnn_state
 from purejaxppo.batching.sequences import to_sequences
 from purejaxppo.config.schema import Config, Hyperparams, NetworkConfig
@@ -269,7 +270,7 @@ CONFIG = Config(num_envs=4, num_steps=8, num_epochs=2, num_minibatches=2, sequen
 
 def run_update(env, network, config, params):
     """(state, metrics) after one iteration from these parameters."""
-    algo = ppo.make_ppo(env, network, config)
+    algo = make_ppo(env, network, config)
 
     @quick_jit
     def run(params, key):
@@ -293,7 +294,7 @@ def test_first_ratio_is_one_in_an_update_with_memory(kind):
 def test_permuting_environments_permutes_targets_and_leaves_the_gradient(kind):
     """One rollout with its environments in another order: sequences follow, and the whole batch's gradient stays."""
     network, order = network_of(kind), np.array([2, 0, 3, 1])
-    algo = ppo.make_ppo(env_of(SPACE, Discrete(3)), network, CONFIG)
+    algo = make_ppo(env_of(SPACE, Discrete(3)), network, CONFIG)
     parts, h, params = algo.components, as_traced(None), params_of(network)
 
     def batch_and_gradient(state, rollout):
@@ -320,7 +321,7 @@ def burnt_in(kind, burn_in, params=None):
     """(starting carries, stored carries, lead-in) of a rollout's sequences, those started with `params` if given."""
     config = Config(**(CONFIG.__dict__ | {"burn_in": burn_in}))
     network = network_of(kind)
-    algo, of_rollout = ppo.make_ppo(env_of(SPACE, Discrete(3)), network, config), params_of(network)
+    algo, of_rollout = make_ppo(env_of(SPACE, Discrete(3)), network, config), params_of(network)
     parts, h = algo.components, as_traced(None)
 
     @quick_jit
@@ -414,7 +415,7 @@ def test_truncated_states_are_valued_by_a_memory_of_their_own_episode(kind):
     """V(s'_t) is that of a network fed the whole episode from an empty memory, up to s'_t before the reset."""
     env = scripted(terminate_at=(4,), truncate_at=(3,))  # action 3 terminates, 4 truncates, the clock at 3 too
     network = make_network(env, NetworkConfig(kind, (5,), rnn_size=4))
-    algo = ppo.make_ppo(env, network, CONFIG)
+    algo = make_ppo(env, network, CONFIG)
 
     @quick_jit
     def run(params, key):
@@ -464,7 +465,7 @@ def counting(env):
 @pytest.mark.parametrize(("terminate_at", "truncate_at"), [((3,), (5,)), ((5,), (3,))], ids=["terminated", "truncated"])
 def test_the_carry_stored_is_that_before_the_step_and_resets_come_on_time(terminate_at, truncate_at):
     env = scripted(terminate_at, truncate_at, random_start=False)
-    algo = ppo.make_ppo(env, counting(env), CONFIG)
+    algo = make_ppo(env, counting(env), CONFIG)
     state = algo.init(jax.random.key(0), Hyperparams())
     _, rollout = quick_jit(partial(ppo.collect_rollout, algo.components))(state, jax.random.key(1))
     done = np.asarray(rollout.terminated | rollout.truncated)
@@ -492,7 +493,7 @@ def test_evaluation_carries_the_memory_and_starts_it_empty():
         return time + 1, TimeStep(obs, reward, time == 9, jnp.bool_(False), obs)
 
     env = Env(reset, step, box(-1, 1, (1,)), Discrete(3))
-    algo = ppo.make_ppo(env, counting(env), CONFIG)
+    algo = make_ppo(env, counting(env), CONFIG)
     state = algo.init(jax.random.key(0), Hyperparams())
     result = evaluate(algo, state, jax.random.key(1), num_episodes=3, greedy=True, max_steps=20)
     np.testing.assert_array_equal(result.returns, np.full(3, 10.0, np.float32))

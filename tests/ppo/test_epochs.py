@@ -30,7 +30,8 @@ def test_early_stop_leaves_the_first_step_and_nothing_else():
         one = one._replace(advantage=ppo.surrogate_advantage(parts, one.advantage))
         grads = jax.grad(partial(ppo.loss, parts, h), has_aux=True)(state.params, one)[0]
         params, unravel = ravel_pytree(state.params)
-        params, opt_state = ppo.apply_gradients(h, ravel_pytree(grads)[0], state.opt_state, params)
+        step = parts.optimizer.step
+        params, opt_state = step(h, ravel_pytree(grads)[0], state.opt_state, params, unravel)
         return unravel(params), opt_state
 
     keys = jax.random.split(jax.random.key(2), 3)

@@ -1,0 +1,92 @@
+"""Assemble the algorithm: resolve names, check the arguments of `make_ppo`, and plan the execution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from purejaxppo import hooks
+from purejaxppo._util.aliases import PRNGKey
+from purejaxppo.batching.plan import make_plan
+from purejaxppo.batching.shuffles import SHUFFLES
+from purejaxppo.config.schema import Config, Hyperparams
+from purejaxppo.envs.auto_reset import auto_reset
+from purejaxppo.envs.protocol import Env
+from purejaxppo.envs.spaces import normalized_leaves
+from purejaxppo.envs.wrappers.actions import clip_action
+from purejaxppo.functional.advantages import TARGETS
+from purejaxppo.functional.objectives import OBJECTIVES
+from purejaxppo.networks.protocol import Network, check_fit
+from purejaxppo.optimizer import MakeOptimizer, make_optimizer
+from purejaxppo.ppo import init, update
+from purejaxppo.types import PER_ENV_FIELDS, Algorithm, Components
+
+
+def make_ppo(
+    env: Env,
+    network: Network,
+    config: Config | None = None,
+    *,
+    objective: Callable[..., Array] | None = None,
+    target_fn: Callable[..., tuple[Array, Array]] | None = None,
+    shuffle: Callable[[PRNGKey, int], Array] | None = None,
+    optimizer: MakeOptimizer | None = None,
+    auxiliary_loss: hooks.AuxiliaryLoss | None = None,
+    intrinsic: hooks.IntrinsicReward | None = None,
+    metrics_fn: hooks.MetricsFn | None = None,
+) -> Algorithm:
+    """Make the PPO algorithm for an environment and a network.
+
+    Continuous actions are clipped to the bounds of the environment after their log-probability is taken.
+
+    Args:
+        env: the environment; it never resets itself.
+        network: the actor-critic.
+        config: static settings.
+        objective: replaces `config.objective`: (ratio, advantage, kl, hyperparams) -> surrogate per sample.
+        target_fn: replaces `config.targets`: see `purejaxppo.functional.advantages.TargetFn`.
+        shuffle: replaces `config.shuffle`: (key, size) -> permutation of 0..size-1.
+        optimizer: replaces Adam: (hyperparams) -> optax.GradientTransformation on the parameter tree. The
+            hyperparameters are traced and those of the iteration, so that schedules and sweeps stay one program.
+        auxiliary_loss: (params, batch, hyperparams) -> scalar that is added to the loss (13).
+        intrinsic: a reward that is added to the environment's, with a state of its own.
+        metrics_fn: (state, rollout, batch, hyperparams) -> scalars by name, for `Metrics.extra`.
+
+    Raises:
+        ConfigError: the config is invalid; lists every problem.
+        ValueError: the environment or the network breaks its protocol (lists every problem), or a function handed in
+            returns other shapes or dtypes than expected (names it).
+    """
+    config = config or Config()
+    env = clip_action(env)
+    recurrent = check_fit(env, network, config, objective)
+    objective_name = "none" if config.policy_step == "trpo" else config.objective
+    components = Components(
+        env=auto_reset(env, config.resets),
+        network=network,
+        config=config,
+        objective=hooks.check_objective(objective) if objective else OBJECTIVES[objective_name],
+        target_fn=hooks.check_target_fn(target_fn) if target_fn else TARGETS[config.targets],
+        shuffle=hooks.check_shuffle(shuffle) if shuffle else SHUFFLES[config.shuffle],
+        normalized=normalized_leaves(env.observation_space, config.normalize_observations),
+        optimizer=make_optimizer(optimizer, jax.eval_shape(network.init, jax.random.key(0))),
+        auxiliary_loss=hooks.check_auxiliary_loss(auxiliary_loss) if auxiliary_loss else hooks.no_auxiliary_loss,
+        intrinsic=hooks.check_intrinsic(intrinsic) if intrinsic else None,
+        metrics_fn=hooks.check_metrics_fn(metrics_fn) if metrics_fn else hooks.no_metrics,
+        plan=make_plan(config, recurrent, PER_ENV_FIELDS),
+    )
+    algo = Algorithm(partial(init, components), partial(update, components), env, network, config, components)
+    if any((objective, target_fn, shuffle, auxiliary_loss, intrinsic, metrics_fn)):
+        _trace_update(algo)
+    return algo
+
+
+def _trace_update(algo: Algorithm) -> None:
+    """Trace an update without compiling it, so that the checks of the hooks raise their errors now."""
+    h = Hyperparams(*(jax.ShapeDtypeStruct((), jnp.float32) for _ in Hyperparams._fields))
+    state = jax.eval_shape(algo.init, jax.random.key(0), h)
+    jax.eval_shape(algo.update, state, h)

@@ -1,0 +1,148 @@
+"""Functions that a user hands to `make_ppo` to extend the algorithm: their types, and checks of what they return."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from purejaxppo._util.aliases import Params, PRNGKey
+from purejaxppo.config.schema import Hyperparams
+
+AuxiliaryLoss = Callable[[Params, Any, Hyperparams], Array]
+"""(params, batch, hyperparams) -> a scalar that is added to the loss (13). `batch.next_obs` holds the observation after
+each action, before any reset. Parameters of the auxiliary loss are part of the network's parameters."""
+
+MetricsFn = Callable[[Any, Any, Any, Hyperparams], dict[str, Array]]
+"""(state after the rollout, rollout, batch, hyperparams) -> scalars by name, for `Metrics.extra`."""
+
+
+class IntrinsicReward(NamedTuple):
+    """A reward computed by the agent, with a state of its own: parameters, optimizer, statistics.
+
+    `apply` gets a whole rollout before the targets are computed. It returns its next state, a reward for every step,
+    and scalars for `Metrics.extra`. Returns of episodes do not include the intrinsic reward.
+    """
+
+    init: Callable[[PRNGKey, Any], Any]  # (key, observations [N, ...]) -> state
+    apply: Callable[[Any, Any, Hyperparams], tuple[Any, Array, dict[str, Array]]]
+    # (state, rollout [T, N, ...], hyperparams) -> (state, reward [T, N], metrics)
+
+
+def no_auxiliary_loss(params: Params, batch: Any, h: Hyperparams) -> Array:
+    """Return 0, the default of `make_ppo`."""
+    return jnp.float32(0.0)
+
+
+def no_metrics(state: Any, rollout: Any, batch: Any, h: Hyperparams) -> dict[str, Array]:
+    """Return no metrics, the default of `make_ppo`."""
+    return {}
+
+
+def check_objective(objective: Callable[..., Array]) -> Callable[..., Array]:
+    """Return `objective` with a check of its result: one surrogate per sample, finite at ratios near 1."""
+
+    def checked(ratio: Array, advantage: Array, kl: Array, h: Hyperparams) -> Array:
+        surrogate = objective(ratio, advantage, kl, h)
+        _expect("objective", ratio, surrogate)
+        return surrogate
+
+    ratio = jnp.array([[0.9], [1.0], [1.1]])
+    advantage = jnp.array([[-1.0], [0.0], [1.0]])
+    _expect_finite("objective", checked(ratio, advantage, jnp.full_like(ratio, 0.005), _default_hyperparams()))
+    return checked
+
+
+def check_target_fn(target_fn: Callable[..., tuple[Array, Array]]) -> Callable[..., tuple[Array, Array]]:
+    """Return `target_fn` with a check of its result: advantages and targets [T, N], finite for finite rewards."""
+
+    def checked(rewards: Array, *rest: Any) -> tuple[Array, Array]:
+        result = target_fn(rewards, *rest)
+        _expect("target_fn", (rewards, rewards), result)
+        return result
+
+    ones = jnp.ones((3, 2))
+    never = jnp.zeros((3, 2), bool)
+    _expect_finite("target_fn", checked(ones, ones, ones, never, never, _default_hyperparams(), 2))
+    return checked
+
+
+def check_shuffle(shuffle: Callable[[PRNGKey, int], Array]) -> Callable[[PRNGKey, int], Array]:
+    """Return `shuffle` with a check of its result: a permutation of 0..size-1, int32 [size]."""
+
+    def checked(key: PRNGKey, size: int) -> Array:
+        order = shuffle(key, size)
+        _expect("shuffle", jax.ShapeDtypeStruct((size,), jnp.int32), order)
+        return order
+
+    order = checked(jax.random.key(0), 12)
+    if sorted(order.tolist()) != list(range(12)):
+        raise ValueError(f"shuffle: expected a permutation of 0..11 for size 12, got {order.tolist()}")
+    return checked
+
+
+def check_auxiliary_loss(auxiliary_loss: AuxiliaryLoss) -> AuxiliaryLoss:
+    """Return `auxiliary_loss` with a check of its result: a float32 scalar."""
+
+    def checked(params: Params, batch: Any, h: Hyperparams) -> Array:
+        loss = auxiliary_loss(params, batch, h)
+        _expect("auxiliary_loss", jax.ShapeDtypeStruct((), jnp.float32), loss)
+        return loss
+
+    return checked
+
+
+def check_intrinsic(intrinsic: IntrinsicReward) -> IntrinsicReward:
+    """Return `intrinsic` with a check of its results: the same kind of state, rewards [T, N], a dict of scalars."""
+
+    def checked(state: Any, rollout: Any, h: Hyperparams) -> tuple[Any, Array, dict[str, Array]]:
+        result = intrinsic.apply(state, rollout, h)
+        if not (isinstance(result, tuple) and len(result) == 3):
+            raise ValueError("intrinsic: apply must return (state, reward [T, N], metrics)")
+        after, reward, metrics = result
+        _expect("intrinsic (its state)", state, after)
+        _expect("intrinsic (its reward)", rollout.reward, reward)
+        _expect_scalars("intrinsic (its metrics)", metrics)
+        return result
+
+    return intrinsic._replace(apply=checked)
+
+
+def check_metrics_fn(metrics_fn: MetricsFn) -> MetricsFn:
+    """Return `metrics_fn` with a check of its result: a dict of float32 scalars by name."""
+
+    def checked(state: Any, rollout: Any, batch: Any, h: Hyperparams) -> dict[str, Array]:
+        metrics = metrics_fn(state, rollout, batch, h)
+        _expect_scalars("metrics_fn", metrics)
+        return metrics
+
+    return checked
+
+
+def _default_hyperparams() -> Hyperparams:
+    return Hyperparams(*(jnp.float32(x) for x in Hyperparams()))
+
+
+def _describe(tree: Any) -> str:
+    """Describe structure, shapes and dtypes of a tree, for messages."""
+    return str(jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}" if hasattr(x, "dtype") else repr(x), tree))
+
+
+def _expect(hook: str, expected: Any, found: Any) -> None:
+    if _describe(expected) != _describe(found):
+        raise ValueError(f"{hook}: expected {_describe(expected)}, got {_describe(found)}")
+
+
+def _expect_finite(hook: str, found: Any) -> None:
+    for x in jax.tree.leaves(found):
+        if not isinstance(x, jax.core.Tracer) and not bool(jnp.isfinite(x).all()):
+            raise ValueError(f"{hook}: its result is not finite for finite input: {x.tolist()}")
+
+
+def _expect_scalars(hook: str, found: Any) -> None:
+    scalar = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in found} if isinstance(found, dict) else {}
+    if not isinstance(found, dict) or _describe(scalar) != _describe(found):
+        raise ValueError(f"{hook}: expected a dict of float32 scalars by name, got {_describe(found)}")

@@ -1,0 +1,113 @@
+"""Functions handed to `make_ppo`: what they receive, where their results go, and what is refused."""
+
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from plain_net import plain
+from probes import chain, quick_jit
+
+import purejaxppo as pp
+from purejaxppo import Config, Hyperparams
+from purejaxppo.hooks import IntrinsicReward
+from purejaxppo.metrics import flat
+from purejaxppo.training.loop import as_traced
+
+CHAIN = chain(limit=5)
+TINY = Config(num_envs=3, num_steps=8, num_epochs=1, num_minibatches=1, total_timesteps=24 * 4)
+H = as_traced(Hyperparams(0.02, lr_anneal=0.0, max_grad_norm=jnp.inf))
+
+
+def constant(value):
+    """An intrinsic reward of `value` per step; its state counts the rollouts."""
+
+    def apply(state, rollout, h):
+        reward = jnp.full_like(rollout.reward, value)
+        return state + 1, reward, {"bonus": reward.mean()}
+
+    return IntrinsicReward(lambda key, obs: jnp.int32(0), apply)
+
+
+def updated(updates=1, config=TINY, **hooks):
+    algo = pp.make_ppo(CHAIN, plain(CHAIN), config, **hooks)
+    state = quick_jit(algo.init)(jax.random.key(0), H)
+    update = quick_jit(algo.update)
+    for _ in range(updates):
+        state, metrics = update(state, H)
+    return state, metrics
+
+
+@cache
+def default():
+    return updated()
+
+
+def test_an_auxiliary_loss_is_added_to_the_loss_and_sees_the_next_observation():
+    """With loss c * sum(θ) the gradient grows by c everywhere; the batch holds s' of every step."""
+    seen = {}
+
+    def auxiliary(params, batch, h):
+        seen.update(obs=batch.obs.shape, next_obs=batch.next_obs.shape)
+        return 0.5 * sum(x.sum() for x in jax.tree.leaves(params)) + 0.0 * batch.next_obs.sum()
+
+    def sgd(h):
+        import optax
+
+        return optax.sgd(h.learning_rate)
+
+    (before, _), (after, _) = updated(optimizer=sgd), updated(optimizer=sgd, auxiliary_loss=auxiliary)
+    for a, b in zip(jax.tree.leaves(before.params), jax.tree.leaves(after.params), strict=True):
+        np.testing.assert_allclose(a - b, 0.02 * 0.5, atol=1e-6)
+    assert seen["obs"] == seen["next_obs"]
+
+
+def test_an_intrinsic_reward_enters_the_targets_and_not_the_returns():
+    """A bonus of 1 per step raises the mean advantage; the reported returns are those of the environment."""
+    (state, metrics), (_, without) = updated(2, intrinsic=constant(1.0)), updated(2)
+    assert state.intrinsic == 2
+    assert metrics.extra["bonus"] == 1.0
+    assert metrics.num_episodes == without.num_episodes > 0
+    assert metrics.episode_return_max <= 1.0 + 1e-6
+    assert metrics.value_loss > without.value_loss + 0.5
+
+
+def test_an_intrinsic_reward_of_zero_changes_nothing():
+    params = updated(intrinsic=constant(0.0))[0].params
+    jax.tree.map(np.testing.assert_array_equal, params, default()[0].params)
+
+
+def test_own_metrics_are_reported_by_name():
+    def metrics_fn(state, rollout, batch, h):
+        return {"mean_action": rollout.action.astype(jnp.float32).mean(), "rate": h.learning_rate}
+
+    _, metrics = updated(metrics_fn=metrics_fn)
+    values = flat(metrics)
+    assert 0.0 < values["mean_action"] < 1.0
+    np.testing.assert_allclose(values["rate"], 0.02, rtol=1e-6)
+    assert set(values) == set(flat(default()[1])) | {"mean_action", "rate"}
+
+
+@pytest.mark.parametrize(
+    ("hooks", "message"),
+    [
+        ({"objective": lambda r, a, kl, h: (r * a).mean()}, r"objective: expected float32\[3, 1\], got float32\[\]"),
+        ({"objective": lambda r, a, kl, h: jnp.log(a)}, "objective: its result is not finite"),
+        ({"target_fn": lambda r, *_: r}, r"target_fn: expected \('float32\[3, 2\]', .* got float32\[3, 2\]"),
+        ({"target_fn": lambda r, v, n, t, c, h, k: (r / 0, r)}, "target_fn: its result is not finite"),
+        ({"shuffle": lambda key, size: jnp.arange(size - 1)}, r"shuffle: expected int32\[12\], got int32\[11\]"),
+        ({"shuffle": lambda key, size: jnp.zeros(size, jnp.int32)}, "shuffle: expected a permutation of 0..11"),
+        ({"auxiliary_loss": lambda p, b, h: b.value}, r"auxiliary_loss: expected float32\[\], got float32\[1, 24\]"),
+        ({"intrinsic": IntrinsicReward(lambda k, o: (), lambda s, r, h: s)}, "intrinsic: apply must return"),
+        (
+            {"intrinsic": IntrinsicReward(lambda k, o: (), lambda s, r, h: (s, r.reward[0], {}))},
+            r"intrinsic \(its reward\): expected float32\[8, 3\], got float32\[3\]",
+        ),
+        ({"metrics_fn": lambda s, r, b, h: {"x": r.reward}}, "metrics_fn: expected a dict of float32 scalars by name"),
+        ({"metrics_fn": lambda s, r, b, h: 3}, "metrics_fn: expected a dict of float32 scalars by name"),
+    ],
+)
+def test_a_hook_that_returns_something_else_is_named(hooks, message):
+    with pytest.raises(ValueError, match=message):
+        pp.make_ppo(CHAIN, plain(CHAIN), TINY, **hooks)
