@@ -5,10 +5,13 @@ import math
 from collections.abc import Iterable
 
 
-def nearest(name: str, names: Iterable[str], n: int = 1) -> list[str]:
-    """Return the `n` of `names` that look most like `name`, best first; letter case does not count."""
+def nearest(name: str, names: Iterable[str], n: int = 1, cutoff: float = 0.0) -> list[str]:
+    """Return up to `n` of `names` that look most like `name`, best first; letter case does not count.
+
+    Names whose likeness (difflib's ratio, 0 to 1) is below `cutoff` are left out.
+    """
     lowered = {candidate.lower(): candidate for candidate in names}
-    return [lowered[low] for low in difflib.get_close_matches(name.lower(), lowered, n=n, cutoff=0.0)]
+    return [lowered[low] for low in difflib.get_close_matches(name.lower(), lowered, n=n, cutoff=cutoff)]
 
 
 def short(count: float) -> str:

@@ -57,20 +57,21 @@ def _bench_problems(args: Bench, out: Path, names: Sequence[str]) -> list[Proble
             "--workload",
             f" {name}: no such workload; did you mean {' or '.join(nearest(name, names, 2))}? "
             f"(one of {', '.join(names)})",
+            "choice",
         )
         for name in args.workload
         if name not in names
     ]
     if not 1 <= args.repetitions <= 1000:
-        problems.append(Problem("--repetitions", f" {args.repetitions}: must lie between 1 and 1000"))
+        problems.append(Problem("--repetitions", f" {args.repetitions}: must lie between 1 and 1000", "range"))
     if not 0.0 <= args.seconds <= 3600.0:
-        problems.append(Problem("--seconds", f" {args.seconds}: must lie between 0 and 3600"))
+        problems.append(Problem("--seconds", f" {args.seconds}: must lie between 0 and 3600", "range"))
     if args.json and args.json.is_dir():
-        problems.append(Problem("--json", f" {args.json}: is a folder, not a file"))
+        problems.append(Problem("--json", f" {args.json}: is a folder, not a file", "file"))
     option = "--out" if args.out or not args.json else "--json"
     folders = {"--json": args.json.parent} if args.json else {}
     return problems + [
-        Problem(option, f" {folder}: no folder that can be written to")
+        Problem(option, f" {folder}: no folder that can be written to", "file")
         for option, folder in (folders | {option: out}).items()
         if not (folder.is_dir() and os.access(folder, os.W_OK))
     ]

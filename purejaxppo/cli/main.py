@@ -11,7 +11,7 @@ from typing import Annotated, Any, Union
 
 import tyro
 
-from purejaxppo import __version__
+from purejaxppo._util.version import __version__
 from purejaxppo.cli.bench_command import run_bench
 from purejaxppo.cli.commands import Bench, Command, Envs, Evaluate, Train
 from purejaxppo.cli.envs_command import run_envs
@@ -21,7 +21,7 @@ from purejaxppo.cli.signals import WORKER
 from purejaxppo.cli.train_command import run_train
 from purejaxppo.config.errors import ConfigError, UsageError
 from purejaxppo.config.schema import Run
-from purejaxppo.config.toml import from_tables, read_tables, read_toml
+from purejaxppo.config.toml import from_tables, read_tables
 from purejaxppo.training.runs import build, folder_problems
 
 
@@ -53,7 +53,7 @@ def _parse_with(argv: Sequence[str], file: Path | None) -> Command:
     run = Run()
     if file is not None:
         with suppress(ConfigError):
-            run = read_toml(file)[0]
+            run = from_tables(read_tables(file))[0]
     settings = {"env": run.env, "seed": run.seed, "config": run.config, "network": run.network}
     default = Train(file=tyro.MISSING, hyperparams=run.hyperparams, **settings)
     run_train = Annotated[Train, tyro.conf.subcommand("train", default=default)]

@@ -63,11 +63,13 @@ def _unknown(option: str) -> Problem:
     table, dot, key = option.partition(".")
     shown = f"--{option.replace('_', '-')}"
     if table == "env_params":
-        return Problem(shown, ": settings of the environment stand in the file, in the table [env_params]")
+        return Problem(shown, ": settings of the environment stand in the file, in the table [env_params]", "unknown")
     if table in TABLES:
-        return Problem(shown, f": say which of its settings, as in {shown}.{next(iter(get_type_hints(TABLES[table])))}")
+        return Problem(
+            shown, f": say which of its settings, as in {shown}.{next(iter(get_type_hints(TABLES[table])))}", "unknown"
+        )
     near = nearest(table, [*TABLES, *TOP])[0]
-    return Problem(shown, f": no such option; did you mean --{(near + dot + key).replace('_', '-')}?")
+    return Problem(shown, f": no such option; did you mean --{(near + dot + key).replace('_', '-')}?", "unknown")
 
 
 def overlaid(file: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,12 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from purejaxppo import __version__
+from purejaxppo._util.version import __version__
 from purejaxppo.cli.commands import Train
 from purejaxppo.cli.exit_codes import FAILED, FINISHED
 from purejaxppo.cli.signals import abort_on_interrupt, collect_signals, in_background
 from purejaxppo.config.schema import Run
-from purejaxppo.config.toml import dump_toml, read_toml
+from purejaxppo.config.toml import dump_toml, from_tables, read_tables
 from purejaxppo.devices.compile_cache import use_compile_cache
 from purejaxppo.training.runs import (
     EVALUATION_EPISODES,
@@ -35,7 +35,7 @@ CHUNK_SECONDS = 0.7  # about the longest time between two refreshes
 
 def run_train(args: Train) -> int:
     """Check everything, train, evaluate, and leave a run folder."""
-    run, problems = read_toml(args.file)
+    run, problems = from_tables(read_tables(args.file))
     run = replace(
         run, env=args.env, seed=args.seed, config=args.config, network=args.network, hyperparams=args.hyperparams
     )

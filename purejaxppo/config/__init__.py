@@ -1,4 +1,4 @@
-"""Settings: declarations, checks, TOML and the errors that name every problem.
+"""Settings: declarations, checks, TOML files and errors that list every problem.
 
-Imports `_util` only, and no JAX at import time: `--help` and a bad config answer quickly.
+Imports `_util` only. JAX is not imported at import time, so that `--help` and errors appear at once.
 """

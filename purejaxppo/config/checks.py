@@ -1,335 +1,22 @@
-"""Validate settings: every problem at once, each with its key and the nearest valid value."""
+"""Check settings together: every problem at once, each with its key and the nearest valid value."""
 
 import math
-from collections.abc import Iterable
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, get_type_hints
 
-import numpy as np
-
-from purejaxppo._util.text import nearest
 from purejaxppo.config.errors import ConfigError, Problem
 from purejaxppo.config.schema import RECURRENT_KINDS, TABLES, Config, Hyperparams, NetworkConfig, Run, minibatch_shape
+from purejaxppo.config.values import show_value, value_problems
 
-# What a number may be, in interval notation: `]` closes, `)` leaves out. inf is inside only behind a `]`.
-INTERVALS = {
-    "seed": "[0, 4294967295]",
-    "config.num_envs": "[1, 2147483647]",
-    "config.num_steps": "[1, 2147483647]",
-    "config.num_epochs": "[1, 1000000]",
-    "config.num_minibatches": "[1, 2147483647]",
-    "config.total_timesteps": "[1, 1000000000000000]",
-    "config.n_step": "[1, 2147483647]",
-    "config.sequence_length": "[0, 2147483647]",
-    "config.burn_in": "[0, 2147483647]",
-    "config.microbatch_size": "[0, 2147483647]",
-    "config.num_devices": "[0, 65536]",
-    "network.hidden_sizes": "[1, 1000000]",
-    "network.rnn_size": "[1, 1000000]",
-    "network.log_std_init": "[-20, 20]",
-    "hyperparams.learning_rate": "[0, inf)",
-    "hyperparams.lr_anneal": "[0, 1]",
-    "hyperparams.gamma": "[0, 1]",
-    "hyperparams.gae_lambda": "[0, 1]",
-    "hyperparams.clip_eps": "(0, inf]",
-    "hyperparams.clip_asymmetry": "(0, inf]",
-    "hyperparams.dual_clip": "(1, inf]",
-    "hyperparams.vf_coef": "[0, inf)",
-    "hyperparams.vf_clip_eps": "(0, inf]",
-    "hyperparams.ent_coef": "[0, inf)",
-    "hyperparams.max_grad_norm": "(0, inf]",
-    "hyperparams.adam_b1": "[0, 1)",
-    "hyperparams.adam_b2": "[0, 1)",
-    "hyperparams.adam_eps": "(0, inf)",
-    "hyperparams.target_kl": "(0, inf]",
-    "hyperparams.beta": "[0, inf)",
-    "hyperparams.beta_target_kl": "(0, inf]",
-    "hyperparams.lr_target_kl": "(0, inf]",
-    "hyperparams.clip_target_kl": "(0, inf]",
-    "hyperparams.value_lambda": "[0, 1]",
-    "hyperparams.trpo_delta": "(0, inf)",
-    "hyperparams.trpo_damping": "[0, inf)",
-}
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return f'"{value}"'
-    return str(value)
-
-
-def _type_name(value: Any) -> str:
-    names = {bool: "a boolean", int: "an integer", float: "a float", str: "a string", list: "a list"}
-    names |= {tuple: "a list", dict: "a table", type(None): "nothing"}
-    return names.get(type(value), f"a value of type {type(value).__name__}")
-
-
-def is_int(value: Any) -> bool:
-    """Return whether `value` is an integer; booleans are not."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
-def wrong_type(key: str, value: Any, expected: str) -> Problem:
-    """The problem of a value of another type."""
-    hint = ""
-    if expected == "an integer" and isinstance(value, float) and value.is_integer():
-        hint = f"; write {int(value)}"
-    if expected == "a number" and isinstance(value, str):
-        hint = "; write it without quotes"
-    return Problem(key, f" = {_shown(value)}: expected {expected}, got {_type_name(value)}{hint}")
-
-
-def _numbers(value: Any) -> np.ndarray | None:
-    """Return the numbers of a scalar or a concrete array; None where they are not known (traced, abstract).
-
-    Raises TypeError for what is no number at all.
-    """
-    if isinstance(value, float):
-        return np.asarray(value)
-    if is_int(value):
-        return np.asarray(max(-(2.0**63), min(2.0**63, value)))  # an integer may exceed every float
-    if hasattr(value, "dtype") and hasattr(value, "shape"):
-        import jax  # the value may be one of its arrays; config itself stays quick to import
-        from jax.core import Tracer
-
-        if not np.issubdtype(value.dtype, np.number) and not str(value.dtype).startswith("bfloat"):
-            raise TypeError
-        known = isinstance(value, np.ndarray | np.generic | jax.Array) and not isinstance(value, Tracer)
-        return np.asarray(value, np.float64) if known and getattr(value, "is_fully_addressable", True) else None
-    raise TypeError
-
-
-def _in_words(interval: str) -> str:
-    """Say what an interval such as "[0, 1)" or "(0, inf]" allows."""
-    low, high = interval[1:-1].split(", ")
-    if interval == f"[{low}, {high}]" and high != "inf":
-        return f"must lie between {low} and {high}"
-    words = f"must be {'at least' if interval[0] == '[' else 'above'} {low}"
-    if high == "inf":
-        return words + (" (inf: off)" if interval[-1] == "]" else " and finite")
-    return f"{words} and below {high}"
-
-
-def _interval_problem(key: str, value: Any, interval: str) -> list[Problem]:
-    """Check a number, or every number of an array, against an interval."""
-    numbers = _numbers(value)
-    if numbers is None:
-        return []
-    if numbers.size == 0:
-        return [Problem(key, ": an empty array")]
-    low, high = (float(end) for end in interval[1:-1].split(","))
-    above = numbers >= low if interval[0] == "[" else numbers > low
-    below = numbers <= high if interval[-1] == "]" else numbers < high
-    inside = above & below  # a NaN is on neither side
-    if inside.all():
-        return []
-    index = tuple(int(i) for i in np.argwhere(~inside)[0])
-    first = float(numbers[index])
-    place = f"[{', '.join(map(str, index))}]" if index else ""
-    shown = f"{first:g}" if hasattr(value, "dtype") else _shown(value)
-    hint = ""
-    if first < low and interval[0] == "[":
-        hint = f"; nearest valid value: {low:g}"
-    elif first > high and interval[-1] == "]":
-        hint = f"; nearest valid value: {high:.16g}"
-    return [Problem(key + place, f" = {shown}: {_in_words(interval)}{hint}")]
-
-
-def value_problems(key: str, value: Any, hint: Any) -> list[Problem]:
-    """Check one value against the type of its field and against its interval."""
-    if get_origin(hint) is Literal:
-        return _choice_problems(key, value, get_args(hint))
-    if hint is bool:
-        return [] if isinstance(value, bool | np.bool_) else [wrong_type(key, value, "true or false")]
-    if hint is str:
-        return [] if isinstance(value, str) else [wrong_type(key, value, "a string")]
-    if hint is int:
-        return (
-            _interval_problem(key, value, INTERVALS[key]) if is_int(value) else [wrong_type(key, value, "an integer")]
-        )
-    if hint is float:
-        try:
-            return _interval_problem(key, value, INTERVALS[key])
-        except TypeError:
-            return [wrong_type(key, value, "a number")]
-    return _sizes_problems(key, value)
-
-
-def _choice_problems(key: str, value: Any, choices: tuple[str, ...]) -> list[Problem]:
-    if value in choices and isinstance(value, str):
-        return []
-    listed = ", ".join(choices)
-    if not isinstance(value, str):
-        return [wrong_type(key, value, f"one of the names {listed}")]
-    return [
-        Problem(
-            key,
-            f' = "{value}": no such choice; did you mean "{nearest(value, choices)[0]}"? (one of {listed})',
-        )
-    ]
-
-
-def _sizes_problems(key: str, value: Any) -> list[Problem]:
-    if not isinstance(value, list | tuple) or not all(is_int(size) for size in value):
-        return [wrong_type(key, value, "a list of integers")]
-    return [
-        Problem(f"{key}[{i}]", problem.text)
-        for i, size in enumerate(value)
-        for problem in _interval_problem(key, size, INTERVALS[key])
-    ]
-
-
-def _around(value: int, valid: Iterable[int]) -> str:
-    """Return the nearest valid values below and above, as text."""
-    below = max((v for v in valid if v < value), default=None)
-    above = min((v for v in valid if v > value), default=None)
-    return " or ".join(str(v) for v in (below, above) if v is not None)
-
-
-def _divisors(n: int) -> list[int]:
-    small = [d for d in range(1, math.isqrt(n) + 1) if n % d == 0]
-    return sorted({*small, *(n // d for d in small)})
-
-
-def _multiples_around(value: int, unit: int) -> list[int]:
-    return [m for m in (value // unit * unit, (value // unit + 1) * unit) if m > 0]
-
-
-def _sequence_problems(c: Config, recurrent: bool) -> list[Problem]:
-    if c.sequence_length and c.num_steps % c.sequence_length:
-        text = f" = {c.sequence_length}: does not divide num_steps = {c.num_steps}; nearest valid values: "
-        return [Problem("config.sequence_length", text + _around(c.sequence_length, _divisors(c.num_steps)))]
-    if not c.burn_in:
-        return []
-    if not recurrent:
-        return [
-            Problem("config.burn_in", f" = {c.burn_in}: a network without a memory has none to refresh; set it to 0")
-        ]
-    if c.sequence_length in (0, c.num_steps):
-        text = f" = {c.burn_in}: a sequence of all num_steps = {c.num_steps} has no steps before it"
-        return [Problem("config.burn_in", f"{text}; set it to 0, or sequence_length below num_steps")]
-    if c.burn_in > c.sequence_length:
-        text = f" = {c.burn_in}: more than the sequence_length = {c.sequence_length} steps before a sequence"
-        return [Problem("config.burn_in", f"{text}; nearest valid value: {c.sequence_length}")]
-    return []
-
-
-def _minibatch_problems(c: Config, recurrent: bool) -> list[Problem]:
-    """Minibatches share out B = T * N samples, or whole sequences where the network is recurrent."""
-    per_env = c.num_steps if not recurrent else c.num_steps // (c.sequence_length or c.num_steps)
-    count, m = c.num_envs * per_env, c.num_minibatches
-    valid = [n for n in _divisors(count) if not c.normalize_advantages or n < c.timesteps_per_update]
-    if count % m == 0:
-        if m in valid:
-            return []
-        most = f"at most {valid[-1]}, or " if valid else ""
-        text = f" = {m}: one sample each leaves nothing to normalise; {most}normalize_advantages = false"
-        return [Problem("config.num_minibatches", text)]
-    what = "sequences" if recurrent else "num_envs * num_steps"
-    unit = m // math.gcd(m, per_env)
-    envs = _around(c.num_envs, _multiples_around(c.num_envs, unit))
-    text = (
-        f" = {m}: does not divide the {count} {what} of an update; "
-        f"nearest valid values: {_around(m, valid or [1])} (or num_envs = {envs})"
-    )
-    return [Problem("config.num_minibatches", text)]
-
-
-def _device_problems(c: Config, recurrent: bool) -> list[Problem]:
-    count = max(c.num_devices, 1)
-    problems = []
-    if c.num_envs % count:
-        text = f" = {c.num_devices}: does not divide num_envs = {c.num_envs}; nearest valid values: "
-        problems.append(Problem("config.num_devices", text + _around(count, _divisors(c.num_envs))))
-    if (columns := minibatch_shape(c, recurrent)[1]) % count:
-        what = "sequences" if recurrent else "samples"
-        text = f" = {c.num_devices}: does not divide the {columns} {what} of a minibatch; nearest valid values: "
-        problems.append(Problem("config.num_devices", text + _around(count, _divisors(columns))))
-    return problems
-
-
-def _joint_problems(config: Config, recurrent: bool, bad: set[str]) -> list[Problem]:
-    """Check what settings must satisfy together; skipped where one of them is known to be wrong by itself."""
-    problems = []
-    rollout = {"config.num_envs", "config.num_steps"}
-    sequences = {"config.num_steps", "config.sequence_length", "config.burn_in"}
-    c = config
-    if not bad & sequences:
-        problems += _sequence_problems(c, recurrent)
-    if not bad & rollout and c.timesteps_per_update > 2**31 - 1:
-        text = f" = {c.num_envs}: num_envs * num_steps = {c.timesteps_per_update} exceeds 2147483647"
-        return [*problems, Problem("config.num_envs", f"{text}; at most {(2**31 - 1) // c.num_steps}")]
-    if not problems and not bad & (rollout | sequences | {"config.num_minibatches"}):
-        problems += _minibatch_problems(c, recurrent)
-        problems += [] if problems or "config.num_devices" in bad else _device_problems(c, recurrent)
-    if not bad & (rollout | {"config.total_timesteps"}) and c.num_updates < 1:
-        text = f" = {c.total_timesteps}: less than one update of num_envs * num_steps = {c.timesteps_per_update}"
-        problems.append(Problem("config.total_timesteps", f"{text}; nearest valid value: {c.timesteps_per_update}"))
-    return problems
-
-
-def _table_problems(name: str, table: Any) -> list[Problem]:
-    """Check every field of a Config, NetworkConfig or Hyperparams on its own."""
-    hints = get_type_hints(TABLES[name])
-    return [p for key, hint in hints.items() for p in value_problems(f"{name}.{key}", getattr(table, key), hint)]
-
-
-def find_problems(
-    config: Config | None = None,
-    network: NetworkConfig | None = None,
-    hyperparams: Hyperparams | None = None,
-    recurrent: bool = False,
-) -> list[Problem]:
-    """Return all that is wrong with the settings, an empty list where nothing is.
-
-    Args:
-        config: static settings.
-        network: network settings.
-        hyperparams: traced numbers; only concrete ones are looked at, arrays element by element.
-        recurrent: minibatches hold whole sequences; implied by `network` where it is given.
-
-    Raises:
-        TypeError: one kind of settings was handed in the place of another.
-    """
-    parts = {"config": config, "network": network, "hyperparams": hyperparams}
-    problems: list[Problem] = []
-    for name, part in parts.items():
-        if part is None:
-            continue
-        if not isinstance(part, TABLES[name]):
-            raise TypeError(f"{name} must be a {TABLES[name].__name__}, got {type(part).__name__}")
-        problems += _table_problems(name, part)
-    if config is None:
-        return problems
-    recurrent = recurrent or (network is not None and network.kind in RECURRENT_KINDS)
-    if config.policy_step == "trpo" and network is not None and network.shared_torso:
-        text = ' = true: with policy_step "trpo" fitting the values would move the policy; nearest valid value: false'
-        problems.append(Problem("network.shared_torso", text))
-    if config.policy_step == "trpo" and config.objective not in ("clip", "none"):  # "clip" is what nobody chose
-        text = f' = "{config.objective}": policy_step "trpo" climbs the surrogate (5) itself; leave the objective out'
-        problems.append(Problem("config.objective", text))
-    return problems + _joint_problems(config, recurrent, {problem.key for problem in problems})
-
-
-def check_parts(
-    config: Config | None = None,
-    network: NetworkConfig | None = None,
-    hyperparams: Hyperparams | None = None,
-    recurrent: bool = False,
-) -> None:
-    """Raise ConfigError with every problem of `find_problems`, or return where there is none."""
-    problems = find_problems(config, network, hyperparams, recurrent)
-    if problems:
-        raise ConfigError(problems)
+INT32_MAX = 2**31 - 1
 
 
 def check(run: Run, problems: Iterable[Problem] = (), source: str = "") -> Run:
-    """Return `run` where all of it is valid.
+    """Return `run` if all of its settings are valid.
 
     Args:
         run: the settings.
-        problems: what is known to be wrong already (from `read_toml`, or of the environment).
+        problems: problems that are already known, such as those that `parse_toml` returns.
         source: where the settings come from, for the message.
 
     Raises:
@@ -341,9 +28,263 @@ def check(run: Run, problems: Iterable[Problem] = (), source: str = "") -> Run:
     bad = {problem.key for problem in known}
     related = {"config.num_envs", "config.num_steps", "config.num_minibatches", "config.total_timesteps"}
     for problem in found:
-        # A faulty value was replaced by its default: what follows from the default is no news.
+        # An invalid value was replaced by its default. Problems that the default causes are not reported.
         if problem.key not in bad and not (problem.key in related and bad & related):
             known.append(problem)
     if known:
         raise ConfigError(known, source)
     return run
+
+
+def check_parts(
+    config: Config | None = None,
+    network: NetworkConfig | None = None,
+    hyperparams: Hyperparams | None = None,
+    recurrent: bool = False,
+) -> None:
+    """Raise an error if `find_problems` finds any.
+
+    Raises:
+        ConfigError: with every problem at once.
+        TypeError: an argument is of another class than its annotation says.
+    """
+    problems = find_problems(config, network, hyperparams, recurrent)
+    if problems:
+        raise ConfigError(problems)
+
+
+def find_problems(
+    config: Config | None = None,
+    network: NetworkConfig | None = None,
+    hyperparams: Hyperparams | None = None,
+    recurrent: bool = False,
+) -> list[Problem]:
+    """Return every problem of the settings; an empty list if they are valid.
+
+    Args:
+        config: static settings.
+        network: settings of the network.
+        hyperparams: traced numbers. Arrays are checked element by element; traced values are not checked.
+        recurrent: whether the network is recurrent, so that minibatches hold whole sequences; if `network` is given,
+            its kind decides as well.
+
+    Raises:
+        TypeError: an argument is of another class than its annotation says.
+    """
+    problems: list[Problem] = []
+    for name, table in {"config": config, "network": network, "hyperparams": hyperparams}.items():
+        if table is None:
+            continue
+        if not isinstance(table, TABLES[name]):
+            raise TypeError(f"{name} must be a {TABLES[name].__name__}, not a {type(table).__name__}")
+        problems += _table_problems(name, table)
+    if config is None:
+        return problems
+    recurrent = recurrent or (network is not None and network.kind in RECURRENT_KINDS)
+    problems += _trpo_problems(config, network)
+    return problems + _joint_problems(config, recurrent, {problem.key for problem in problems})
+
+
+def _table_problems(name: str, table: Any) -> list[Problem]:
+    """Check each setting of a table by itself."""
+    hints = get_type_hints(TABLES[name])
+    return [p for key, hint in hints.items() for p in value_problems(f"{name}.{key}", getattr(table, key), hint)]
+
+
+# ---- settings that must fit together
+
+
+def _conflict(key: str, value: Any, text: str) -> Problem:
+    return Problem(f"config.{key}", f" = {show_value(value)}: {text}", "conflict")
+
+
+def _trpo_problems(config: Config, network: NetworkConfig | None) -> list[Problem]:
+    if config.policy_step != "trpo":
+        return []
+    problems = []
+    if network is not None and network.shared_torso:
+        text = ' = true: policy_step "trpo" needs a separate critic, because fitting the values would move the policy'
+        problems.append(Problem("network.shared_torso", f"{text}; nearest valid value: false", "conflict"))
+    if config.objective not in ("clip", "none"):  # "clip" is the default
+        text = 'policy_step "trpo" always maximizes the unclipped surrogate and does not accept an objective'
+        problems.append(_conflict("objective", config.objective, text))
+    return problems
+
+
+def _joint_problems(config: Config, recurrent: bool, bad: set[str]) -> list[Problem]:
+    """Check combinations of settings. A combination is skipped if one of its settings is invalid by itself."""
+    rollout = {"config.num_envs", "config.num_steps"}
+    sequences = {"config.num_steps", "config.sequence_length", "config.burn_in"}
+    problems = []
+    if not bad & sequences:
+        problems += _sequence_problems(config, recurrent)
+    if not bad & rollout and config.timesteps_per_update > INT32_MAX:
+        product = f"num_envs * num_steps = {config.timesteps_per_update} exceeds {INT32_MAX}"
+        most = INT32_MAX // config.num_steps
+        return [*problems, _conflict("num_envs", config.num_envs, f"{product}; nearest valid value: {most}")]
+    if not problems and not bad & (rollout | sequences | {"config.num_minibatches"}):
+        problems += _minibatch_problems(config, recurrent)
+        problems += [] if problems or "config.num_devices" in bad else _device_problems(config, recurrent)
+    if not bad & (rollout | {"config.total_timesteps"}):
+        problems += _length_problems(config)
+    return problems
+
+
+def _sequence_problems(config: Config, recurrent: bool) -> list[Problem]:
+    length, steps, burn_in = config.sequence_length, config.num_steps, config.burn_in
+    if length and steps % length:
+        near = _around(length, _divisors(steps))
+        return [_conflict("sequence_length", length, f"does not divide num_steps = {steps}; nearest valid {near}")]
+    if not burn_in:
+        return []
+    if not recurrent:
+        return [_conflict("burn_in", burn_in, "the network has no recurrent state; nearest valid value: 0")]
+    if length in (0, steps):
+        text = (
+            f"no steps precede a sequence of all num_steps = {steps}; set it to 0, or sequence_length below num_steps"
+        )
+        return [_conflict("burn_in", burn_in, text)]
+    if burn_in > length:
+        text = f"must not exceed sequence_length = {length}; nearest valid value: {length}"
+        return [_conflict("burn_in", burn_in, text)]
+    return []
+
+
+def _minibatch_problems(config: Config, recurrent: bool) -> list[Problem]:
+    """Check that minibatches divide the T * N samples, or the sequences if the network is recurrent."""
+    per_env = config.num_steps // minibatch_shape(config, recurrent)[0]
+    count, m = config.num_envs * per_env, config.num_minibatches
+    valid = [n for n in _divisors(count) if not config.normalize_advantages or n < config.timesteps_per_update]
+    if m in valid:
+        return []
+    if count % m == 0:
+        most = f"set it to at most {valid[-1]}, or " if valid else "set "
+        text = f"minibatches of one sample cannot be normalized; {most}normalize_advantages = false"
+        return [_conflict("num_minibatches", m, text)]
+    what = "sequences" if recurrent else "num_envs * num_steps"
+    unit = m // math.gcd(m, per_env)
+    envs = [n for n in (config.num_envs // unit * unit, (config.num_envs // unit + 1) * unit) if n > 0]
+    text = f"does not divide the {count} {what} of an update; nearest valid {_around(m, valid or [1])}"
+    return [_conflict("num_minibatches", m, f"{text} (or num_envs = {' or '.join(map(str, envs))})")]
+
+
+def _device_problems(config: Config, recurrent: bool) -> list[Problem]:
+    count = max(config.num_devices, 1)
+    problems = []
+    if config.num_envs % count:
+        near = _around(count, _divisors(config.num_envs))
+        text = f"does not divide num_envs = {config.num_envs}; nearest valid {near}"
+        problems.append(_conflict("num_devices", config.num_devices, text))
+    if (columns := minibatch_shape(config, recurrent)[1]) % count:
+        what = "sequences" if recurrent else "samples"
+        near = _around(count, _divisors(columns))
+        text = f"does not divide the {columns} {what} of a minibatch; nearest valid {near}"
+        problems.append(_conflict("num_devices", config.num_devices, text))
+    return problems
+
+
+def _length_problems(config: Config) -> list[Problem]:
+    """Check that the run has at least one update and that an int32 can count its updates."""
+    size = config.timesteps_per_update
+    if config.num_updates < 1:
+        text = f"less than one update of num_envs * num_steps = {size}; nearest valid value: {size}"
+        return [_conflict("total_timesteps", config.total_timesteps, text)]
+    if config.num_updates > INT32_MAX:
+        text = f"{config.num_updates} updates, but at most {INT32_MAX} are counted"
+        return [
+            _conflict("total_timesteps", config.total_timesteps, f"{text}; nearest valid value: {INT32_MAX * size}")
+        ]
+    return []
+
+
+def _around(value: int, valid: Iterable[int]) -> str:
+    """Return the nearest valid values below and above, as text."""
+    below = max((v for v in valid if v < value), default=None)
+    above = min((v for v in valid if v > value), default=None)
+    near = [str(v) for v in (below, above) if v is not None]
+    return f"value{'s' if len(near) > 1 else ''}: {' or '.join(near)}"
+
+
+def _divisors(n: int) -> list[int]:
+    small = [d for d in range(1, math.isqrt(n) + 1) if n % d == 0]
+    return sorted({*small, *(n // d for d in small)})
+
+
+# ---- settings without effect
+
+
+def ignored_settings(
+    config: Config,
+    network: NetworkConfig | None = None,
+    *,
+    recurrent: bool | None = None,
+    continuous: bool | None = None,
+    own: Collection[str] = (),
+) -> dict[str, str]:
+    """Return the settings that cannot change what is learned, each with the condition under which it could.
+
+    Every setting is judged by its name, whatever its value. `sweep` refuses an axis of this kind; the command line
+    warns of the settings that were changed (see `ignored_changes`).
+
+    Args:
+        config: static settings.
+        network: settings of the network; None if the network is the user's own.
+        recurrent: whether the network has a recurrent state; None: as `network` says.
+        continuous: whether any component of an action is continuous; None if that is unknown.
+        own: which functions were handed to `make_ppo` ("objective", "target_fn"). What they read is unknown, so that
+            none of the settings they replace is reported.
+
+    Returns:
+        The reason by dotted key, such as {"config.n_step": 'needs targets = "n_step"'}.
+    """
+    if recurrent is None and network is not None:
+        recurrent = network.kind in RECURRENT_KINDS
+    ignored = {} if "objective" in own else _ignored_by_objective(config)
+    if "target_fn" not in own:
+        if config.targets != "n_step":
+            ignored["config.n_step"] = 'needs targets = "n_step"'
+        if config.targets != "td_lambda":
+            ignored["hyperparams.value_lambda"] = 'needs targets = "td_lambda"'
+    if config.policy_step != "trpo":
+        ignored |= dict.fromkeys(("hyperparams.trpo_delta", "hyperparams.trpo_damping"), 'needs policy_step = "trpo"')
+    elif network is not None:  # its critic is separate, so that the epochs leave the policy as it is
+        ignored["hyperparams.target_kl"] = 'needs policy_step = "gradient"'
+    if config.num_epochs == 1:
+        ignored["config.recompute_advantages"] = "needs num_epochs above 1"
+    if recurrent is False:
+        keys = ("config.sequence_length", "config.burn_in", "network.rnn_size")
+        ignored |= dict.fromkeys(keys, "needs a recurrent network")
+    if network is not None and network.kind == "cnn":
+        ignored["network.encoder"] = 'network.kind = "cnn" implies encoder = "cnn"'
+    if continuous is False:
+        keys = ("network.log_std_init", "network.action_distribution", "network.state_dependent_std")
+        ignored |= dict.fromkeys(keys, "needs continuous actions")
+    return ignored
+
+
+CLIP_ONLY = ("clip_eps", "clip_asymmetry", "dual_clip", "clip_target_kl")
+KL_ONLY = ("beta", "beta_target_kl")
+
+
+def _ignored_by_objective(config: Config) -> dict[str, str]:
+    if config.policy_step == "trpo":
+        names = ("config.objective", *(f"hyperparams.{name}" for name in (*CLIP_ONLY, *KL_ONLY)))
+        return dict.fromkeys(names, 'policy_step = "trpo" does not read it')
+    ignored = {}
+    if config.objective != "clip":
+        ignored |= dict.fromkeys((f"hyperparams.{name}" for name in CLIP_ONLY), 'needs objective = "clip"')
+    if config.objective != "kl":
+        ignored |= dict.fromkeys((f"hyperparams.{name}" for name in KL_ONLY), 'needs objective = "kl"')
+    return ignored
+
+
+def ignored_changes(run: Run, ignored: Mapping[str, str]) -> list[str]:
+    """Return a line for each ignored setting of `run` that differs from its default."""
+    default = Run()
+    lines = []
+    for key, reason in ignored.items():
+        table, _, name = key.partition(".")
+        value = getattr(getattr(run, table), name)
+        if value != getattr(getattr(default, table), name):
+            lines.append(f"{key} = {show_value(value)}: {reason}")
+    return lines

@@ -1,21 +1,34 @@
 """Errors about settings and usage."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
+
+Kind: TypeAlias = Literal[
+    "unknown",  # no setting or option has this name
+    "type",  # a value of another type
+    "range",  # a number outside of its interval
+    "choice",  # none of the names that are possible
+    "conflict",  # valid by itself, but not together with other settings
+    "missing",  # a value or an argument that has to be there
+    "file",  # a file or folder that cannot be used
+    "environment",  # the environment cannot be made
+    "network",  # the network does not fit the environment
+]
 
 
 class Problem(NamedTuple):
-    """One thing that is wrong: the dotted key it is about, and what to do."""
+    """One thing that is wrong with the settings or the command line."""
 
-    key: str
-    text: str
+    key: str  # dotted name of the setting, such as config.num_envs, or the option or file
+    text: str  # what is wrong and what to write instead; continues the key
+    kind: Kind
 
     def __str__(self) -> str:
         return f"{self.key}{self.text}"
 
 
 class ConfigError(ValueError):
-    """Settings that cannot be run; the message lists every problem. `problems` holds them one by one."""
+    """Settings that cannot be used. The message lists every problem; `problems` holds them one by one."""
 
     def __init__(self, problems: Iterable[Problem], source: str = ""):
         self.problems = tuple(problems)
@@ -25,4 +38,4 @@ class ConfigError(ValueError):
 
 
 class UsageError(Exception):
-    """A mistake that the user can correct: printed without a traceback, exit code 2."""
+    """A request that cannot be carried out as it is. The user can correct it: no traceback, exit code 2."""

@@ -1,17 +1,22 @@
-"""Declarations of all settings: static dataclasses, and traced numbers in a NamedTuple."""
+"""Declarations of all settings: frozen dataclasses are static, the numbers of a NamedTuple are traced.
+
+The comment beside a field is also its text in `--help`.
+"""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_type_hints
+
+from purejaxppo.config.names import place_of, suggestion
 
 if TYPE_CHECKING:
     import jax
 
     Number: TypeAlias = float | jax.Array
 else:
-    Number = float  # what a file and the command line may give
-
+    Number = float  # what a file and the command line can give
 
 RECURRENT_KINDS = ("gru", "lstm", "lru")
 
@@ -20,27 +25,27 @@ RECURRENT_KINDS = ("gru", "lstm", "lru")
 class Config:
     """Static settings of the algorithm: array shapes and program structure. Hashable."""
 
-    num_envs: int = 64  # N: environments stepped side by side
-    num_steps: int = 128  # T: steps of each environment per update
+    num_envs: int = 64  # N, environments that run in parallel
+    num_steps: int = 128  # T, steps of each environment per update
     num_epochs: int = 4  # passes over each rollout
     num_minibatches: int = 4  # minibatches per epoch
     total_timesteps: int = 500_000  # environment steps of the whole run; annealing ends here
-    objective: Literal["clip", "kl", "cpi", "none"] = "clip"  # policy objective: (7), (8), (5), or none
-    targets: Literal["gae", "monte_carlo", "n_step", "td_lambda"] = "gae"  # what the value function is fitted to
+    objective: Literal["clip", "kl", "cpi", "none"] = "clip"  # PPO-Clip, PPO-KL, unclipped ratio, or no policy loss
+    targets: Literal["gae", "monte_carlo", "n_step", "td_lambda"] = "gae"  # targets of the value function
     n_step: int = 5  # horizon of targets "n_step"
-    policy_step: Literal["gradient", "trpo"] = "gradient"  # how the policy moves: optimiser steps or one step of (6)
-    sequence_length: int = 0  # steps of back-propagation through time; 0: num_steps; recurrent networks only
-    burn_in: int = 0  # steps before a sequence that refresh the memory it starts from; recurrent networks only
-    normalize_observations: bool = False  # by running mean and variance, frozen within an update
-    scale_rewards: bool = False  # by the running deviation of the discounted return
-    normalize_advantages: bool = True  # per minibatch
-    truncation: Literal["bootstrap", "terminal", "mask"] = "bootstrap"  # what a time limit means
-    recompute_advantages: bool = False  # anew before every epoch
-    shuffle: Literal["hash", "permutation"] = "hash"  # how minibatches are drawn; "permutation" sorts, exact and dear
-    microbatch_size: int = 0  # samples that a gradient is taken of at once; 0: what fits a CPU's cache, else all
-    num_devices: int = 0  # that share the work of a run; 0: of a CPU as many as pay, else 1
-    resets: Literal["fresh", "every_step", "pool"] = "fresh"  # where the states of new episodes come from
-    diagnostics: bool = False  # more (and dearer) metrics
+    policy_step: Literal["gradient", "trpo"] = "gradient"  # minibatch gradient steps, or one TRPO step per rollout
+    sequence_length: int = 0  # steps of back-propagation through time; 0: num_steps. Recurrent networks only
+    burn_in: int = 0  # steps replayed before a sequence to refresh its recurrent state. Recurrent networks only
+    normalize_observations: bool = False  # by their running mean and variance, which are constant within an update
+    scale_rewards: bool = False  # divide by the running standard deviation of the discounted return
+    normalize_advantages: bool = True  # to mean 0 and standard deviation 1 in each minibatch
+    truncation: Literal["bootstrap", "terminal", "mask"] = "bootstrap"  # at a time limit: use V, use 0, leave step out
+    recompute_advantages: bool = False  # before every epoch, not only before the first
+    shuffle: Literal["hash", "permutation"] = "hash"  # how minibatches are drawn; permutation: uniform, but slower
+    microbatch_size: int = 0  # samples per gradient computation; 0: what fits the cache of a CPU, all on a GPU
+    num_devices: int = 0  # devices per run; 0: chosen automatically on a CPU, otherwise 1
+    resets: Literal["fresh", "every_step", "pool"] = "fresh"  # reset states: one per step up front, in the step, a pool
+    diagnostics: bool = False  # additional, more expensive metrics
 
     @property
     def timesteps_per_update(self) -> int:
@@ -59,14 +64,14 @@ class NetworkConfig:
 
     kind: Literal["mlp", "cnn", "gru", "lstm", "lru"] = "mlp"  # gru, lstm and lru are recurrent
     hidden_sizes: tuple[int, ...] = (64, 64)  # widths of the dense layers
-    activation: Literal["tanh", "relu", "silu", "gelu", "elu"] = "tanh"  # behind every layer
-    layer_norm: bool = False  # before every activation
-    shared_torso: bool = False  # one torso for actor and critic
-    encoder: Literal["dense", "cnn"] = "dense"  # how images are read, before a memory too; kind "cnn" implies "cnn"
-    rnn_size: int = 128  # width of the recurrent state
-    log_std_init: float = 0.0  # of the Gaussian policy
-    action_distribution: Literal["gaussian", "tanh_gaussian"] = "gaussian"  # for continuous actions
-    state_dependent_std: bool = False  # the deviation is an output of the network, not a parameter
+    activation: Literal["tanh", "relu", "silu", "gelu", "elu"] = "tanh"  # after every layer
+    layer_norm: bool = False  # normalize before every activation
+    shared_torso: bool = False  # one torso for actor and critic, not one each
+    encoder: Literal["dense", "cnn"] = "dense"  # layers that read images; kind "cnn" implies "cnn"
+    rnn_size: int = 128  # width of the recurrent state. Recurrent networks only
+    log_std_init: float = 0.0  # first log standard deviation of a Gaussian policy
+    action_distribution: Literal["gaussian", "tanh_gaussian"] = "gaussian"  # of continuous actions
+    state_dependent_std: bool = False  # standard deviation as an output of the network, not a parameter
     compute_dtype: Literal["float32", "bfloat16"] = "float32"  # of the layers; parameters stay float32
 
     @property
@@ -79,45 +84,90 @@ class Hyperparams(NamedTuple):
     """Traced numbers: each may be an array under `vmap`. `inf` switches a limit off."""
 
     learning_rate: Number = 2.5e-4  # of Adam
-    lr_anneal: Number = 1.0  # 1: learning rate and trpo_delta linear to 0 over total_timesteps, 0: constant
-    gamma: Number = 0.99  # discount
-    gae_lambda: Number = 0.95  # λ of (10)
-    clip_eps: Number = 0.2  # ε of (7)
-    clip_asymmetry: Number = 1.0  # upper bound of the ratio is 1 + clip_asymmetry * clip_eps
-    dual_clip: Number = math.inf  # bound on the ratio where the advantage is negative
-    vf_coef: Number = 0.5  # weight of the mean squared value error in (13)
-    vf_clip_eps: Number = math.inf  # range of the clipped value loss (11)
-    ent_coef: Number = 0.0  # weight of the entropy (12) in (13)
-    max_grad_norm: Number = 0.5  # clip by global norm
-    adam_b1: Number = 0.9  # decay of the mean gradient
-    adam_b2: Number = 0.999  # decay of the mean squared gradient
-    adam_eps: Number = 1e-5  # added to its root
-    target_kl: Number = math.inf  # KL at which the remaining minibatches of an update are skipped
-    beta: Number = 1.0  # first penalty coefficient of (8)
-    beta_target_kl: Number = math.inf  # KL that the penalty is adapted to
-    lr_target_kl: Number = math.inf  # KL that the learning rate is adapted to
-    clip_target_kl: Number = math.inf  # KL that the clip range is adapted to
+    lr_anneal: Number = 1.0  # 1: learning rate (and trpo_delta) fall linearly to 0 over the run, 0: constant
+    gamma: Number = 0.99  # discount factor γ
+    gae_lambda: Number = 0.95  # λ of generalized advantage estimation
+    clip_eps: Number = 0.2  # ε, range of the clipped ratio. Objective "clip" only
+    clip_asymmetry: Number = 1.0  # the upper bound of the ratio is 1 + clip_asymmetry * clip_eps
+    dual_clip: Number = math.inf  # bound on the ratio of samples with a negative advantage
+    vf_coef: Number = 0.5  # weight of the value loss (mean squared error)
+    vf_clip_eps: Number = math.inf  # range of the clipped value loss
+    ent_coef: Number = 0.0  # weight of the entropy bonus
+    max_grad_norm: Number = 0.5  # bound on the global norm of the gradient
+    adam_b1: Number = 0.9  # decay of Adam's mean of gradients
+    adam_b2: Number = 0.999  # decay of Adam's mean of squared gradients
+    adam_eps: Number = 1e-5  # added to Adam's denominator
+    target_kl: Number = math.inf  # KL from which on the remaining minibatches of an update are skipped
+    beta: Number = 1.0  # initial weight of the KL penalty. Objective "kl" only
+    beta_target_kl: Number = math.inf  # KL that beta adapts to
+    lr_target_kl: Number = math.inf  # KL that the learning rate adapts to
+    clip_target_kl: Number = math.inf  # KL that the clip range adapts to
     value_lambda: Number = 0.95  # λ of targets "td_lambda"
-    trpo_delta: Number = 0.01  # δ of (6)
-    trpo_damping: Number = 0.1  # added to the diagonal of the Fisher matrix
+    trpo_delta: Number = 0.01  # KL bound of a TRPO step
+    trpo_damping: Number = 0.1  # added to the diagonal of the Fisher matrix in a TRPO step
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Everything that names a run: what a TOML file holds."""
+    """Everything that defines a run: the content of a TOML file."""
 
-    env: str = "CartPole-v1"  # what to train on; `purejaxppo envs` lists them
-    env_params: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # handed to `make`
-    seed: int = 0  # of everything random
+    env: str = "CartPole-v1"  # id of the environment; `purejaxppo envs` lists them
+    env_params: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # parameters of the environment
+    seed: int = 0  # seed of everything random
     config: Config = Config()
     network: NetworkConfig = NetworkConfig()
     hyperparams: Hyperparams = dataclasses.field(default_factory=Hyperparams)
 
 
-TABLES = {"config": Config, "network": NetworkConfig, "hyperparams": Hyperparams}
+TABLES: dict[str, Any] = {"config": Config, "network": NetworkConfig, "hyperparams": Hyperparams}
+"""The tables of a TOML file and the classes that hold them."""
 
 
-def minibatch_shape(c: Config, recurrent: bool) -> tuple[int, int]:
-    """(length of a sequence, sequences in a minibatch); without a memory single samples."""
-    length = (c.sequence_length or c.num_steps) if recurrent else 1
-    return length, c.timesteps_per_update // length // c.num_minibatches
+def table_names() -> dict[str, tuple[str, ...]]:
+    """Return the settings of each table."""
+    return {table: tuple(get_type_hints(cls)) for table, cls in TABLES.items()}
+
+
+def minibatch_shape(config: Config, recurrent: bool) -> tuple[int, int]:
+    """Return (steps of a sequence, sequences of a minibatch); without a recurrent state a sequence is one step."""
+    length = (config.sequence_length or config.num_steps) if recurrent else 1
+    return length, config.timesteps_per_update // length // config.num_minibatches
+
+
+# ---- Config(learning_rate=...): the error says where a setting belongs
+
+
+def _refusal(table: str, name: str) -> str:
+    """Return a sentence about a keyword that is no setting of this table."""
+    names = table_names()
+    cls = TABLES[table].__name__
+    if place := place_of(name, table, names):
+        return f"{cls} has no setting {name}: it belongs to {TABLES[place].__name__}"
+    if near := suggestion(name, names[table]):
+        return f"{cls} has no setting {name}; did you mean {near}?"
+    everywhere = [other for own in names.values() for other in own]
+    if near := suggestion(name, everywhere):
+        return f"{cls} has no setting {name}; did you mean {near} of {TABLES[place_of(near, table, names)].__name__}?"
+    return f"{cls} has no setting {name}"
+
+
+def _explain_names(table: str, constructor: str) -> None:
+    """Make a constructor of a table's class explain keywords that it does not know."""
+    cls = TABLES[table]
+    names = frozenset(cls.__annotations__)
+    build = getattr(cls, constructor)
+
+    @functools.wraps(build)
+    def explaining(*args: Any, **kwargs: Any) -> Any:
+        unknown = [name for name in kwargs if name not in names]
+        if unknown:
+            raise TypeError("; ".join(_refusal(table, name) for name in unknown))
+        return build(*args, **kwargs)
+
+    setattr(cls, constructor, explaining)
+
+
+_explain_names("config", "__init__")
+_explain_names("network", "__init__")
+_explain_names("hyperparams", "__new__")
+_explain_names("hyperparams", "_replace")

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from purejaxppo import __version__
+from purejaxppo._util.version import __version__
 from purejaxppo.config.checks import check
 from purejaxppo.config.errors import Problem, UsageError
 from purejaxppo.config.schema import Config, Run
@@ -31,12 +31,12 @@ def build(run: Run, problems: Iterable[Problem] = (), source: str = "") -> Any:
     try:
         env = make(run.env, **run.env_params)
     except (ValueError, TypeError) as error:
-        problems.append(Problem("env", f": {error}"))
+        problems.append(Problem("env", f": {error}", "environment"))
     if env is not None and not any(problem.key.startswith("network") for problem in problems):
         try:
             network = make_network(env, run.network)
         except (ValueError, TypeError) as error:
-            problems.append(Problem("network", f": {error}"))
+            problems.append(Problem("network", f": {error}", "network"))
     problems += _device_problems(run.config)
     check(run, problems, source)
     return make_ppo(env, network, run.config)
@@ -49,7 +49,7 @@ def _device_problems(config: Config) -> list[Problem]:
     if not isinstance(config.num_devices, int) or config.num_devices <= jax.local_device_count():
         return []
     text = f" = {config.num_devices}: JAX sees {jax.local_device_count()} ({jax.devices()[0].platform})"
-    return [Problem("config.num_devices", f"{text}; nearest valid value: {jax.local_device_count()}")]
+    return [Problem("config.num_devices", f"{text}; nearest valid value: {jax.local_device_count()}", "range")]
 
 
 def folder_problems(out: Path | None) -> list[Problem]:
@@ -58,13 +58,13 @@ def folder_problems(out: Path | None) -> list[Problem]:
         if out is None or not out.exists():
             return [] if out is None else _parent_problems(out)
         if not out.is_dir():
-            return [Problem("--out", f" {out}: is a file, not a folder")]
+            return [Problem("--out", f" {out}: is a file, not a folder", "file")]
         held = {entry.name for entry in out.iterdir()}
     except OSError as error:
-        return [Problem("--out", f" {out}: cannot be used: {error.strerror}")]
+        return [Problem("--out", f" {out}: cannot be used: {error.strerror}", "file")]
     if held & {"config.toml", "metrics.csv", "policy.safetensors"}:
-        return [Problem("--out", f" {out}: holds another run; name a new or empty folder")]
-    return [Problem("--out", f" {out}: is not empty; name a new or empty folder")] if held else []
+        return [Problem("--out", f" {out}: holds another run; name a new or empty folder", "file")]
+    return [Problem("--out", f" {out}: is not empty; name a new or empty folder", "file")] if held else []
 
 
 def _parent_problems(out: Path) -> list[Problem]:
@@ -72,19 +72,18 @@ def _parent_problems(out: Path) -> list[Problem]:
     if parent.is_dir() and os.access(parent, os.W_OK | os.X_OK):
         return []
     what = "cannot be written to" if parent.is_dir() else "is a file, not a folder"
-    return [Problem("--out", f" {out}: {parent} {what}")]
+    return [Problem("--out", f" {out}: {parent} {what}", "file")]
 
 
 def claim_folder(out: Path | None, run: Run) -> Path:
     """Make the run folder and write config.toml into it; no two runs get the same one."""
     name = f"{run.env.replace('/', '-')}-{run.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
     tries = [out] if out else [Path("runs") / name, *(Path("runs") / f"{name}-{i}" for i in range(2, 100))]
-    header = f"# The settings of this run, all of them. purejaxppo {__version__}\n"
     for folder in tries:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with open(folder / "config.toml", "x", encoding="utf-8") as file:
-                file.write(header + dump_toml(run))
+                file.write(dump_toml(run))
             return folder
         except FileExistsError:
             continue

@@ -283,7 +283,7 @@ def test_help_shows_the_defaults_of_the_file_and_imports_nothing_heavy(tiny):
     )
     code, out, err = finished(command(["train", tiny, "--help"], script=("-c", script)))
     assert (code, err) == (0, "")
-    assert re.search(r"--config.num-envs INT\W+N: environments stepped side by side\s+\(default: 8\)", out)
+    assert re.search(r"--config.num-envs INT\W+N, environments that run in parallel\s+\(default: 8\)", out)
     assert "HEAVY []" in out
 
 
