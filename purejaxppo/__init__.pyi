@@ -11,11 +11,15 @@ from .networks.actor_critic import from_module as from_module
 from .networks.actor_critic import make_network as make_network
 from .networks.actor_critic import mlp as mlp
 from .networks.protocol import Network as Network
+from .training.checkpoints import Checkpoint as Checkpoint
+from .training.checkpoints import save as save
+from .training.errors import CheckpointError as CheckpointError
 from .training.evaluation import evaluate as evaluate
 from .training.evaluation import record as record
 from .training.loop import init_state as init_state
 from .training.loop import iterate as iterate
 from .training.loop import train as train
+from .training.resume import restore as restore
 from .training.sweeps import sweep as sweep
 from .types import Algorithm as Algorithm
 from .types import TrainState as TrainState

@@ -12,12 +12,9 @@ import numpy as np
 from purejaxppo._util.files import write_atomic
 from purejaxppo.config.schema import Hyperparams
 from purejaxppo.functional.running_stats import RunningMoments
+from purejaxppo.training.errors import CheckpointError
 
 FORMAT = "purejaxppo-policy-1"
-
-
-class CheckpointError(ValueError):
-    """A file that holds no usable policy; the message says what is wrong with it."""
 
 
 class Policy(NamedTuple):
