@@ -5,6 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 CONFIG ?= configs/cartpole.toml
 ARGS   ?=
+COMMA  := ,
 
 .DEFAULT_GOAL := help
 .PHONY: help train test test-slow test-perf results mutants check format install clean
@@ -29,6 +30,10 @@ test-slow: $(VENV)/.test-ready ## Run the slow tests alone: whole learning runs,
 test-perf: $(VENV)/.test-ready ## Compare kernels and memory of the compiled programs with the recorded numbers
 	@echo "==> pytest -m perf"
 	@$(BIN)/python -m pytest -m perf $(ARGS)
+
+test-suites: $(VENV)/.suites-ready ## Install every environment suite and run their tests
+	@echo "==> pytest -m suites"
+	@$(BIN)/python -m pytest -m suites tests/envs $(ARGS)
 
 results: $(VENV)/.test-ready ## Train what docs/results.md shows and print its tables (an hour)
 	@$(BIN)/python tests/learning.py gates
@@ -81,6 +86,10 @@ $(VENV)/.core-ready: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.test-ready: pyproject.toml constraints.txt | $(BIN)/python
 	$(call install_with,.[test])
 	@touch $(VENV)/.core-ready
+
+$(VENV)/.suites-ready: pyproject.toml constraints.txt | $(BIN)/python
+	$(call install_with,.[test$(COMMA)suites])
+	@touch $(VENV)/.core-ready $(VENV)/.test-ready
 
 $(VENV)/.dev-ready: pyproject.toml constraints.txt | $(BIN)/python
 	$(call install_with,.[dev])

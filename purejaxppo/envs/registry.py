@@ -14,6 +14,8 @@ from purejaxppo.envs.protocol import Env
 SUITES: dict[str, tuple[str, str]] = {
     "gymnax": ("gymnax", "'gymnax>=1.0.1' six"),
     "examples": ("purejaxppo", "purejaxppo"),
+    "pgx": ("pgx", "'purejaxppo[pgx]'"),
+    "xland": ("xminigrid", "'purejaxppo[xland]'"),
 }
 
 

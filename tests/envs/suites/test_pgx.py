@@ -1,0 +1,114 @@
+"""pgx: transitions are the suite's own, opponents move within the step, the clock truncates."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from probes import quick_jit
+from suites import assert_clock, assert_same, needs, play
+
+from purejaxppo.envs.conformance import check_env
+from purejaxppo.envs.facts import recorded_ids
+from purejaxppo.envs.registry import make
+
+pgx = needs("pgx")
+pytestmark = pytest.mark.suites
+
+
+def test_the_recorded_ids_are_those_of_the_suite() -> None:
+    assert set(recorded_ids("pgx")) == set(pgx.available_envs())
+
+
+def test_minatar_steps_as_the_suite_does() -> None:
+    played = play(make("pgx/minatar-breakout", sticky_action_prob=0.0), 5, 3)
+    assert not played.ts.terminated.any()
+    game = pgx.minatar.breakout.MinAtarBreakout(sticky_action_prob=0.0)
+
+    def replay(states, actions):  # without sticky actions the game uses no key
+        def step(s, a):
+            s = jax.vmap(game.step, (0, 0, None))(s, a, jax.random.PRNGKey(0))
+            return s, (s.observation, s.rewards[:, 0], s.terminated)
+
+        return jax.lax.scan(step, states, actions)[1]
+
+    key_reset = jax.random.split(jax.random.key(0), 3)[0]
+    states = jax.vmap(game.init)(jax.random.key_data(jax.random.split(key_reset, 3)))
+    assert_same(quick_jit(replay)(states, played.action), (played.ts.obs, played.ts.reward, played.ts.terminated))
+
+
+def test_minatar_is_truncated_by_our_clock_alone() -> None:
+    assert_clock(lambda limit: make("pgx/minatar-breakout", time_limit=limit), 60, 16)
+
+
+def test_zero_is_no_clock() -> None:
+    check_env(make("pgx/minatar-freeway", time_limit=0))
+
+
+@pytest.mark.parametrize("opponent", ["random", "one_step"])
+def test_tic_tac_toe_against_an_opponent(opponent: str) -> None:
+    played = play(make("pgx/tic_tac_toe", opponent=opponent), 40, 64)
+    board, mask = played.seen["observation"], played.seen["action_mask"]
+    free = ~board.any(-1).reshape(*mask.shape)
+    np.testing.assert_array_equal(mask, free)  # it is always our move on a board that shows our view
+    mine, theirs = board[..., 0].sum((2, 3)), board[..., 1].sum((2, 3))
+    assert set(np.unique(theirs - mine)) == {0, 1}  # both seats are played
+    ts = played.ts
+    assert set(np.unique(ts.reward[ts.terminated])) == {-1.0, 0.0, 1.0}
+    assert not ts.reward[~ts.terminated].any()
+    assert not ts.truncated.any()
+    mean = ts.reward[ts.terminated].mean()
+    assert abs(mean) < 0.2 if opponent == "random" else mean < -0.25  # random play against itself, or a better player
+
+
+def test_a_one_step_search_takes_every_win() -> None:
+    """Before each of our moves on which the opponent has two in a row, it had no win in one move."""
+    played = play(make("pgx/tic_tac_toe", opponent="one_step"), 40, 64)
+    lines = np.array([[0, 1, 2], [3, 4, 5], [6, 7, 8], [0, 3, 6], [1, 4, 7], [2, 5, 8], [0, 4, 8], [2, 4, 6]])
+    board = played.seen["observation"].reshape(40, 64, 9, 2)
+    mine = board[..., 0].copy()
+    np.put_along_axis(mine, played.action[..., None], True, -1)  # after our move
+    theirs = board[..., 1]
+    empty = ~(mine | theirs)
+    chance = ((theirs[..., lines].sum(-1) == 2) & (empty[..., lines].sum(-1) == 1)).any(-1)
+    won = mine[..., lines].all(-1).any(-1)
+    assert chance.any()
+    assert (played.ts.reward[chance & ~won] == -1).all()
+
+
+def test_a_frozen_policy_is_an_opponent() -> None:
+    """Who always takes the first legal field meets itself: the game is always the same."""
+
+    def first_legal(key, obs):
+        return jnp.argmax(obs["action_mask"])
+
+    env = make("pgx/tic_tac_toe", opponent=first_legal)
+    played = play(env, 8, 8, policy=lambda t, obs, key: first_legal(key, obs))
+    ends = played.ts.reward[played.ts.terminated]
+    assert set(ends) == {-1.0, 1.0}  # who begins wins: 0, 2, 4, 6 is a diagonal with 2, 4, 6
+
+
+@pytest.mark.parametrize("name", ["kuhn_poker", "2048"])
+def test_games_that_end_early_or_have_one_player(name: str) -> None:
+    env = make(f"pgx/{name}")
+    check_env(env)
+    ts = play(env, 24, 16).ts
+    assert not ts.truncated.any()
+    assert np.isfinite(ts.reward).all()
+
+
+@pytest.mark.parametrize(
+    ("params", "key"),
+    [
+        ({"sticky_prob": 0.1}, "sticky_action_prob"),
+        ({"opponent": "random"}, "time_limit"),
+        ({"time_limit": 1.5}, "int"),
+    ],
+)
+def test_wrong_parameters_are_named(params: dict, key: str) -> None:
+    with pytest.raises(ValueError, match=key):
+        make("pgx/minatar-breakout", **params)
+
+
+def test_a_wrong_opponent_is_named() -> None:
+    with pytest.raises(ValueError, match="'perfect'"):
+        make("pgx/tic_tac_toe", opponent="perfect")

@@ -1,0 +1,103 @@
+"""XLand-MiniGrid: transitions are the suite's own, symbols keep their values, and the clock is max_steps."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from probes import quick_jit
+from suites import assert_clock, assert_same, needs, play
+
+from purejaxppo.envs.conformance import check_env
+from purejaxppo.envs.errors import EnvironmentUnavailable
+from purejaxppo.envs.facts import recorded_ids
+from purejaxppo.envs.packages import suite_code
+from purejaxppo.envs.registry import make
+from purejaxppo.envs.suites import xland as adapter
+
+xminigrid = needs("xland")
+pytestmark = pytest.mark.suites
+
+
+def test_the_recorded_ids_are_those_of_the_suite() -> None:
+    assert set(recorded_ids("xland")) == set(xminigrid.registered_environments())
+
+
+def test_it_steps_as_the_suite_does() -> None:
+    played = play(make("xland/MiniGrid-DoorKey-5x5"), 20, 3)
+    assert not (played.ts.terminated | played.ts.truncated).any()
+    env, params = xminigrid.make("MiniGrid-DoorKey-5x5")
+
+    def replay(key, actions):
+        def step(ts, action):
+            ts = jax.vmap(env.step, (None, 0, 0))(params, ts, action)
+            return ts, (ts.observation, ts.reward)
+
+        first = jax.vmap(env.reset, (None, 0))(params, jax.random.key_data(jax.random.split(key, 3)))
+        return jax.lax.scan(step, first, actions)[1]
+
+    key_reset = jax.random.split(jax.random.key(0), 3)[0]
+    with suite_code():
+        replayed = quick_jit(replay)(key_reset, played.action)
+    assert_same(replayed, (played.ts.obs, played.ts.reward))
+
+
+def test_max_steps_truncates_and_the_goal_terminates() -> None:
+    assert_clock(lambda limit: make("xland/MiniGrid-Empty-5x5", max_steps=limit), 60, 32)
+
+
+def test_the_clock_of_doorkey_is_the_suites_own() -> None:
+    ts = play(make("xland/MiniGrid-DoorKey-5x5"), 250, 2).ts
+    assert (ts.truncated[-1] | ts.terminated.any(0)).all()
+    assert not ts.truncated[:-1].any()
+
+
+def test_observations_are_symbols_within_their_bounds() -> None:
+    env = make("xland/MiniGrid-DoorKey-5x5", view_size=5)
+    space = env.observation_space
+    assert (space.shape, space.dtype) == ((5, 5, 2), np.uint8)
+    obs = play(env, 20, 4).seen
+    assert (obs <= space.high).all()
+    assert obs.max() > 1
+
+
+def _rulesets() -> object:
+    """A benchmark of two rulesets: to pick up nothing, for which no reward is given, twice."""
+    empty = xminigrid.make("XLand-MiniGrid-R1-9x9")[1].ruleset
+    return jax.tree.map(lambda x: jnp.stack([x, x]), empty)
+
+
+class TwoRulesets:
+    """Stands for xminigrid's Benchmark, which is made from a download."""
+
+    def sample_ruleset(self, key):
+        return jax.tree.map(lambda x: x[jax.random.randint(key, (), 0, 2)], _rulesets())
+
+
+def test_xland_draws_a_ruleset_at_every_reset() -> None:
+    env = make("xland/XLand-MiniGrid-R1-9x9", benchmark=TwoRulesets(), max_steps=5)
+    check_env(env)
+    assert (play(env, 5, 2).ts.truncated[-1]).all()
+
+
+def test_xland_without_a_task_is_refused() -> None:
+    with pytest.raises(ValueError, match="benchmark"):
+        make("xland/XLand-MiniGrid-R1-9x9")
+
+
+def test_an_unknown_benchmark_names_the_nearest() -> None:
+    with pytest.raises(ValueError, match="trivial-21k"):
+        make("xland/XLand-MiniGrid-R1-9x9", benchmark="trivial-22k")
+
+
+def test_a_benchmark_without_a_network_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(name):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(adapter.import_suite("xland"), "load_benchmark", offline)
+    with pytest.raises(EnvironmentUnavailable, match="no route to host"):
+        make("xland/XLand-MiniGrid-R1-9x9", benchmark="trivial-21k")
+
+
+def test_wrong_parameters_are_named() -> None:
+    with pytest.raises(ValueError, match="max_steps"):
+        make("xland/MiniGrid-Empty-5x5", max_step=3)
