@@ -64,11 +64,13 @@ def compile_cold(function, *args):
 
 def kernels_per_env_step(program, num_steps):
     """How many kernels a step of all environments is in a compiled program; None where its text does not show it."""
-    path = pathlib.Path(__file__).resolve().parents[2] / "purejaxppo" / "hlo.py"  # needs nothing that a peer may lack
+    path = (
+        pathlib.Path(__file__).resolve().parents[2] / "purejaxppo" / "bench" / "hlo.py"
+    )  # needs nothing that a peer may lack
     spec = importlib.util.spec_from_file_location("hlo", path)
     sys.modules["hlo"] = hlo = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(hlo)
-    return hlo.count(program.as_text()).per_turn(num_steps)
+    return hlo.count(program.as_text()).per_iteration(num_steps)
 
 
 def stopwatch(program, *args):

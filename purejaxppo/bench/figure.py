@@ -1,4 +1,4 @@
-"""The benchmark report as a figure."""
+"""Show the benchmark report as a figure."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,16 +21,16 @@ PHASE_COLORS = {
 
 
 def plot_bench(path: str | Path, report: Mapping[str, Any]) -> None:
-    """Draw what `bench` measured and write it as PNG: speed, where the time goes, compile time, curves if any.
+    """Draw the report as PNG: speed, the phases of an update, compile time, and the curves if they were measured.
 
     Args:
-        path: the file to write; replaced in one step.
-        report: what `purejaxppo.bench.benchmark.run_benchmark` returns.
+        path: the file to write; replaced atomically.
+        report: the result of `purejaxppo.bench.benchmark.run_benchmark`.
     """
     results = {name: result for name, result in report["workloads"].items() if "error" not in result}
     curves = "scaling" in report
-    about = report["machine"]
-    device = about["device"] if about["platform"] != "cpu" else f"{about['cpu']}, {about['cores']} cores"
+    machine = report["machine"]
+    device = machine["device"] if machine["platform"] != "cpu" else f"{machine['cpu']}, {machine['cores']} cores"
     height = 1.6 + 0.45 * max(len(results), 3)
     figure = new_figure(height + 3.6 * curves, f"purejaxppo {report['versions']['purejaxppo']} on {device}")
     grid = figure.add_gridspec(1 + curves, 1, height_ratios=[height, 3.6][: 1 + curves])
@@ -46,12 +46,12 @@ def plot_bench(path: str | Path, report: Mapping[str, Any]) -> None:
     save_figure(figure, path)
 
 
-def _bars(axes: Any, title: str, names: Mapping[str, Any], labels: bool = True) -> np.ndarray:
-    """Prepare `axes` for one horizontal bar per name, from above; returns where they go."""
+def _prepare_bars(axes: Any, title: str, names: Mapping[str, Any]) -> np.ndarray:
+    """Prepare `axes` for one horizontal bar per name, the first on top, and return their positions."""
     axes.set_title(title, fontsize=11, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     y = np.arange(len(names))
-    axes.set_yticks(y, list(names) if labels else [""] * len(names), fontsize=11)
+    axes.set_yticks(y, list(names), fontsize=11)
     axes.set_ylim(len(names) - 0.4, -0.6)
     return y
 
@@ -59,7 +59,7 @@ def _bars(axes: Any, title: str, names: Mapping[str, Any], labels: bool = True) 
 def _draw_speed(axes: Any, results: Mapping[str, Any]) -> None:
     from matplotlib.ticker import EngFormatter
 
-    y = _bars(axes, "environment steps per second", results)
+    y = _prepare_bars(axes, "environment steps per second", results)
     rates = [result["steps_per_s"] for result in results.values()]
     middle = np.array([rate["median"] for rate in rates])
     spread = np.array([[rate["median"] - rate["min"], rate["max"] - rate["median"]] for rate in rates]).T
@@ -69,17 +69,14 @@ def _draw_speed(axes: Any, results: Mapping[str, Any]) -> None:
     for at, rate in zip(y, rates, strict=True):
         axes.annotate(f" {short(rate['median'])}", (rate["max"], at), va="center")
     axes.set_xlim(0, max((rate["max"] for rate in rates), default=1.0) * 1.3)
-    axes.set_xlabel("median, least and greatest")
+    axes.set_xlabel("median, minimum and maximum")
 
 
 def _draw_split(axes: Any, results: Mapping[str, Any]) -> None:
-    y = _bars(axes, "where the time of an update goes", results)
+    y = _prepare_bars(axes, "phases of an update, share of its time", results)
     left = np.zeros(len(results))
     for phase, color in PHASE_COLORS.items():
-        # a negative rest (phases that cost less together than alone) has no width
-        shares = [
-            max(r["split_s"][phase], 0.0) / sum(max(s, 0.0) for s in r["split_s"].values()) for r in results.values()
-        ]
+        shares = [_shares(result["split_s"])[phase] for result in results.values()]
         axes.barh(y, shares, 0.6, left=left, color=color, label=phase, edgecolor="white", lw=0.8)
         for at, start, share in zip(y, left, shares, strict=True):
             if share > 0.07:
@@ -95,11 +92,17 @@ def _draw_split(axes: Any, results: Mapping[str, Any]) -> None:
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=3, fontsize=9, frameon=False)
 
 
+def _shares(seconds: Mapping[str, float]) -> dict[str, float]:
+    """Return the share of each phase. A negative rest (phases faster together than separately) counts as 0."""
+    positive = {phase: max(s, 0.0) for phase, s in seconds.items()}
+    return {phase: s / sum(positive.values()) for phase, s in positive.items()}
+
+
 def _draw_compile(axes: Any, results: Mapping[str, Any]) -> None:
-    y = _bars(axes, "compile time in seconds", results)
-    for shift, kind, color in ((-0.16, "cold", MARK), (0.16, "warm", BAND)):
+    y = _prepare_bars(axes, "compile time in seconds", results)
+    for shift, kind, color, label in ((-0.16, "cold", MARK, "cold"), (0.16, "warm", BAND, "from the cache")):
         seconds = [result["compile"][f"{kind}_s"] for result in results.values()]
-        axes.barh(y + shift, seconds, 0.3, color=color, label={"cold": "cold", "warm": "from the cache"}[kind])
+        axes.barh(y + shift, seconds, 0.3, color=color, label=label)
         for at, value in zip(y + shift, seconds, strict=True):
             axes.annotate(f" {value:.1f}", (value, at), va="center", fontsize=9)
     axes.set_xlim(0, max((result["compile"]["cold_s"] for result in results.values()), default=1.0) * 1.2)
@@ -117,7 +120,7 @@ def _draw_scaling(axes: Any, points: Any) -> None:
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_title("steps per second against environments", fontsize=11, loc="left")
-    axes.set_xlabel("environments side by side")
+    axes.set_xlabel("environments")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
 

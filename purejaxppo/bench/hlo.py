@@ -1,13 +1,15 @@
-"""What a compiled program does when it runs, counted from its text: kernels, floating point operations, bytes.
+"""Count the kernels, floating point operations and bytes of a compiled program from its text.
 
-`jax.jit(f).lower(...).compile().as_text()` is optimised HLO: computations, each a list of instructions, one of them the
-entry. A profiler is not needed, and XLA's own cost analysis does not help: it counts the body of a loop once. Here what
-is inside a loop counts as often as the loop turns, which XLA writes beside it (`known_trip_count`).
+`jax.jit(f).lower(...).compile().as_text()` is optimized HLO: computations, each a list of instructions, one of them the
+entry. XLA's own cost analysis counts the body of a loop once. Here the body of a loop counts once per iteration; XLA
+notes the number of iterations in the text (`known_trip_count`).
 
-What counts as one kernel: every instruction that a device executes by itself, be it a fusion, a dot, a copy or a call
-of a library. What does not: naming things (parameter, constant, tuple, bitcast), control flow (of while, call and
-conditional what is inside counts), and the second half of an asynchronous pair. A loop that the CPU compiles into one
-function (`xla_cpu_small_call`) is one kernel.
+A kernel is an instruction that a device executes by itself: a fusion, a dot, a copy or a library call. Instructions
+that only name values (parameter, constant, tuple, bitcast) are not kernels, nor is the second half of an asynchronous
+pair. Control flow (while, call, conditional) counts as the kernels inside it, except that a loop that the CPU backend
+compiles into one function (`xla_cpu_small_call`) is one kernel.
+
+This module imports only the standard library, so that the environments of peers can load it (benchmarks/peers).
 """
 
 from __future__ import annotations
@@ -26,9 +28,9 @@ FREE |= {"opt-barrier", "optimization-barrier", "partition-id", "replica-id", "a
 
 CONTROL = {"while", "call", "conditional", "async-start"}
 
-SLICES = {"dynamic-slice", "slice", "gather"}  # read as much as they write, however large what they read from
+SLICES = {"dynamic-slice", "slice", "gather"}  # read as many bytes as they write, whatever the size of the operand
 
-GEMM_CALLS = ("gemm", "matmul", "dot")  # names of library calls that are matrix products
+GEMM_CALLS = ("gemm", "matmul", "dot")  # in the names of library calls that are matrix products
 
 
 class Instruction(NamedTuple):
@@ -37,56 +39,65 @@ class Instruction(NamedTuple):
     name: str
     opcode: str
     shape: str  # as written, such as f32[8,64]{1,0} or a tuple of such
-    operands: tuple[str, ...]  # names; of a parameter its number
-    attributes: str  # all that stands behind the operands, without metadata
+    operands: tuple[str, ...]  # names; for a parameter, its number
+    attributes: str  # the text after the operands, without metadata
 
 
 class Program(NamedTuple):
-    """A compiled program: its computations by name, and the name of that which is called."""
+    """A compiled program."""
 
-    computations: dict[str, tuple[Instruction, ...]]
-    entry: str
+    computations: dict[str, tuple[Instruction, ...]]  # by name
+    entry: str  # name of the computation that a call of the program executes
 
 
 class Loop(NamedTuple):
     """One while loop of a program."""
 
     name: str
-    trips: int | None  # turns each time it is entered; None where only the data say
-    turns: float  # in all of one execution of the program
-    kernels: float  # executed per turn, those of loops inside it too
+    trips: int | None  # iterations each time the loop is entered; None if they depend on the data
+    iterations: float  # in one execution of the program
+    kernels: float  # executed per iteration, including those of inner loops
 
 
 @dataclass(frozen=True)
 class Count:
-    """What one execution of a program does."""
+    """The work of one execution of a program."""
 
     kernels: dict[str, float]  # executions by opcode
-    flops: float  # of matrix products and convolutions; a multiplication and an addition are two
-    bytes: float  # read and written by kernels, as if no cache held anything between two of them
+    flops: float  # of matrix products and convolutions; a multiplication and an addition count as two
+    bytes: float  # read and written by kernels, as if no cache kept anything from one kernel to the next
     loops: tuple[Loop, ...]
 
     @property
     def executed(self) -> float:
-        """All kernels executed."""
+        """Number of kernels executed."""
         return sum(self.kernels.values())
 
-    def per_turn(self, trips: int) -> float | None:
-        """Kernels per turn of the dearest loop of `trips` turns (T: the rollout's); None where the text shows none."""
+    def per_iteration(self, trips: int) -> float | None:
+        """Return the kernels per iteration of the most expensive loop of `trips` iterations; None if there is none.
+
+        With trips = T this is the loop of the rollout.
+        """
         return max((loop.kernels for loop in self.loops if loop.trips == trips), default=None)
 
     @property
     def unknown_loops(self) -> int:
-        """Loops whose number of turns was assumed."""
+        """Number of loops whose number of iterations was assumed."""
         return sum(loop.trips is None for loop in self.loops)
 
 
 def count(text: str, assumed_trips: float = 1.0) -> Count:
-    """Count what one execution of a compiled program does.
+    """Count the work of one execution of a compiled program.
 
-    text: `compiled.as_text()`. assumed_trips: turns of a loop where the program does not say how many; such a loop
-    evaluates its condition as well, once more than it turns. Of the branches of a conditional the dearest counts.
-    Raises ValueError where `text` is no HLO program.
+    Of the branches of a conditional, the most expensive one counts.
+
+    Args:
+        text: `compiled.as_text()`.
+        assumed_trips: iterations of a loop whose number of iterations depends on the data. Such a loop also evaluates
+            its condition, once more than its body.
+
+    Raises:
+        ValueError: `text` is not an HLO program.
     """
     program = parse(text)
     loops: list[Loop] = []
@@ -104,7 +115,11 @@ _ARRAY = re.compile(r"\b([a-z]+\d*\w*)\[([\d,]*)\]")
 
 
 def parse(text: str) -> Program:
-    """Read the text of a program. Raises ValueError where there is no entry."""
+    """Parse the text of a program.
+
+    Raises:
+        ValueError: the text has no entry computation.
+    """
     computations: dict[str, tuple[Instruction, ...]] = {}
     entry, name, lines = "", "", []
     for line in text.splitlines():
@@ -121,7 +136,7 @@ def parse(text: str) -> Program:
 
 
 def _instruction(name: str, rest: str) -> Instruction:
-    """An instruction from what stands behind its `=`: shape opcode(operands), attributes."""
+    """Parse the text after the `=` of an instruction: shape opcode(operands), attributes."""
     end = _closing(rest, 0) + 1 if rest.startswith("(") else rest.index(" ")
     shape, rest = rest[:end], rest[end:].lstrip()
     opening = rest.index("(")
@@ -132,7 +147,7 @@ def _instruction(name: str, rest: str) -> Instruction:
 
 
 def _closing(text: str, start: int) -> int:
-    """Where the bracket that opens at `start` closes."""
+    """Return the position of the bracket that closes the one at `start`."""
     depth = 0
     for found in re.compile(r"[()]").finditer(text, start):
         depth += 1 if found[0] == "(" else -1
@@ -142,29 +157,30 @@ def _closing(text: str, start: int) -> int:
 
 
 def _arrays(shape: str) -> list[tuple[str, tuple[int, ...]]]:
-    """(dtype, dimensions) of a shape, of each element where it is a tuple."""
+    """Return (dtype, dimensions) of a shape; for a tuple, of each element."""
     return [(dtype, tuple(int(n) for n in dims.split(",") if n)) for dtype, dims in _ARRAY.findall(shape)]
 
 
 @lru_cache(maxsize=4096)
-def _bytes(shape: str) -> float:
+def shape_bytes(shape: str) -> float:
+    """Return the bytes of an array or a tuple of arrays, such as `(f32[8,64]{1,0}, s32[])`."""
     return sum(math.prod(dims) * _width(dtype) for dtype, dims in _arrays(shape))
 
 
 def _width(dtype: str) -> float:
-    """Bytes of one element; a token has none."""
+    """Return the bytes of one element; a token has none."""
     bits = re.search(r"\d+", dtype)
     return int(bits[0]) / 8.0 if bits else float(dtype == "pred")
 
 
 def _called(attributes: str, *keys: str) -> list[str]:
-    """Computations named under any of the attributes `keys`."""
+    """Return the computations that the attributes `keys` name."""
     found = re.findall(rf"\b(?:{'|'.join(keys)})=(?:%([\w.\-]+)|\{{([^}}]*)\}})", attributes)
     return [name for one, many in found for name in ([one] if one else re.findall(r"%([\w.\-]+)", many))]
 
 
 def trip_count(attributes: str) -> int | None:
-    """Turns of a while loop as XLA noted them; None where it does not know."""
+    """Return the number of iterations of a while loop, or None if XLA does not know it."""
     found = re.search(r'"known_trip_count":\{"n":"(\d+)"', attributes)
     return int(found[1]) if found else None
 
@@ -172,8 +188,16 @@ def trip_count(attributes: str) -> int | None:
 Total = tuple[Counter, float, float]  # kernels by opcode, FLOP, bytes
 
 
-def _walk(program: Program, name: str, assumed: float, turns: float, loops: list[Loop]) -> Total:
-    """What one execution of the computation `name` does; `turns` of them are done in all."""
+def _walk(program: Program, name: str, assumed: float, executions: float, loops: list[Loop]) -> Total:
+    """Count one execution of the computation `name`, and append its loops to `loops`.
+
+    Args:
+        program: the program.
+        name: the computation.
+        assumed: iterations of loops of unknown length.
+        executions: how often one execution of the program executes this computation.
+        loops: receives the loops that were met.
+    """
     kernels: Counter = Counter()
     flops = moved = 0.0
     shapes = {line.name: line.shape for line in program.computations[name]}
@@ -181,7 +205,7 @@ def _walk(program: Program, name: str, assumed: float, turns: float, loops: list
         if line.opcode in FREE or line.opcode.endswith("-done"):
             continue
         if line.opcode in CONTROL and "xla_cpu_small_call" not in line.attributes:
-            more, flop, byte = _control(program, line, assumed, turns, loops)
+            more, flop, byte = _control(program, line, assumed, executions, loops)
             kernels.update(more)
         else:
             kernels[line.opcode] += 1
@@ -198,27 +222,26 @@ def _plus(a: Total, b: Total) -> Total:
     return a[0] + b[0], a[1] + b[1], a[2] + b[2]
 
 
-def _control(program: Program, line: Instruction, assumed: float, turns: float, loops: list[Loop]) -> Total:
-    """What a while, call or conditional does."""
+def _control(program: Program, line: Instruction, assumed: float, executions: float, loops: list[Loop]) -> Total:
+    """Count a while, call or conditional, executed `executions` times."""
     if line.opcode != "while":
         branches = _called(line.attributes, "to_apply", "calls", "called_computations")
         branches += _called(line.attributes, "branch_computations", "true_computation", "false_computation")
-        return max(
-            (_walk(program, b, assumed, turns, loops) for b in branches), key=lambda total: sum(total[0].values())
-        )
+        totals = [_walk(program, branch, assumed, executions, loops) for branch in branches]
+        return max(totals, key=lambda total: sum(total[0].values()))
     trips = trip_count(line.attributes)
     times = assumed if trips is None else trips
     at = len(loops)
-    body = _walk(program, _called(line.attributes, "body")[0], assumed, turns * times, loops)
-    loops.insert(at, Loop(line.name, trips, turns * times, sum(body[0].values())))
-    if trips is not None:  # then nothing asks whether to go on
+    body = _walk(program, _called(line.attributes, "body")[0], assumed, executions * times, loops)
+    loops.insert(at, Loop(line.name, trips, executions * times, sum(body[0].values())))
+    if trips is not None:  # then the condition is not evaluated
         return _times(body, times)
-    condition = _walk(program, _called(line.attributes, "condition")[0], assumed, turns * (times + 1), loops)
+    condition = _walk(program, _called(line.attributes, "condition")[0], assumed, executions * (times + 1), loops)
     return _plus(_times(body, times), _times(condition, times + 1))
 
 
 def _flops(program: Program, line: Instruction, shapes: dict[str, str], assumed: float) -> float:
-    """FLOP of the matrix products in one kernel, those inside a fusion or a small call too."""
+    """Return the FLOP of the matrix products in one kernel, including those inside a fusion or a small call."""
     if line.opcode == "dot":
         return _product_flops(line, shapes)
     if line.opcode == "convolution":
@@ -234,7 +257,7 @@ def _flops(program: Program, line: Instruction, shapes: dict[str, str], assumed:
 
 
 def _product_flops(line: Instruction, shapes: dict[str, str]) -> float:
-    """2 x the elements of the result x the length of the sums."""
+    """Return 2 x elements of the result x length of the sums."""
     contracted = re.search(r'lhs_contracting_dim(?:s=\{|ensions":\[)([\d",]*)', line.attributes)
     if contracted is None:
         return 0.0
@@ -244,7 +267,7 @@ def _product_flops(line: Instruction, shapes: dict[str, str]) -> float:
 
 
 def _convolution_flops(line: Instruction, shapes: dict[str, str]) -> float:
-    """2 x the elements of the result x the kernel's elements per output channel."""
+    """Return 2 x elements of the result x elements of the convolution kernel per output channel."""
     labels = re.search(r"dim_labels=\w+_(\w+)->", line.attributes)
     kernel = _arrays(shapes[line.operands[1]])[0][1]
     channels = kernel[labels[1].index("o")] if labels else 1
@@ -252,39 +275,42 @@ def _convolution_flops(line: Instruction, shapes: dict[str, str]) -> float:
 
 
 def _moved(program: Program, line: Instruction, shapes: dict[str, str]) -> float:
-    """Bytes that one kernel reads and writes. Of a buffer that is only sliced, or updated in place, the slice."""
+    """Return the bytes that one kernel reads and writes.
+
+    Of a buffer that is only sliced or updated in place, only the slice counts.
+    """
     operands = [name for name in line.operands if name in shapes]
     if line.opcode in SLICES:
-        return 2.0 * _bytes(line.shape)
+        return 2.0 * shape_bytes(line.shape)
     if line.opcode == "dynamic-update-slice":
-        return 2.0 * _bytes(shapes[operands[1]])
+        return 2.0 * shape_bytes(shapes[operands[1]])
     inside = _called(line.attributes, "calls") if line.opcode == "fusion" else []
     if not inside:
-        return _bytes(line.shape) + sum(_bytes(shapes[name]) for name in operands)
+        return shape_bytes(line.shape) + sum(shape_bytes(shapes[name]) for name in operands)
     body = program.computations[inside[0]]
     return _written(body) + sum(_read(body, i, shapes[name]) for i, name in enumerate(operands))
 
 
 def _read(body: tuple[Instruction, ...], index: int, shape: str) -> float:
-    """Bytes that a fusion reads of its operand number `index`."""
+    """Return the bytes that a fusion reads from its operand number `index`."""
     name = next(line.name for line in body if line.opcode == "parameter" and line.operands[0] == str(index))
     users = list(_users(body, name))
     if all(user.opcode in SLICES and user.operands[0] == of for user, of in users):
-        return sum(_bytes(user.shape) for user, _ in users)
+        return sum(shape_bytes(user.shape) for user, _ in users)
     if all(user.opcode == "dynamic-update-slice" and user.operands[0] == of for user, of in users):
         return 0.0
-    return _bytes(shape)
+    return shape_bytes(shape)
 
 
 def _users(body: tuple[Instruction, ...], name: str) -> Iterator[tuple[Instruction, str]]:
-    """(instruction that reads `name`, under which name), through bitcasts."""
+    """Yield the instructions that read `name`, each with the name it reads, following bitcasts."""
     for line in body:
         if name in line.operands:
             yield from _users(body, line.name) if line.opcode == "bitcast" else [(line, name)]
 
 
 def _written(body: tuple[Instruction, ...]) -> float:
-    """Bytes that a fusion writes."""
+    """Return the bytes that a fusion writes."""
     by_name = {line.name: line for line in body}
 
     def made_by(line: Instruction) -> Instruction:
@@ -293,5 +319,5 @@ def _written(body: tuple[Instruction, ...]) -> float:
     root = made_by(body[-1])
     results = [made_by(by_name[name]) for name in root.operands] if root.opcode == "tuple" else [root]
     in_place = [line for line in results if line.opcode == "dynamic-update-slice"]
-    updates = sum(_bytes(by_name[line.operands[1]].shape) for line in in_place)
-    return updates + sum(_bytes(line.shape) for line in results if line not in in_place)
+    updates = sum(shape_bytes(by_name[line.operands[1]].shape) for line in in_place)
+    return updates + sum(shape_bytes(line.shape) for line in results if line not in in_place)

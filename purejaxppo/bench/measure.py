@@ -10,112 +10,125 @@ import jax
 import jax.numpy as jnp
 
 from purejaxppo.bench.hlo import Count, count
-from purejaxppo.bench.machine import flags
+from purejaxppo.bench.machine import environment_flags
 from purejaxppo.bench.programs import (
+    Training,
+    compile_phases,
     compile_training,
-    devices_of,
-    phases,
+    count_devices,
+    prepare_cpu_for,
     seed_keys,
     time_updates,
 )
-from purejaxppo.bench.timing import Report, Say, TimingBudget, repeated, timed
-from purejaxppo.config.schema import Run
-from purejaxppo.devices.cpu import prepare_cpu
+from purejaxppo.bench.timing import Log, Report, TimingBudget, repeat, time_call
+from purejaxppo.config.schema import Config, Run
 from purejaxppo.training.loop import as_traced
 
-Array = jax.Array
+SIZES = ("num_envs", "num_steps", "num_epochs", "num_minibatches")
 
 
-def measure(run: Run, num_seeds: int, effort: TimingBudget, say: Say) -> Report:
-    """All numbers of one workload but the fractions of the ceilings and the warm compile time.
+def measure_workload(run: Run, num_seeds: int, budget: TimingBudget, log: Log) -> Report:
+    """Measure everything about one workload but its compile time from the cache.
 
-    Kernels and memory are those of each device, FLOP and bytes those of all.
+    Kernels and memory are per device, FLOP and bytes of all devices together.
     """
-    config = run.config
-    say("compiling the training program")
+    log("compiling the training program")
     training = compile_training(run, num_seeds)
-    say(f"compiled in {training.trace_s + training.compile_s:.1f} s; timing it")
-    update_s = time_updates(training, run, num_seeds, effort)
-    steps = config.timesteps_per_update * num_seeds
-    say(f"{steps / update_s.median:,.0f} steps/s")
-    whole, programs = count(training.updates.as_text()), phases(run, num_seeds, say)
-    say("timing the phases")
-    devices = devices_of(run, num_seeds)
-    parts = {name: _phase(program, args, effort, devices) for name, (program, args) in programs.items()}
-    minibatches = config.num_epochs * config.num_minibatches
-    sizes = ("num_envs", "num_steps", "num_epochs", "num_minibatches")
+    log(f"compiled in {training.trace_s + training.compile_s:.1f} s; timing it")
+    update_s = time_updates(training, run, num_seeds, budget)
+    steps = run.config.timesteps_per_update * num_seeds
+    log(f"{steps / update_s.median:,.0f} steps/s")
+    programs = compile_phases(run, num_seeds, log)
+    log("timing the phases")
+    devices = count_devices(run, num_seeds)
+    phases = {name: _measure_phase(program, args, budget, devices) for name, (program, args) in programs.items()}
     return {
         "env": run.env,
         "num_seeds": num_seeds,
         "num_devices": devices,
-        **{name: getattr(config, name) for name in sizes},
+        **{name: getattr(run.config, name) for name in SIZES},
         "steps_per_update": steps,
         "compile": {"trace_cold_s": training.trace_s, "compile_cold_s": training.compile_s},
-        "steps_per_s": update_s.per(steps),
+        "steps_per_s": update_s.rate(steps),
         "update_s": update_s._asdict(),
-        "split_s": split(update_s.median, {name: part["seconds"]["median"] for name, part in parts.items()}),
-        "kernels": {
-            "per_env_step": parts["rollout"]["kernels"] / config.num_steps,
-            "per_minibatch": parts["update"]["kernels"] / minibatches,
-            "per_update": max(loop.kernels for loop in whole.loops),  # a turn of the loop over updates
-            "by_kind": whole.kernels,
-            "loops_of_assumed_length": whole.unknown_loops - 1,  # that over updates is ours
-        },
-        "flops_per_step": devices * whole.flops / steps,
-        "bytes_per_step": devices * whole.bytes / steps,
-        "peak_memory_bytes": peak_memory(training.updates),
-        "phases": parts,
+        "split_s": split(update_s.median, {name: phase["seconds"]["median"] for name, phase in phases.items()}),
+        **_count_training(training, run.config, phases, devices, steps),
+        "phases": phases,
     }
 
 
-def _phase(program: Any, args: tuple, effort: TimingBudget, devices: int) -> Report:
+def _measure_phase(program: Any, args: tuple, budget: TimingBudget, devices: int) -> Report:
     counted: Count = count(program.as_text())
-    seconds = timed(repeated(lambda: program(*args)), effort)
-    numbers = {"kernels": counted.executed, "flops": devices * counted.flops, "bytes": devices * counted.bytes}
-    return {"seconds": seconds._asdict(), **numbers, "peak_memory_bytes": peak_memory(program)}
+    seconds = time_call(repeat(lambda: program(*args)), budget)
+    counts = {"kernels": counted.executed, "flops": devices * counted.flops, "bytes": devices * counted.bytes}
+    return {"seconds": seconds._asdict(), **counts, "peak_memory_bytes": peak_memory(program)}
 
 
-def split(whole: float, alone: Mapping[str, float]) -> dict[str, float]:
-    """Where the seconds of an update go, by subtraction: what contains another phase is shown without it.
+def _count_training(
+    training: Training, config: Config, phases: Mapping[str, Report], devices: int, steps: int
+) -> Report:
+    """Count kernels, FLOP, bytes and memory of one update, whose phases are counted already."""
+    counted = count(training.updates.as_text())
+    minibatches = config.num_epochs * config.num_minibatches
+    kernels = {
+        "per_env_step": phases["rollout"]["kernels"] / config.num_steps,
+        "per_minibatch": phases["update"]["kernels"] / minibatches,
+        "per_update": max(loop.kernels for loop in counted.loops),  # the outermost loop is the one over updates
+        "by_kind": counted.kernels,
+        "loops_of_assumed_length": counted.unknown_loops - 1,  # without the loop over updates
+    }
+    return {
+        "kernels": kernels,
+        "flops_per_step": devices * counted.flops / steps,
+        "bytes_per_step": devices * counted.bytes / steps,
+        "peak_memory_bytes": peak_memory(training.updates),
+    }
 
-    `rest` is what is left of the whole: metrics, statistics, and what the phases cost more or less together than alone.
+
+def split(update_s: float, phase_s: Mapping[str, float]) -> dict[str, float]:
+    """Divide the seconds of an update among its phases. A phase that contains another one is counted without it.
+
+    `rest` is the remainder: metrics, statistics, and the difference between phases compiled separately and together.
     It may be negative.
     """
-    parts = {
-        "environment": alone["environment"],
-        "policy": alone["rollout"] - alone["environment"],
-        "targets": alone["targets"],
-        "shuffle": alone["shuffle"],
-        "gradients": alone["update"] - alone["shuffle"],
+    phases = {
+        "environment": phase_s["environment"],
+        "policy": phase_s["rollout"] - phase_s["environment"],
+        "targets": phase_s["targets"],
+        "shuffle": phase_s["shuffle"],
+        "gradients": phase_s["update"] - phase_s["shuffle"],
     }
-    return parts | {"rest": whole - alone["rollout"] - alone["targets"] - alone["update"]}
+    return phases | {"rest": update_s - phase_s["rollout"] - phase_s["targets"] - phase_s["update"]}
 
 
 def peak_memory(program: Any) -> int:
-    """Bytes that a compiled program needs: arguments, results and what is between, less what they share."""
+    """Return the bytes that a compiled program needs: arguments, results and temporaries, less what they share."""
     stats = program.memory_analysis()
     held = stats.argument_size_in_bytes + stats.output_size_in_bytes + stats.temp_size_in_bytes
     return held - stats.alias_size_in_bytes
 
 
 def use_cache(folder: str) -> None:
-    """Keep every compiled program of this process in `folder`, and load it from there where it has it."""
+    """Store every compiled program of this process in `folder`, and load it from there if it exists."""
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def measure_cold(folder: str, run: Run, num_seeds: int, effort: TimingBudget, say: Say) -> Report:
-    """`measure` with an empty cache."""
+def measure_cold(folder: str, run: Run, num_seeds: int, budget: TimingBudget, log: Log) -> Report:
+    """Measure a workload in a fresh process with an empty compile cache in `folder`."""
     use_cache(folder)
-    prepare_cpu(run.config.timesteps_per_update // run.config.num_minibatches, num_seeds)
-    return {"flags": flags()} | measure(run, num_seeds, effort, say)
+    prepare_cpu_for(run, num_seeds)
+    return {"flags": environment_flags()} | measure_workload(run, num_seeds, budget, log)
 
 
 def compile_warm(folder: str, run: Run, num_seeds: int) -> Report:
-    """Compile time where another process has compiled the same before; `from_cache`: nothing had to be compiled."""
+    """Measure the compile time in a fresh process after `measure_cold` has filled the cache.
+
+    `from_cache` tells whether every program came from the cache.
+    """
     use_cache(folder)
-    prepare_cpu(run.config.timesteps_per_update // run.config.num_minibatches, num_seeds)
+    prepare_cpu_for(run, num_seeds)
     before = _cached(folder)
     training = compile_training(run, num_seeds)
     loaded, h = _cached(folder) == before, as_traced(run.hyperparams)

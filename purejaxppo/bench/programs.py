@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from purejaxppo.assembly import make_ppo
-from purejaxppo.bench.timing import Say, Spread, TimingBudget, timed
+from purejaxppo.bench.timing import Log, Spread, TimingBudget, time_call
 from purejaxppo.config.schema import Run
+from purejaxppo.devices.cpu import prepare_cpu
 from purejaxppo.devices.sharding import largest_device_count, shard_runs
 from purejaxppo.envs.registry import make
 from purejaxppo.networks.actor_critic import make_network
@@ -22,16 +23,21 @@ from purejaxppo.training.loop import as_traced
 from purejaxppo.types import Algorithm
 
 
-def algorithm(run: Run) -> Algorithm:
-    """The algorithm that `run` describes."""
+def prepare_cpu_for(run: Run, num_seeds: int) -> None:
+    """Configure the CPU as the command line does for `run`."""
+    prepare_cpu(run.config.timesteps_per_update // run.config.num_minibatches, num_seeds)
+
+
+def make_algorithm(run: Run) -> Algorithm:
+    """Make the algorithm that `run` describes."""
     env = make(run.env, **run.env_params)
     return make_ppo(env, make_network(env, run.network), run.config)
 
 
 def over_seeds(function: Callable, num_seeds: int) -> Callable:
-    """`function` mapped over a leading axis of seeds in all its arguments but the last; itself for one seed.
+    """Map `function` over a leading axis of seeds of all its arguments but the last; for one seed, return it unchanged.
 
-    The seeds are shared out among the devices, as in `sweep`.
+    The seeds are distributed among the devices, as in `sweep`.
     """
     if num_seeds == 1:
         return function
@@ -39,34 +45,36 @@ def over_seeds(function: Callable, num_seeds: int) -> Callable:
     return shard_runs(mapped, largest_device_count(num_seeds, num_seeds))
 
 
-def devices_of(run: Run, num_seeds: int) -> int:
-    """How many devices the programs of a workload run on: each executes one like the others, and counts as much."""
-    return algorithm(run).components.plan.num_devices if num_seeds == 1 else largest_device_count(num_seeds, num_seeds)
+def count_devices(run: Run, num_seeds: int) -> int:
+    """Return the number of devices that the programs of a workload run on. Each executes the same work."""
+    if num_seeds == 1:
+        return make_algorithm(run).components.plan.num_devices
+    return largest_device_count(num_seeds, num_seeds)
 
 
 def seed_keys(num_seeds: int, seed: int = 0) -> Array:
-    """One key, or [S] keys for S > 1 seeds."""
+    """Return one key, or keys [S] for S > 1 seeds."""
     return jax.random.key(seed) if num_seeds == 1 else jax.random.split(jax.random.key(seed), num_seeds)
 
 
 def many_updates(update: Callable, state: Any, length: Array, h: Any) -> tuple[Any, Any]:
-    """`length` updates -> (state, metrics of the last): one program however many."""
+    """Run `length` updates and return the state and the last metrics. `length` is traced: one program for any."""
     metrics = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(update, state, h)[1])
-    return jax.lax.fori_loop(0, length, lambda _, loop: update(loop[0], h), (state, metrics))
+    return jax.lax.fori_loop(0, length, lambda _, carry: update(carry[0], h), (state, metrics))
 
 
 class Training(NamedTuple):
-    """The training program of a workload, and what compiling it took."""
+    """The training program of a workload, and the seconds its compilation took."""
 
     init: Any  # (keys, h) -> state
-    updates: Any  # (state, length, h) -> (state, metrics); the state is given away
-    trace_s: float  # Python to HLO
-    compile_s: float  # HLO to machine code, or loading it from the cache
+    updates: Any  # (state, length, h) -> (state, metrics); the state is donated
+    trace_s: float  # from Python to HLO
+    compile_s: float  # from HLO to machine code, or loading that from the cache
 
 
 def compile_training(run: Run, num_seeds: int) -> Training:
-    """Trace and compile the first state and the updates."""
-    algo, h = algorithm(run), as_traced(run.hyperparams)
+    """Trace and compile the initialization and the updates."""
+    algo, h = make_algorithm(run), as_traced(run.hyperparams)
     init, update = (over_seeds(function, num_seeds) for function in (algo.init, algo.update))
     keys, length = seed_keys(num_seeds), jnp.int32(1)
     start = time.perf_counter()
@@ -78,33 +86,36 @@ def compile_training(run: Run, num_seeds: int) -> Training:
     return Training(*programs, traced - start, time.perf_counter() - traced)
 
 
-def time_updates(training: Training, run: Run, num_seeds: int, effort: TimingBudget) -> Spread:
-    """Seconds per update."""
+def time_updates(training: Training, run: Run, num_seeds: int, budget: TimingBudget) -> Spread:
+    """Measure the seconds per update."""
     h = as_traced(run.hyperparams)
     state = training.init(seed_keys(num_seeds), h)
 
-    def call(turns: int) -> Any:
+    def call(iterations: int) -> Any:
         nonlocal state
-        state, metrics = training.updates(state, jnp.int32(turns), h)
+        state, metrics = training.updates(state, jnp.int32(iterations), h)
         return metrics
 
-    return timed(call, effort)
+    return time_call(call, budget)
 
 
-def phases(run: Run, num_seeds: int, say: Say) -> dict[str, tuple[Any, tuple]]:
-    """The phases of one update, each a program of its own: name -> (compiled program, its arguments).
+def compile_phases(run: Run, num_seeds: int, log: Log) -> dict[str, tuple[Any, tuple]]:
+    """Compile each phase of one update as a separate program, from the functions that an update calls.
 
-    They are made of the functions that an update calls, and start from the first state of a run. `environment` takes
-    the rollout's actions as given; `update` is the epochs of minibatch steps, with the shuffles in it.
+    They start from the first state of a run. `environment` steps the environments with the actions of the rollout;
+    `update` is all epochs of minibatch steps, including the shuffles.
+
+    Returns:
+        Name of the phase -> (compiled program, its arguments).
     """
-    algo, h = algorithm(run), as_traced(run.hyperparams)
+    algo, h = make_algorithm(run), as_traced(run.hyperparams)
     ppo = algo.components
     config, keys = run.config, [seed_keys(num_seeds, seed) for seed in range(5)]
     programs: dict[str, tuple[Any, tuple]] = {}
 
     def add(name: str, function: Callable, *args: Any) -> Any:
-        """Compile and keep it; returns what one run gives. The last argument of all, `h`, is shared by the seeds."""
-        say(f"compiling the {name} alone")
+        """Compile a phase and return its result. All seeds share its last argument, `h`."""
+        log(f"compiling the {name} alone")
         programs[name] = (jax.jit(over_seeds(function, num_seeds)).lower(*args, h).compile(), (*args, h))
         return programs[name][0](*args, h)
 

@@ -1,4 +1,4 @@
-"""A function in a process of its own: nothing that it allocates, compiles or breaks reaches ours."""
+"""Run a function in a subprocess, so that nothing it allocates, compiles or breaks reaches this process."""
 
 import multiprocessing
 import signal
@@ -7,17 +7,23 @@ from typing import Any
 
 
 class ChildFailed(RuntimeError):
-    """A process of its own ended without a result; says how."""
+    """A subprocess ended without a result. The message is its error or its exit code."""
 
 
-def run_in_subprocess(function: Callable[..., Any], *args: Any, say: Callable[[str], None] | None = None) -> Any:
-    """`function(*args)` in a process of its own; with `say`, `function(*args, say)`, and what it says is passed on.
+def run_in_subprocess(function: Callable[..., Any], *args: Any, log: Callable[[str], None] | None = None) -> Any:
+    """Return `function(*args)`, computed in a new process.
 
-    Raises ChildFailed with the message of what it raised, or with the exit code where it was killed.
+    Args:
+        function: importable by name, as for `pickle`.
+        *args: its arguments.
+        log: if given, the function gets one more argument, a callable that passes its text to `log` in this process.
+
+    Raises:
+        ChildFailed: the function raised an exception, or its process was killed.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_child, args=(sender, function, args, say is not None), daemon=True)
+    child = context.Process(target=_child, args=(sender, function, args, log is not None), daemon=True)
     child.start()
     sender.close()
     try:
@@ -27,8 +33,8 @@ def run_in_subprocess(function: Callable[..., Any], *args: Any, say: Callable[[s
                 return value
             if kind == "error":
                 raise ChildFailed(value)
-            if say is not None:
-                say(value)
+            if log is not None:
+                log(value)
     except EOFError:
         child.join()
         raise ChildFailed(f"its process ended with exit code {child.exitcode} (-9: out of memory?)") from None
@@ -37,10 +43,11 @@ def run_in_subprocess(function: Callable[..., Any], *args: Any, say: Callable[[s
         child.join()
 
 
-def _child(sender: Any, function: Callable[..., Any], args: tuple, talks: bool) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
+def _child(sender: Any, function: Callable[..., Any], args: tuple, has_log: bool) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and ends this process
+    extra = [lambda text: sender.send(("log", text))] if has_log else []
     try:
-        result = function(*args, *([lambda text: sender.send(("say", text))] if talks else []))
+        result = function(*args, *extra)
         sender.send(("result", result))
     except Exception as error:
         sender.send(("error", f"{type(error).__name__}: {error}"))

@@ -2,61 +2,64 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
+"""Receives one line of progress."""
 
-Report = dict[str, Any]  # plain numbers, texts, lists and dicts: what JSON holds
+Report = dict[str, Any]
+"""Numbers, texts, lists and dicts: what JSON can hold."""
 
 
 class TimingBudget(NamedTuple):
     """How long to measure."""
 
-    repetitions: int = 5  # timed ones, of which the median counts
-    seconds: float = 0.5  # least duration of each; as many calls as that takes
+    repetitions: int = 5  # timed repetitions, of which the median counts
+    seconds: float = 0.5  # shortest duration of a repetition, which makes as many iterations as that takes
 
 
 class Spread(NamedTuple):
-    """Median, least and greatest of the repetitions."""
+    """Median, minimum and maximum of repetitions."""
 
     median: float
     min: float
     max: float
 
-    def per(self, amount: float) -> Report:
-        """`amount` divided by each: a rate from durations, the greatest from the least."""
+    def rate(self, amount: float) -> Report:
+        """Convert durations to rates: `amount` divided by each, the largest rate from the shortest duration."""
         return {"median": amount / self.median, "min": amount / self.max, "max": amount / self.min}
 
 
-def timed(call: Callable[[int], Any], effort: TimingBudget) -> Spread:
-    """Seconds per turn of `call(n)`, which does its work n times and returns arrays to wait for.
+def time_call(call: Callable[[int], Any], budget: TimingBudget) -> Spread:
+    """Measure the seconds per iteration of `call(n)`, which makes n iterations and returns arrays.
 
-    One call warms up, and another one says how many turns a repetition needs; both are left out.
+    Two calls are not counted: one warms up, and one shows how many iterations make a repetition.
     """
 
-    def seconds(turns: int) -> float:
+    def seconds(iterations: int) -> float:
         start = time.perf_counter()
-        jax.block_until_ready(call(turns))
-        return (time.perf_counter() - start) / turns
+        jax.block_until_ready(call(iterations))
+        return (time.perf_counter() - start) / iterations
 
     first = seconds(1)
-    once = first if first > effort.seconds else seconds(1)
-    turns = max(1, int(np.ceil(effort.seconds / max(once, 1e-6))))
-    all = [seconds(turns) for _ in range(effort.repetitions)]
-    return Spread(float(np.median(all)), min(all), max(all))
+    once = first if first > budget.seconds else seconds(1)
+    iterations = max(1, math.ceil(budget.seconds / max(once, 1e-6)))
+    measured = [seconds(iterations) for _ in range(budget.repetitions)]
+    return Spread(statistics.median(measured), min(measured), max(measured))
 
 
-def repeated(call: Callable[[], Any]) -> Callable[[int], Any]:
-    """`call` n times, waiting for each: never two results in memory."""
+def repeat(call: Callable[[], Any]) -> Callable[[int], Any]:
+    """Return a function of n that calls `call` n times, with never more than one result in memory."""
 
-    def turns(n: int) -> Any:
+    def iterate(n: int) -> Any:
         for _ in range(n - 1):
             jax.block_until_ready(call())
         return call()
 
-    return turns
+    return iterate

@@ -42,9 +42,9 @@ def prepare_cpu(
     The flags of `xla_flags` are appended to XLA_FLAGS. A flag that is set there already keeps its value.
 
     Args:
-        minibatch_size: Samples of a minibatch. None: unknown, treated as large.
-        num_seeds: Runs that share the program. None: unknown, treated as many.
-        fast_flags: Whether to enable compiler passes that XLA leaves off by default. They make some workloads faster,
+        minibatch_size: samples of a minibatch. None: unknown, treated as large.
+        num_seeds: runs that share the program. None: unknown, treated as many.
+        fast_flags: whether to enable compiler passes that XLA leaves off by default. They make some workloads faster,
             but the compiler aborts the process on some programs. None: on if the environment variable
             PUREJAXPPO_FAST_FLAGS is set to anything but 0, false, no or off.
 
@@ -52,7 +52,7 @@ def prepare_cpu(
         UserWarning: JAX has already started on a CPU and runs with other settings, which cannot be changed any more.
     """
     few = minibatch_size is not None and minibatch_size <= SMALL_MINIBATCH
-    num_devices = 1 if few and num_seeds == 1 else _count_cores()
+    num_devices = 1 if few and num_seeds == 1 else count_cores()
     missing = _missing_flags(minibatch_size, _fast_flags_wanted() if fast_flags is None else fast_flags)
     choose_devices = "JAX_NUM_CPU_DEVICES" not in os.environ
     if _has_started():
@@ -75,8 +75,8 @@ def xla_flags(minibatch_size: int | None = None, fast_flags: bool = False) -> di
     bits, become one function each.
 
     Args:
-        minibatch_size: Samples of a minibatch. None: unknown, treated as large.
-        fast_flags: Whether to add passes that XLA leaves off by default: several results from one kernel, and a search
+        minibatch_size: samples of a minibatch. None: unknown, treated as large.
+        fast_flags: whether to add passes that XLA leaves off by default: several results from one kernel, and a search
             for copies that can be omitted.
 
     Returns:
@@ -105,7 +105,7 @@ def _fast_flags_wanted() -> bool:
     return os.environ.get(FAST_FLAGS_VARIABLE, "").strip().lower() not in ("", "0", "false", "no", "off")
 
 
-def _count_cores() -> int:
+def count_cores() -> int:
     """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -1,4 +1,4 @@
-"""The counter counts: on texts with counts known by hand, and on compiled programs with counts known by arithmetic."""
+"""Counts of texts are those counted by hand, counts of compiled programs those computed by arithmetic."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from purejaxppo.bench import hlo
-from purejaxppo.bench.hlo import count, parse, trip_count
+from purejaxppo.bench.hlo import count, parse, shape_bytes, trip_count
 
 TEXT = """HloModule by_hand, is_scheduled=true, entry_computation_layout={(f32[8,16]{1,0})->f32[8,16]{1,0}}
 
@@ -77,22 +77,22 @@ def trips(n: int) -> str:
 
 def test_a_text_counted_by_hand():
     counted = count(TEXT.replace("KNOWN", trips(5)).replace("OUTER", trips(3)))
-    # entry: one fusion, two negations of the call, the small call; outer turn: a copy; inner turn: a fusion, an add
+    # entry: a fusion, two negations of the call, the small call; outer iteration: a copy; inner: a fusion, an add
     assert counted.kernels == {"fusion": 1 + 15, "negate": 2, "call": 1, "copy": 3, "add": 15}
     assert counted.executed == 37
     assert counted.flops == 15 * 2 * 8 * 16 * 16
-    assert [(loop.name, loop.trips, loop.turns, loop.kernels) for loop in counted.loops] == [
+    assert [(loop.name, loop.trips, loop.iterations, loop.kernels) for loop in counted.loops] == [
         ("loop", 3, 3, 11),
         ("again", 5, 15, 2),
     ]
     assert counted.unknown_loops == 0
     x, w = 4 * 8 * 16, 4 * 16 * 16
-    row = 2 * 4 * 16 + 4  # of the sliced operand the row that is read counts, beside the index
+    row = 2 * 4 * 16 + 4  # of the sliced operand only the row counts, and the index
     assert counted.bytes == row + 2 * 2 * x + 2 * x + 3 * 2 * x + 15 * (2 * x + w + 12)
 
 
 @pytest.mark.parametrize("assumed", [0.0, 1.0, 2.5])
-def test_a_loop_of_unknown_length_turns_as_assumed_and_asks_once_more(assumed):
+def test_a_loop_of_unknown_length_iterates_as_assumed_and_evaluates_its_condition_once_more(assumed):
     counted = count(TEXT.replace("KNOWN", "x=1").replace("OUTER", trips(3)), assumed)
     assert counted.unknown_loops == 1
     assert counted.kernels.get("add", 0) == 3 * assumed
@@ -100,14 +100,14 @@ def test_a_loop_of_unknown_length_turns_as_assumed_and_asks_once_more(assumed):
     assert counted.flops == 3 * assumed * 2 * 8 * 16 * 16
 
 
-def test_of_a_conditional_the_dearest_branch_counts():
+def test_the_most_expensive_branch_of_a_conditional_counts():
     branches = """
 %cheap (p: f32[4]) -> f32[4] {
   %p = f32[4]{0} parameter(0)
   ROOT %n = f32[4]{0} negate(%p)
 }
 
-%dear (p: f32[4]) -> f32[4] {
+%expensive (p: f32[4]) -> f32[4] {
   %p = f32[4]{0} parameter(0)
   %n = f32[4]{0} negate(%p)
   ROOT %m = f32[4]{0} copy(%n)
@@ -116,7 +116,7 @@ def test_of_a_conditional_the_dearest_branch_counts():
 ENTRY %main (i: s32[], x: f32[4]) -> f32[4] {
   %i = s32[] parameter(0)
   %x = f32[4]{0} parameter(1)
-  ROOT %c = f32[4]{0} conditional(%i, %x, %x), branch_computations={%cheap, %dear}
+  ROOT %c = f32[4]{0} conditional(%i, %x, %x), branch_computations={%cheap, %expensive}
 }
 """
     assert count(branches).kernels == {"negate": 1, "copy": 1}
@@ -166,7 +166,7 @@ def compiled(function, *args) -> str:
 
 
 def chain(length):
-    """`length` products of [32, 64] and [64, 64], one after the other."""
+    """Compile `length` products of [32, 64] and [64, 64], one after the other."""
     x, w = jnp.ones((32, 64)), jnp.ones((64, 64))
     return compiled(lambda x, w: jax.lax.scan(lambda x, _: (jnp.tanh(x @ w), None), x, length=length)[0], x, w)
 
@@ -176,7 +176,7 @@ def test_flops_of_products_in_a_scan():
         assert count(chain(length)).flops == length * 2 * 32 * 64 * 64
 
 
-def test_kernels_grow_with_the_turns_of_a_loop():
+def test_kernels_grow_with_the_iterations_of_a_loop():
     counts = [count(chain(length)) for length in (10, 20)]
     loops = [counted.loops[0] for counted in counts]
     assert [loop.trips for loop in loops] == [10, 20]
@@ -184,21 +184,21 @@ def test_kernels_grow_with_the_turns_of_a_loop():
     assert counts[1].executed - counts[0].executed == 10 * loops[0].kernels
 
 
-def test_per_turn_is_of_the_dearest_loop_of_that_length():
-    """A step of the environments takes more than the other loops over T, such as that of the advantages."""
+def test_per_iteration_is_of_the_most_expensive_loop_of_that_length():
+    """A step of the environments takes more kernels than the other loops over T, such as that of the advantages."""
 
     def rollout(x, w):
         x, ys = jax.lax.scan(lambda x, _: (jnp.sin(x) @ w, x), x, length=13)
         return x, jax.lax.scan(lambda total, y: (0.5 * total + y, total), ys[0], ys)[1]
 
     counted = count(compiled(rollout, jnp.ones((256, 64)), jnp.ones((64, 64))))
-    cheap, dear = sorted(loop.kernels for loop in counted.loops if loop.trips == 13)
-    assert cheap < dear == counted.per_turn(13)
-    assert counted.per_turn(12) is None
+    cheap, expensive = sorted(loop.kernels for loop in counted.loops if loop.trips == 13)
+    assert cheap < expensive == counted.per_iteration(13)
+    assert counted.per_iteration(12) is None
 
 
 def test_it_loads_without_any_package():
-    """So that it counts in the environments of benchmarks/compare.py, each of which holds a peer and not us."""
+    """The environments of benchmarks/compare.py hold a peer, not this package."""
     load = f"import runpy; print(runpy.run_path({hlo.__file__!r})['count'].__name__)"
     done = subprocess.run([sys.executable, "-I", "-S", "-c", load], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "count"
@@ -212,10 +212,10 @@ def test_nested_and_vmapped_scans():
     x, w = jnp.ones((32, 64)), jnp.ones((64, 64))
     one = count(compiled(nested, x, w))
     assert one.flops == 35 * 2 * 32 * 64 * 64
-    assert sorted(loop.turns for loop in one.loops) == [5.0, 35.0]
+    assert sorted(loop.iterations for loop in one.loops) == [5.0, 35.0]
     many = count(compiled(jax.vmap(nested, (0, None)), jnp.ones((3, 32, 64)), w))
     assert many.flops == 3 * one.flops
-    assert sorted(loop.turns for loop in many.loops) == [5.0, 35.0]
+    assert sorted(loop.iterations for loop in many.loops) == [5.0, 35.0]
 
 
 def test_gradients_of_a_dense_layer_cost_three_products():
@@ -248,7 +248,7 @@ def test_reading():
     assert trip_count("condition=%c, body=%b") is None
 
 
-def test_what_is_no_program_is_refused():
+def test_a_text_that_is_no_program_is_refused():
     with pytest.raises(ValueError, match="no ENTRY"):
         count("module @jit_f { func.func public @main() }")
 
@@ -258,4 +258,4 @@ def test_what_is_no_program_is_refused():
     [("f32[8,16]{1,0}", 512), ("(s32[], pred[3], bf16[2]{0})", 11), ("token[]", 0), ("c64[2]", 16), ("f8e4m3fn[4]", 4)],
 )
 def test_bytes_of_shapes(shape, size):
-    assert hlo._bytes(shape) == size
+    assert shape_bytes(shape) == size

@@ -8,7 +8,7 @@ import pytest
 
 from purejaxppo.bench.hlo import count
 from purejaxppo.bench.measure import peak_memory
-from purejaxppo.bench.programs import algorithm
+from purejaxppo.bench.programs import make_algorithm
 from purejaxppo.bench.workloads import WORKLOADS
 from purejaxppo.training.loop import as_traced
 
@@ -23,7 +23,7 @@ MORE, LESS = 1.03, 0.8  # patch versions of XLA differ by 1 %; a program far bel
 def test_kernels_and_memory_of_an_update_stay_what_they_are(name):
     """The numbers come from the optimized HLO, which the flags of conftest.py do not change (they are about LLVM)."""
     run = WORKLOADS[name].run
-    algo, h = algorithm(run), as_traced(run.hyperparams)
+    algo, h = make_algorithm(run), as_traced(run.hyperparams)
     state = jax.eval_shape(algo.init, jax.random.key(0), h)
     program = jax.jit(algo.update).lower(state, h).compile()
     found = {"kernels": count(program.as_text()).executed, "bytes": peak_memory(program)}

@@ -30,7 +30,7 @@ def before_start(monkeypatch):
     asked = []
     monkeypatch.setattr(cpu, "_has_started", lambda: False)
     monkeypatch.setattr(jax.config, "update", lambda name, value: asked.append((name, value)))
-    monkeypatch.setattr(cpu, "_count_cores", lambda: 6)
+    monkeypatch.setattr(cpu, "count_cores", lambda: 6)
     for name in ("JAX_NUM_CPU_DEVICES", "PUREJAXPPO_FAST_FLAGS", "XLA_FLAGS"):
         monkeypatch.delenv(name, raising=False)
     return asked
@@ -126,7 +126,7 @@ def test_a_script_prepares_its_cpu_by_one_call():
     code = "import jax, os, purejaxppo as pp; pp.prepare_cpu(128); print(jax.device_count(), os.environ['XLA_FLAGS'])"
     flags = [f"--{name}={value}" for name, value in (CPU_FLAGS | SMALL_FLAGS).items()]
     done = run_python(code)
-    assert done.stdout.split() == [str(cpu._count_cores()), *flags], done.stderr
+    assert done.stdout.split() == [str(cpu.count_cores()), *flags], done.stderr
 
 
 # ---- too late
@@ -141,7 +141,7 @@ def test_preparing_after_jax_has_started_warns_and_changes_nothing(monkeypatch):
 
 
 def test_no_warning_if_jax_runs_with_these_settings_already(monkeypatch):
-    monkeypatch.setattr(cpu, "_count_cores", jax.local_device_count)
+    monkeypatch.setattr(cpu, "count_cores", jax.local_device_count)
     monkeypatch.delenv("JAX_NUM_CPU_DEVICES", raising=False)
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_prefer_vector_width=512")
     with warnings.catch_warnings():

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purejaxppo._util.files import write_atomic
 from purejaxppo.functional.running_stats import RunningMoments, init_moments, update_moments
 from purejaxppo.training.policy_file import CheckpointError, Policy, load_policy, read_metadata, save_policy
 
@@ -115,17 +114,3 @@ def test_other_files_are_refused(tmp_path):
     save_file({"x": np.zeros(2)}, tmp_path / "other")
     with pytest.raises(CheckpointError, match="not a policy of purejaxppo"):
         load_policy(tmp_path / "other", FakeAlgorithm())
-
-
-def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "file"
-    write_atomic(path, "old")
-
-    def crash(*_):
-        raise OSError("no space left")
-
-    monkeypatch.setattr("os.replace", crash)
-    with pytest.raises(OSError, match="no space left"):
-        write_atomic(path, "new")
-    assert path.read_text() == "old"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
