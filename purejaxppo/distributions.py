@@ -98,7 +98,7 @@ class Categorical(NamedTuple):
 
     def noise(self, key: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
         """One uniform number in (0, 1) per action: [*shape, ...]."""
-        return jax.random.uniform(key, (*shape, *self.logits.shape[:-1])) + _HALF_STEP
+        return jax.random.uniform(key, (*shape, *self.logits.shape[:-1]), jnp.float32) + _HALF_STEP
 
     def sample_from(self, noise: jax.Array) -> jax.Array:
         """Inverse CDF: the first a with u < Σ_{i ≤ a} π(i), int32 [...]; never a masked action, for any u in [0, 1]."""
@@ -152,7 +152,8 @@ class MultiCategorical(NamedTuple):
 
     def noise(self, key: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
         """One uniform number in (0, 1) per action component: [*shape, ..., n]."""
-        return jax.random.uniform(key, (*shape, *self.logits[0].shape[:-1], len(self.logits))) + _HALF_STEP
+        sizes = (*shape, *self.logits[0].shape[:-1], len(self.logits))
+        return jax.random.uniform(key, sizes, jnp.float32) + _HALF_STEP
 
     def sample_from(self, noise: jax.Array) -> jax.Array:
         """Inverse CDF of every component, int32 [..., n]."""
@@ -192,7 +193,7 @@ class DiagonalGaussian(NamedTuple):
 
     def noise(self, key: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
         """Standard normal numbers [*shape, ..., A]."""
-        return jax.random.normal(key, (*shape, *self.mean.shape))
+        return jax.random.normal(key, (*shape, *self.mean.shape), jnp.float32)
 
     def sample_from(self, noise: jax.Array) -> jax.Array:
         """mean + σ z [..., A]."""

@@ -64,10 +64,14 @@ class NetworkConfig:
 
     kind: Literal["mlp", "cnn", "gru", "lstm", "lru"] = "mlp"  # gru, lstm and lru are recurrent
     hidden_sizes: tuple[int, ...] = (64, 64)  # widths of the dense layers
-    activation: Literal["tanh", "relu", "silu", "gelu", "elu"] = "tanh"  # after every layer
+    activation: Literal["tanh", "relu", "silu", "swish", "gelu", "elu"] = "tanh"  # after every layer; swish is silu
+    critic_hidden_sizes: tuple[int, ...] = ()  # widths of the critic's dense layers; empty: hidden_sizes
+    critic_activation: Literal["same", "tanh", "relu", "silu", "swish", "gelu", "elu"] = "same"  # of the critic
     layer_norm: bool = False  # normalize before every activation
     shared_torso: bool = False  # one torso for actor and critic, not one each
     encoder: Literal["dense", "cnn"] = "dense"  # layers that read images; kind "cnn" implies "cnn"
+    symbols: Literal["one_hot", "embedding", "scalar"] = "one_hot"  # how a Box of integer codes is read
+    embedding_size: int = 16  # values per code. Symbols "embedding" only
     rnn_size: int = 128  # width of the recurrent state. Recurrent networks only
     log_std_init: float = 0.0  # first log standard deviation of a Gaussian policy
     action_distribution: Literal["gaussian", "tanh_gaussian"] = "gaussian"  # of continuous actions

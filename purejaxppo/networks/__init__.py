@@ -1,4 +1,4 @@
-"""Actor-critic networks: the protocol, and encoders, recurrent cells and policy heads behind it.
+"""Actor-critic networks: the protocol, observation inputs, encoders, recurrent cells, initializers and policy heads.
 
 Imports `_util`, `config`, `distributions` and `envs`.
 """

@@ -1,86 +1,44 @@
-"""Orthogonal initialisation without LAPACK, its random numbers from one draw.
+"""Orthogonal initializers that need no LAPACK and share one random draw.
 
-jaxlib's QR of a *batch* waits, on a thread of XLA's CPU pool, for work it gave to the same pool. With as many such
-QRs in a program as the pool has threads, all of them wait: two cores, parameters drawn under `vmap`, and one run in
-about twenty stops for ever (seen on jaxlib 0.10.2). Gram-Schmidt needs nothing but matrix products.
+jaxlib's QR decomposition of a batch waits, on a thread of XLA's CPU pool, for work that it submitted to the same pool.
+If a program runs as many such decompositions at once as the pool has threads, it deadlocks: with two cores and
+parameters drawn under `vmap`, about one run in twenty (jaxlib 0.10.2). Gram-Schmidt needs matrix products only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from math import prod
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from purejaxppo._util.aliases import Params, PRNGKey
+
 Array = jax.Array
 
-_draw: ContextVar[Callable[[tuple[int, int]], Array] | None] = ContextVar("draw", default=None)
-
-
-@contextmanager
-def _drawing(draw: Callable[[tuple[int, int]], Array]) -> Iterator[None]:
-    token = _draw.set(draw)
-    try:
-        yield
-    finally:
-        _draw.reset(token)
-
-
-def orthonormal(key: Array, shape: tuple[int, int]) -> Array:
-    """A uniformly random [m, n], m >= n, with orthonormal columns: from `key`, or from around it (`drawn_together`)."""
-    draw = _draw.get()
-    return gram_schmidt(jax.random.normal(key, shape)) if draw is None else draw(shape)
-
-
-def batched_init(init: Callable[[Array], Any]) -> Callable[[Array], Any]:
-    """`init(key)` with all its `orthonormal` matrices from one draw, those with as many rows side by side.
-
-    The same law in half of the time to compile: a dozen small draws and loops are a dozen programs to XLA. Narrower
-    ones get columns of zeros behind their own, which no column before them sees.
-    Where `init` asks for one inside of a vmap of its own, all copies see the same.
-    """
-
-    def together(key: Array) -> Any:
-        rest, draw_key = jax.random.split(key)
-        shapes: list[tuple[int, int]] = []
-
-        def note(shape: tuple[int, int]) -> Array:
-            shapes.append(shape)
-            return jnp.zeros(shape)
-
-        with _drawing(note):  # a function made here: eval_shape remembers others, and does not ask them again
-            jax.eval_shape(lambda key: init(key), jax.ShapeDtypeStruct(rest.shape, rest.dtype))
-        shapes.sort(key=list(dict.fromkeys(shapes)).index)  # equal ones next to each other
-        sizes = [prod(shape) for shape in shapes]
-        numbers = jnp.split(jax.random.normal(draw_key, (sum(sizes),)), np.cumsum(sizes)[:-1])
-        matrices: dict[tuple[int, int], list[Array]] = {shape: [] for shape in shapes}
-        for rows in dict.fromkeys(rows for rows, _ in shapes):
-            alike = [(shape, x.reshape(shape)) for shape, x in zip(shapes, numbers, strict=True) if shape[0] == rows]
-            most = max(columns for (_, columns), _ in alike)
-            padded = jnp.stack([jnp.pad(x, ((0, 0), (0, most - x.shape[1]))) for _, x in alike])
-            for (shape, _), q in zip(alike, jax.vmap(gram_schmidt)(padded), strict=True):
-                matrices[shape].append(q[:, : shape[1]])
-        with _drawing(lambda shape: matrices[shape].pop(0)):
-            return init(rest)
-
-    return together
+DrawFn: TypeAlias = Callable[[PRNGKey, tuple[int, int]], Array]  # (key, (m, n)) -> orthonormal columns [m, n], m >= n
 
 
 def gram_schmidt(a: Array) -> Array:
-    """Orthonormal columns [m, n] that span those of a [m, n], m >= n: q_j ∝ a_j - Σ_{i<j} q_i (q_iᵀ a_j).
+    """Orthonormalize the columns of a matrix: q_j ∝ a_j − Σ_{i<j} q_i (q_iᵀ a_j).
 
-    The factor Q of a = QR with a positive diagonal of R; of a Gaussian `a` it is uniform (Haar) over such matrices.
-    Each column is projected twice, which keeps the columns orthogonal to float32 rounding. A column of zeros stays one.
+    The result is the factor Q of a = QR with a positive diagonal of R. If the entries of `a` are independent standard
+    normal, Q is uniform (Haar) over matrices with orthonormal columns (Mezzadri 2007, arXiv:math-ph/0609050). Each
+    column is projected twice, which keeps the columns orthogonal to float32 rounding (Giraud et al. 2005).
+
+    Args:
+        a: [m, n] with m >= n.
+
+    Returns:
+        Q [m, n]. A column of zeros stays zero.
     """
 
     def next_column(q: Array, j: Array) -> tuple[Array, None]:
         column = a[:, j]
-        for _ in range(2):  # columns of q from j on are still zero
+        for _ in range(2):  # the columns of q from j on are still zero
             column = column - jnp.matmul(q, jnp.matmul(column, q, precision="highest"), precision="highest")
         length = jnp.linalg.norm(column)
         return q.at[:, j].set(column / jnp.where(length > 0.0, length, 1.0)), None
@@ -88,15 +46,105 @@ def gram_schmidt(a: Array) -> Array:
     return jax.lax.scan(next_column, jnp.zeros_like(a), jnp.arange(a.shape[1]))[0]
 
 
-def orthogonal(scale: float = 1.0) -> Callable[..., Array]:
-    """An initialiser (key, shape, dtype) -> `scale` times a uniformly random matrix with orthonormal rows or columns.
+def draw_orthonormal(key: PRNGKey, shape: tuple[int, int]) -> Array:
+    """Draw a uniformly random matrix with orthonormal columns.
 
-    The last axis is that of the outputs, the others together are the inputs, as in a dense or convolution kernel.
+    Args:
+        key: a PRNG key.
+        shape: (m, n) with m >= n.
+
+    Returns:
+        float32 [m, n].
+    """
+    return gram_schmidt(jax.random.normal(key, shape, jnp.float32))
+
+
+def orthogonal(scale: float = 1.0, draw: DrawFn = draw_orthonormal) -> Callable[..., Array]:
+    """Make an orthogonal initializer (Saxe et al. 2014, arXiv:1312.6120).
+
+    Args:
+        scale: gain; √2 for hidden layers is the usual choice in PPO (Huang et al. 2022, "The 37 Implementation Details
+            of Proximal Policy Optimization", detail 2).
+        draw: source of matrices with orthonormal columns; `batched_init` passes its own.
+
+    Returns:
+        (key, shape, dtype) -> array of `shape`. As a matrix [inputs, outputs], where the last axis is that of the
+        outputs, it is `scale` times a matrix with orthonormal rows or columns.
     """
 
-    def init(key: Array, shape: Any, dtype: Any = jnp.float32) -> Array:
+    def init(key: PRNGKey, shape: Any, dtype: Any = jnp.float32) -> Array:
         rows, columns = prod(shape[:-1]), shape[-1]
-        q = orthonormal(key, (max(rows, columns), min(rows, columns)))
+        q = draw(key, (max(rows, columns), min(rows, columns)))
         return (scale * (q if rows >= columns else q.T)).reshape(shape).astype(dtype)
 
     return init
+
+
+def orthogonal_gates(num_gates: int, draw: DrawFn = draw_orthonormal) -> Callable[..., Array]:
+    """Make an initializer of the kernels of all gates of a recurrent cell, each orthogonal.
+
+    Args:
+        num_gates: number of gates, G.
+        draw: source of matrices with orthonormal columns.
+
+    Returns:
+        (key, (D, G * H), dtype) -> [D, G * H], the kernels [D, H] of the gates side by side.
+    """
+
+    def init(key: PRNGKey, shape: Any, dtype: Any = jnp.float32) -> Array:
+        one, gate = orthogonal(1.0, draw), (shape[0], shape[1] // num_gates)
+        return jnp.concatenate([one(k, gate, dtype) for k in jax.random.split(key, num_gates)], axis=1)
+
+    return init
+
+
+def batched_init(init: Callable[[PRNGKey, DrawFn], Params]) -> Callable[[PRNGKey], Params]:
+    """Serve all orthonormal matrices of an initialization from one random draw.
+
+    The distribution is that of separate draws, with less to compile: XLA compiles each small draw and each loop of
+    Gram-Schmidt as programs of their own. Matrices with equally many rows go through one vmapped loop, padded with
+    columns of zeros on the right, which leave the columns before them unchanged.
+
+    Args:
+        init: (key, draw) -> parameters. It must ask `draw` for the same shapes in the same order whenever it is
+            called. If it calls `draw` under a `vmap`, all copies receive the same matrix.
+
+    Returns:
+        (key) -> parameters.
+    """
+
+    def init_batched(key: PRNGKey) -> Params:
+        rest, draw_key = jax.random.split(key)
+        shapes = _requested_shapes(init, rest)
+        matrices = _draw_all(draw_key, shapes)
+        return init(rest, lambda key, shape: matrices[shape].pop(0))
+
+    return init_batched
+
+
+def _requested_shapes(init: Callable[[PRNGKey, DrawFn], Params], key: PRNGKey) -> list[tuple[int, int]]:
+    """Trace `init` and list the shapes of the matrices that it asks for, in order."""
+    shapes: list[tuple[int, int]] = []
+
+    def record(key: PRNGKey, shape: tuple[int, int]) -> Array:
+        shapes.append(shape)
+        return jnp.zeros(shape, jnp.float32)
+
+    # eval_shape caches by function: a new lambda makes it trace.
+    jax.eval_shape(lambda key: init(key, record), jax.ShapeDtypeStruct(key.shape, key.dtype))
+    return shapes
+
+
+def _draw_all(key: PRNGKey, shapes: list[tuple[int, int]]) -> dict[tuple[int, int], list[Array]]:
+    """Draw one orthonormal matrix per entry of `shapes`, grouped by shape."""
+    shapes = sorted(shapes, key=list(dict.fromkeys(shapes)).index)  # equal shapes next to each other
+    sizes = [prod(shape) for shape in shapes]
+    values = jnp.split(jax.random.normal(key, (sum(sizes),), jnp.float32), np.cumsum(sizes)[:-1])
+    matrices: dict[tuple[int, int], list[Array]] = {shape: [] for shape in shapes}
+    for rows in dict.fromkeys(rows for rows, _ in shapes):
+        group = [(shape, x.reshape(shape)) for shape, x in zip(shapes, values, strict=True) if shape[0] == rows]
+        widest = max(columns for (_, columns), _ in group)
+        padded = jnp.stack([jnp.pad(x, ((0, 0), (0, widest - x.shape[1]))) for _, x in group])
+        for (shape, _), q in zip(group, jax.vmap(gram_schmidt)(padded), strict=True):
+            matrices[shape].append(q[:, : shape[1]])
+    return matrices

@@ -1,4 +1,4 @@
-"""From the numbers that a policy head gives to a distribution over any action space, masks included."""
+"""Turn the outputs of a policy head into a distribution over any action space, with action masks."""
 
 from __future__ import annotations
 
@@ -13,143 +13,187 @@ import numpy as np
 from purejaxppo.config.schema import NetworkConfig
 from purejaxppo.distributions import MASKED_LOGIT, Categorical, DiagonalGaussian, Joint, MultiCategorical, TanhGaussian
 from purejaxppo.envs.masks import check_mask, component_masks, leaf_masks
-from purejaxppo.envs.spaces import Box, Discrete, MultiDiscrete, Space
+from purejaxppo.envs.spaces import UNBOUNDED, Box, Discrete, MultiDiscrete, Space, check_space
 
 Array = jax.Array
 
-LOG_STD_RANGE = 5.0
+# Range of log σ if it is a parameter. An action that the reward ignores would otherwise let the entropy bonus raise it
+# until exp overflows. NetworkConfig.log_std_init lies in this range.
+LOG_STD_MIN = -10.0
+LOG_STD_MAX = 10.0
 
-UNBOUNDED = 1e30  # bounds near the largest float stand for "none"
+LOG_STD_SPAN = 5.0  # if log σ is an output, its largest distance from log_std_init
+
+
+def bound_log_std(log_std: Array) -> Array:
+    """Bound log σ softly: the identity on [LOG_STD_MIN, LOG_STD_MAX], and at most 1 beyond it.
+
+    Above the range the result is LOG_STD_MAX + tanh(x − LOG_STD_MAX), below it LOG_STD_MIN + tanh(x − LOG_STD_MIN). The
+    gradient vanishes far outside of the range, and is not cut off at its ends, so that log σ can return.
+
+    Args:
+        log_std: log σ of any shape.
+
+    Returns:
+        An array of the same shape, in [LOG_STD_MIN − 1, LOG_STD_MAX + 1].
+    """
+    above = LOG_STD_MAX + jnp.tanh(log_std - LOG_STD_MAX)
+    below = LOG_STD_MIN + jnp.tanh(log_std - LOG_STD_MIN)
+    return jnp.where(log_std > LOG_STD_MAX, above, jnp.where(log_std < LOG_STD_MIN, below, log_std))
+
+
+def log_std_around(center: float, outputs: Array) -> Array:
+    """Compute a state-dependent log σ = c + 5 tanh(y / 5): near c + y for small y, and within 5 of c for every y."""
+    return center + LOG_STD_SPAN * jnp.tanh(outputs / LOG_STD_SPAN)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Shaped:
-    """A distribution whose actions take the shapes of the environment: for a Box that is no vector.
+    """A distribution whose actions have the shapes of the environment's Boxes, which `base` holds as vectors.
 
-    Log-probability, entropy and KL are those of `base`, whose actions are the same numbers as vectors.
+    Log-probability, entropy and KL are those of `base`.
     """
 
     base: Any
     shapes: tuple[tuple[int, ...] | None, ...] = dataclasses.field(metadata={"static": True})
-    # of each leaf of the action; None: as `base` has it
+    # of each leaf of an action; None: as in `base`
+    dtypes: tuple[str | None, ...] = dataclasses.field(metadata={"static": True})
+    # of each leaf of an action for the environment; None: as in `base`
 
-    def _to_env(self, action: Any) -> Any:
+    def _shape(self, action: Any) -> Any:
         leaves, structure = jax.tree.flatten(action)
         pairs = zip(leaves, self.shapes, strict=True)
         return structure.unflatten([x if s is None else x.reshape(*x.shape[:-1], *s) for x, s in pairs])
 
-    def _to_base(self, action: Any) -> Any:
+    def _ravel(self, action: Any) -> Any:
         leaves, structure = jax.tree.flatten(action)
         pairs = zip(leaves, self.shapes, strict=True)
         return structure.unflatten([x if s is None else _raveled(x, len(s)) for x, s in pairs])
 
     def noise(self, key: Array, shape: tuple[int, ...] = ()) -> Any:
-        """The noise of `base`."""
+        """Draw the noise of `base`."""
         return self.base.noise(key, shape)
 
     def sample_from(self, noise: Any) -> Any:
-        """The action of `base`, shaped."""
-        return self._to_env(self.base.sample_from(noise))
+        """Compute the action of `base` from noise, in shape."""
+        return self._shape(self.base.sample_from(noise))
 
     def sample(self, key: Array) -> Any:
-        """A random action."""
+        """Draw a random action."""
         return self.sample_from(self.noise(key))
 
     def mode(self) -> Any:
-        """The greedy action."""
-        return self._to_env(self.base.mode())
+        """Return the greedy action."""
+        return self._shape(self.base.mode())
 
     def to_env(self, action: Any) -> Any:
-        """The action of `base` as the environment takes it, shaped."""
-        return self._to_env(self.base.to_env(self._to_base(action)))
+        """Convert an action to what the environment takes, in shape and dtype."""
+        leaves, structure = jax.tree.flatten(self._shape(self.base.to_env(self._ravel(action))))
+        pairs = zip(leaves, self.dtypes, strict=True)
+        return structure.unflatten([x if dtype is None else x.astype(dtype) for x, dtype in pairs])
 
     def log_prob(self, action: Any) -> Array:
-        """log π(a) [...]."""
-        return self.base.log_prob(self._to_base(action))
+        """Return log π(a) [...]."""
+        return self.base.log_prob(self._ravel(action))
 
     def entropy(self) -> Array:
-        """H(π) [...] (12)."""
+        """Return H(π) [...] (12)."""
         return self.base.entropy()
 
     def kl(self, new: Shaped) -> Array:
-        """KL(self ‖ new) [...]."""
+        """Return KL(self ‖ new) [...]."""
         return self.base.kl(new.base)
 
 
 def _raveled(x: Array, rank: int) -> Array:
-    """[..., *shape] -> [..., D] where `rank` is the number of axes of the shape."""
+    """[..., *shape] -> [..., D], given the number of axes of the shape."""
     lead = x.shape[: x.ndim - rank]
     return x.reshape(*lead, math.prod(x.shape[len(lead) :]))
 
 
 def num_logits(space: Space) -> int:
-    """How many numbers of the policy head are logits."""
+    """Count the outputs of the policy head that are logits."""
     sizes = {Discrete: lambda s: s.n, MultiDiscrete: lambda s: sum(s.nvec), Box: lambda s: 0}
     return sum(sizes[type(leaf)](leaf) for leaf in jax.tree.leaves(space))
 
 
 def num_means(space: Space) -> int:
-    """How many components of an action are continuous."""
+    """Count the continuous components of an action, A."""
     return sum(leaf.low.size for leaf in jax.tree.leaves(space) if isinstance(leaf, Box))
 
 
 def policy(space: Space, config: NetworkConfig, outputs: Array, log_std: Array | None, mask: Any = None) -> Any:
-    """The distribution over `space` that the numbers of the policy head stand for.
+    """Build the distribution over `space` from the outputs of the policy head.
 
-    outputs [..., D]: logits and means, part by part in the order of the space's leaves; log_std [..., A], None where
-    nothing is continuous; mask: see `purejaxppo.envs.masks`. A dict or tuple of spaces gives a Joint of its structure.
+    Args:
+        space: the action space. For a dict or tuple of spaces the distribution is a Joint of its structure.
+        config: settings of the network.
+        outputs: logits and means [..., D], leaf by leaf in the order of the space's leaves.
+        log_std: log σ [..., A]; None if no component is continuous.
+        mask: an action mask (`purejaxppo.envs.masks`), or None. Forbidden actions get probability 0 by replacing their
+            logits (invalid action masking, Huang and Ontañón 2020, arXiv:2006.14171).
+
+    Returns:
+        A distribution with leading axes [...].
     """
     leaves, structure = jax.tree.flatten(space)
-    parts, shapes, start, std_start = [], [], 0, 0
+    distributions, shapes, dtypes, start, std_start = [], [], [], 0, 0
     for leaf, leaf_mask in zip(leaves, leaf_masks(space, mask), strict=True):
         end, std_end = start + num_logits(leaf) + num_means(leaf), std_start + num_means(leaf)
-        log_stds = None if log_std is None else _slice(log_std, std_start, std_end)
-        parts.append(_leaf_policy(leaf, config, _slice(outputs, start, end), log_stds, leaf_mask))
+        leaf_log_std = None if log_std is None else _slice(log_std, std_start, std_end)
+        distributions.append(_leaf_policy(leaf, config, _slice(outputs, start, end), leaf_log_std, leaf_mask))
         start, std_start = end, std_end
         shapes.append(leaf.shape if isinstance(leaf, Box) and len(leaf.shape) != 1 else None)
-    distribution = parts[0] if jax.tree_util.treedef_is_leaf(structure) else Joint(structure.unflatten(parts))
-    return Shaped(distribution, tuple(shapes)) if any(shape is not None for shape in shapes) else distribution
+        dtypes.append(_action_dtype(leaf))
+    single = jax.tree_util.treedef_is_leaf(structure)
+    distribution = distributions[0] if single else Joint(structure.unflatten(distributions))
+    as_is = all(x is None for x in (*shapes, *dtypes))
+    return distribution if as_is else Shaped(distribution, tuple(shapes), tuple(dtypes))
+
+
+def _action_dtype(leaf: Any) -> str | None:
+    """Return the dtype of a Box action if it is not float32, as a Box of float64 under jax_enable_x64."""
+    dtype = jax.dtypes.canonicalize_dtype(leaf.dtype) if isinstance(leaf, Box) else jnp.dtype("float32")
+    return None if dtype == jnp.float32 else dtype.name
 
 
 def _slice(x: Array, start: int, end: int) -> Array:
     return x if (start, end) == (0, x.shape[-1]) else x[..., start:end]
 
 
-def _leaf_policy(space: Any, config: NetworkConfig, numbers: Array, log_std: Any, mask: Any) -> Any:
+def _leaf_policy(space: Any, config: NetworkConfig, outputs: Array, log_std: Any, mask: Any) -> Any:
     if isinstance(space, Discrete):
-        return Categorical(numbers if mask is None else _masked(numbers, mask))
+        return Categorical(outputs if mask is None else _masked(outputs, mask))
     if isinstance(space, MultiDiscrete):
-        logits = jnp.split(numbers, np.cumsum(space.nvec).tolist()[:-1], axis=-1)
+        logits = jnp.split(outputs, np.cumsum(space.nvec).tolist()[:-1], axis=-1)
         if mask is None:
             return MultiCategorical(tuple(logits))
         return MultiCategorical(tuple(map(_masked, logits, component_masks(space, mask))))
     if config.action_distribution == "gaussian":
-        return DiagonalGaussian(numbers, log_std)
+        return DiagonalGaussian(outputs, log_std)
     low, high = (jnp.asarray(bound.ravel(), jnp.float32) for bound in (space.low, space.high))
-    return TanhGaussian(numbers, log_std, *(jnp.broadcast_to(bound, numbers.shape) for bound in (low, high)))
+    return TanhGaussian(outputs, log_std, *(jnp.broadcast_to(bound, outputs.shape) for bound in (low, high)))
 
 
 def _masked(logits: Array, mask: Array) -> Array:
-    """Logits with those of forbidden actions replaced, which also stops their gradient.
+    """Replace the logits of forbidden actions, which also stops their gradient.
 
-    All of them NaN where none is allowed: there is no policy in such a state, and what follows from it shows.
+    If no action is allowed, all logits are NaN: such a state has no policy, and the NaN makes that visible.
     """
     allowed = mask.astype(bool)
-    forbidden = jnp.where(allowed.any(-1, keepdims=True), MASKED_LOGIT, jnp.nan)
+    forbidden = jnp.where(allowed.any(-1, keepdims=True), jnp.float32(MASKED_LOGIT), jnp.float32(jnp.nan))
     return jnp.where(allowed, logits, jnp.broadcast_to(forbidden, logits.shape))
 
 
 def check_action_space(space: Space, config: NetworkConfig, mask_space: Space | None = None) -> None:
-    """Check that there is a policy over `space`, and that the mask fits (`purejaxppo.envs.masks` says of which form).
+    """Check that the network has a policy over `space`, and that the mask fits (`purejaxppo.envs.masks`).
 
     Raises:
         ValueError: names what is wrong with the space or with the mask.
     """
-    leaves = jax.tree.leaves(space)
-    if not leaves:
-        raise ValueError("the action space is empty")
-    for leaf in leaves:
+    check_space(space, "the action space")
+    for leaf in jax.tree.leaves(space):
         _check_leaf(leaf, config)
     if mask_space is not None:
         check_mask(space, mask_space)
@@ -158,13 +202,11 @@ def check_action_space(space: Space, config: NetworkConfig, mask_space: Space | 
 def _check_leaf(leaf: Any, config: NetworkConfig) -> None:
     if isinstance(leaf, Discrete | MultiDiscrete):
         return
-    if not isinstance(leaf, Box):
-        raise ValueError(f"no policy over an action space of type {type(leaf).__name__}")
     if leaf.dtype not in (np.float32, np.float64):
         raise ValueError(f"actions of {leaf} would have to be {leaf.dtype}: use MultiDiscrete or map_action")
     bounded = (leaf.low > -UNBOUNDED) & (leaf.high < UNBOUNDED) & (leaf.low < leaf.high)
     if config.action_distribution == "tanh_gaussian" and not bounded.all():
         raise ValueError(
-            f'action_distribution = "tanh_gaussian" needs finite bounds, low < high, not those of {leaf}: '
-            'give the environment bounds with map_action, or use "gaussian"'
+            f'action_distribution = "tanh_gaussian" needs finite bounds with low < high, not those of {leaf}: '
+            'bound the actions with map_action, or use "gaussian"'
         )

@@ -1,11 +1,40 @@
-"""What the tests of networks share: parameters without compiling their initialisers, and spaces of every kind."""
+"""Shared by the tests of networks: parameters without compiling initializers, and spaces of every kind."""
+
+import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from purejaxppo.config.schema import NetworkConfig
 from purejaxppo.envs.protocol import Env, TimeStep
 from purejaxppo.envs.spaces import Discrete, MultiDiscrete, box, sample_space
+
+T, N = 3, 2  # axes of the blocks of time
+SMALL = NetworkConfig(hidden_sizes=(8,), rnn_size=4)
+
+
+def small(**changes):
+    return dataclasses.replace(SMALL, **changes)
+
+
+def shapes(tree):
+    return jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+
+
+def lead(space, *axes):
+    """Shapes and dtypes of elements of a space with leading axes; nothing is computed."""
+    one = jax.eval_shape(partial(sample_space, space), jax.eval_shape(lambda: jax.random.key(0)))
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((*axes, *x.shape), x.dtype), one)
+
+
+def uniforms(rng, *shape):
+    return jnp.asarray(rng.uniform(-1, 1, size=shape), jnp.float32)
+
+
+def dense(params, x):
+    return x @ np.float64(params["kernel"]) + np.float64(params["bias"])
 
 
 def env_of(observation_space, action_space):
@@ -49,16 +78,22 @@ def sample_block(space, *lead, seed=0):
     return jax.tree.map(lambda leaf: jnp.asarray(draw(leaf)), space)
 
 
-IMAGE = box(0, 255, (5, 6, 2), np.uint8)
+BOOLS = {n: box(0, 1, (n,), bool) for n in (2, 3, 5)}
+IMAGE = box(0, 255, (5, 6, 2), np.uint8, pixels=True)
+SYMBOLS = box(0, [10, 5, 2], (5, 4, 3), np.uint8, codes=True)  # as MiniGrid: 11 objects, 6 colors, 3 states
 OBSERVATIONS = {
     "vector": box(-1, 1, (3,)),
     "scalar": box(-1, 1, ()),
     "matrix": box(-1, 1, (4, 3)),
     "int vector": box(0, 9, (3,), np.int32),
     "bool image": box(0, 1, (5, 6, 2), bool),
-    "uint8 image": IMAGE,
-    "flat image": box(0, 255, (5, 6), np.uint8),
-    "large image": box(0, 255, (36, 40, 1), np.uint8),
+    "pixels": IMAGE,
+    "uint8 image": box(0, 9, (5, 6, 2), np.uint8),
+    "flat image": box(0, 255, (5, 6), np.uint8, pixels=True),
+    "large image": box(0, 255, (36, 40, 1), np.uint8, pixels=True),
+    "symbols": SYMBOLS,
+    "flat symbols": box(1, 4, (5, 4), np.int32, codes=True),
+    "symbol vector": box(-1, [1, 2], (2,), np.int32, codes=True),
     "video": box(0, 1, (2, 5, 6, 2)),
     "discrete": Discrete(4),
     "multi-discrete": MultiDiscrete((2, 3)),

@@ -1,4 +1,4 @@
-"""Orthogonal initialisation: orthonormal, Haar, the Q of QR, and alive under vmap on few cores."""
+"""Orthogonal initialization: orthonormal, Haar, the Q of QR, one draw, no LAPACK under vmap."""
 
 import re
 
@@ -32,7 +32,7 @@ def test_nearly_parallel_columns_stay_orthogonal(key):
 
 
 def test_uniform_over_orthogonal_matrices(key):
-    """Of a Haar 3 x 3 matrix each entry has mean 0 and second moment 1/3, and rotations leave the law alone."""
+    """Of a Haar 3 x 3 matrix each entry has mean 0 and second moment 1/3; E[tr² Q] = 1."""
     q = jax.vmap(lambda k: orthogonal()(k, (3, 3)))(jax.random.split(key, 20_000))
     assert np.abs(np.mean(q, 0)).max() < 0.02
     np.testing.assert_allclose(np.mean(np.square(q), 0), 1 / 3, atol=0.01)
@@ -40,7 +40,7 @@ def test_uniform_over_orthogonal_matrices(key):
 
 
 def test_vmapped_init_has_no_batched_lapack_call(key):
-    """The calls that stop for ever on two cores are not in the program."""
+    """The calls that deadlock on two cores are not in the program."""
     init = jax.vmap(lambda k: orthogonal()(k, (64, 64)))
     keys = jax.random.split(key, 4)
     compiled = jax.jit(init).lower(keys).compile()
@@ -48,11 +48,11 @@ def test_vmapped_init_has_no_batched_lapack_call(key):
     assert jnp.isfinite(compiled(keys)).all()
 
 
-def test_matrices_drawn_together_are_as_uniform_and_as_independent_as_those_drawn_apart(key):
+def test_matrices_from_one_draw_are_uniform_and_independent(key):
     """Two 2 x 2 matrices and a 3 x 2 one: orthonormal, entries of mean 0 and second moment 1/m, uncorrelated."""
     shapes = {"a": (2, 2), "b": (3, 2), "c": (2, 2)}
-    init = batched_init(lambda key: {name: orthogonal()(key, shape) for name, shape in shapes.items()})
-    for _ in range(2):  # traced anew, and from what eval_shape remembers
+    init = batched_init(lambda key, draw: {name: orthogonal(1.0, draw)(key, shape) for name, shape in shapes.items()})
+    for _ in range(2):  # traced again, and from the cache of eval_shape
         q = jax.vmap(init)(jax.random.split(key.copy(), 20_000))
     for name, (rows, columns) in shapes.items():
         gram = jnp.einsum("sij,sik->sjk", q[name], q[name], precision="highest")
@@ -64,10 +64,10 @@ def test_matrices_drawn_together_are_as_uniform_and_as_independent_as_those_draw
         assert np.abs(pairs).max() < 0.02
 
 
-def test_matrices_drawn_together_are_each_the_q_of_its_own_numbers(key):
-    """Those with as many rows go through one loop, padded; each must come out as it would alone, in its own shape."""
+def test_matrices_from_one_draw_are_each_the_q_of_its_values(key):
+    """Matrices with equally many rows go through one padded loop; each is as if it went through it alone."""
     shapes = [(6, 6), (6, 1), (9, 4), (6, 3), (6, 6)]
-    ours = batched_init(lambda key: [orthogonal()(key, shape) for shape in shapes])(key.copy())
+    ours = batched_init(lambda key, draw: [orthogonal(1.0, draw)(key, shape) for shape in shapes])(key.copy())
     numbers = np.asarray(jax.random.normal(jax.random.split(key)[1], (36 + 36 + 6 + 36 + 18,)))
     ends = {0: (0, 36), 4: (36, 72), 1: (72, 78), 2: (78, 114), 3: (114, 132)}  # equal shapes next to each other
     for i, shape in enumerate(shapes):
@@ -82,8 +82,8 @@ def test_a_column_of_zeros_stays_one_and_is_no_nan(key):
     np.testing.assert_allclose(gram_schmidt(a)[:, :3], gram_schmidt(a[:, :3]), atol=1e-6)
 
 
-def test_without_matrices_there_is_nothing_to_draw(key):
-    assert batched_init(lambda key: jax.random.uniform(key, (3,)))(key).shape == (3,)
+def test_an_initialization_without_matrices_draws_none(key):
+    assert batched_init(lambda key, draw: jax.random.uniform(key, (3,)))(key).shape == (3,)
 
 
 @pytest.mark.parametrize(("kind", "square"), [("mlp", 2), ("lstm", 18)])

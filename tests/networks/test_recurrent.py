@@ -1,4 +1,4 @@
-"""Memory: rollout and replay agree, resets empty it and stop gradients, cells against NumPy, and PPO on top."""
+"""Recurrent cells: rollout and replay agree, resets stop state and gradients, cells against NumPy, PPO on top."""
 
 from functools import cache, partial
 
@@ -44,7 +44,7 @@ def case(kind):
     return network, params_of(network), quick_jit(network.apply)
 
 
-def some_carry(network, scale=1.0):
+def some_state(network, scale=1.0):
     rng = np.random.default_rng(5)
     return jax.tree.map(lambda x: jnp.asarray(scale * rng.normal(size=x.shape), x.dtype), network.initial_rnn_state(N))
 
@@ -69,14 +69,14 @@ def assert_close(a, b, atol=1e-5):
         np.testing.assert_allclose(x, y, atol=atol)
 
 
-def step_by_step(apply, params, carry, obs, reset):
-    """The carries before every step and after the last, and what each step gives, from calls with one step each."""
-    carries, outputs = [carry], []
-    for t in range(len(reset)):
-        carry, *out = apply(params, carry, obs[t : t + 1], jnp.asarray(reset[t : t + 1]))
-        carries.append(carry)
+def step_by_step(apply, params, rnn_state, obs, is_first):
+    """The states before every step and after the last, and the outputs, from one call per step."""
+    rnn_states, outputs = [rnn_state], []
+    for t in range(len(is_first)):
+        rnn_state, *out = apply(params, rnn_state, obs[t : t + 1], jnp.asarray(is_first[t : t + 1]))
+        rnn_states.append(rnn_state)
         outputs.append(drop_time_axis(tuple(out)))
-    return carries, jax.tree.map(lambda *x: jnp.stack(x), *outputs)
+    return rnn_states, jax.tree.map(lambda *x: jnp.stack(x), *outputs)
 
 
 # --- rollout and replay ----------------------------------------------------------------------------------------------
@@ -86,33 +86,33 @@ def step_by_step(apply, params, carry, obs, reset):
 @pytest.mark.parametrize("pattern", RESETS)
 def test_replay_of_a_block_is_the_rollout(kind, pattern):
     network, params, apply = case(kind)
-    carry, reset = some_carry(network), RESETS[pattern]
-    carries, outputs = step_by_step(apply, params, carry, OBS, reset)
-    end, *block = apply(params, carry, OBS, jnp.asarray(reset))
-    assert_close(end, carries[-1])
+    rnn_state, is_first = some_state(network), RESETS[pattern]
+    rnn_states, outputs = step_by_step(apply, params, rnn_state, OBS, is_first)
+    end, *block = apply(params, rnn_state, OBS, jnp.asarray(is_first))
+    assert_close(end, rnn_states[-1])
     assert_close(tuple(block), outputs)
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 6])
 @pytest.mark.parametrize("kind", KINDS)
 def test_replay_of_sequences_is_the_rollout_for_every_length(kind, length):
-    """Cut into sequences, each from the carry stored before its first step, as the epochs read them."""
+    """Cut into sequences, each from the recurrent state before its first step, as the epochs read them."""
     network, params, apply = case(kind)
-    reset = RESETS["random"]
-    carries, outputs = step_by_step(apply, params, some_carry(network), OBS, reset)
-    stored = jax.tree.map(lambda *x: jnp.stack(x), *carries[:-1])  # [T, N, ...]
+    is_first = RESETS["random"]
+    rnn_states, outputs = step_by_step(apply, params, some_state(network), OBS, is_first)
+    stored = jax.tree.map(lambda *x: jnp.stack(x), *rnn_states[:-1])  # [T, N, ...]
     cut = partial(jax.tree.map, lambda x: to_sequences(jnp.asarray(x), length))
-    _, *found = apply(params, drop_time_axis(cut(stored)), cut(OBS), cut(reset))
+    _, *found = apply(params, drop_time_axis(cut(stored)), cut(OBS), cut(is_first))
     assert_close(tuple(found), cut(outputs))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_reset_empties_the_carry(kind):
-    """From a reset on everything is as from the initial carry, however large the one before, bit for bit."""
+def test_is_first_resets_the_recurrent_state(kind):
+    """After is_first everything is bitwise as from the initial state, however large the state before."""
     network, params, apply = case(kind)
-    reset = RESETS["two in a row"]
-    since = jax.tree.map(lambda x: x[3:, ::2], apply(params, some_carry(network), OBS, jnp.asarray(reset))[1:])
-    others = apply(params, some_carry(network, 1e4), OBS, jnp.asarray(reset))[1:]
+    is_first = RESETS["two in a row"]
+    since = jax.tree.map(lambda x: x[3:, ::2], apply(params, some_state(network), OBS, jnp.asarray(is_first))[1:])
+    others = apply(params, some_state(network, 1e4), OBS, jnp.asarray(is_first))[1:]
     assert_close(since, jax.tree.map(lambda x: x[3:, ::2], others), atol=0.0)
     fresh = step_by_step(apply, params, network.initial_rnn_state(N), OBS[3:], np.zeros((T - 3, N), bool))[1]
     assert_close(since, jax.tree.map(lambda x: x[:, ::2], fresh), atol=1e-6)
@@ -123,21 +123,21 @@ def test_a_reset_empties_the_carry(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_gradient_crosses_a_reset(kind):
     network, params, _ = case(kind)
-    reset = jnp.asarray(np.arange(T)[:, None] == np.array([[3, T, 3]]))  # environment 1 has none
+    is_first = jnp.asarray(np.arange(T)[:, None] == np.array([[3, T, 3]]))  # environment 1 has none
 
     @quick_jit
-    def gradients(carry, obs):
-        def late(carry, obs):
-            _, distribution, value = network.apply(params, carry, obs, reset)
+    def gradients(rnn_state, obs):
+        def late(rnn_state, obs):
+            _, distribution, value = network.apply(params, rnn_state, obs, is_first)
             return jnp.sum(value[3:]) + jnp.sum(jnp.sin(distribution.logits[3:]))
 
-        return jax.grad(late, argnums=(0, 1))(carry, obs)
+        return jax.grad(late, argnums=(0, 1))(rnn_state, obs)
 
-    of_carry, of_obs = gradients(some_carry(network), OBS)
+    of_state, of_obs = gradients(some_state(network), OBS)
     assert not of_obs[:3, ::2].any()
     assert all((np.abs(of_obs[t, n]) > 0).any() for t in range(3, T) for n in range(N))
     assert all(np.abs(of_obs[t, 1]).max() > 1e-7 for t in range(3))
-    for x in jax.tree.leaves(of_carry):
+    for x in jax.tree.leaves(of_state):
         assert not x[::2].any()
         assert x[1].any()
 
@@ -145,16 +145,16 @@ def test_no_gradient_crosses_a_reset(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_permuting_environments_permutes_outputs(kind):
     network, params, apply = case(kind)
-    carry, reset, order = some_carry(network), jnp.asarray(RESETS["random"]), np.array([2, 0, 1])
-    straight = apply(params, carry, OBS, reset)
-    carry = jax.tree.map(lambda x: x[order], carry)
-    end, *block = apply(params, carry, OBS[:, order], reset[:, order])
+    rnn_state, is_first, order = some_state(network), jnp.asarray(RESETS["random"]), np.array([2, 0, 1])
+    straight = apply(params, rnn_state, OBS, is_first)
+    rnn_state = jax.tree.map(lambda x: x[order], rnn_state)
+    end, *block = apply(params, rnn_state, OBS[:, order], is_first[:, order])
     assert_close(end, jax.tree.map(lambda x: x[order], straight[0]), atol=1e-6)
     assert_close(tuple(block), jax.tree.map(lambda x: x[:, order], straight[1:]), atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_actor_and_critic_remember_apart_unless_they_share_a_torso(kind):
+def test_actor_and_critic_have_separate_states_unless_they_share_a_torso(kind):
     assert set(network_of(kind).initial_rnn_state(1)) == {"actor", "critic"}
     network = network_of(kind, shared=True)
     assert set(network.initial_rnn_state(1)) == {"shared"}
@@ -169,10 +169,10 @@ def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
-def slow_gru(p, carry, x, reset):
-    h, out = carry, []
+def slow_gru(p, rnn_state, x, is_first):
+    h, out = rnn_state, []
     for t in range(len(x)):
-        h = np.where(reset[t][:, None], 0.0, h)
+        h = np.where(is_first[t][:, None], 0.0, h)
         a, b, c = np.split(x[t] @ p["input"]["kernel"] + p["input"]["bias"], 3, -1)
         d, e, f = np.split(h @ p["recurrent"], 3, -1)
         r, z = sigmoid(a + d), sigmoid(b + e)
@@ -182,10 +182,10 @@ def slow_gru(p, carry, x, reset):
     return h, np.stack(out)
 
 
-def slow_lstm(p, carry, x, reset):
-    (c, h), out = carry, []
+def slow_lstm(p, rnn_state, x, is_first):
+    (c, h), out = rnn_state, []
     for t in range(len(x)):
-        c, h = (np.where(reset[t][:, None], 0.0, y) for y in (c, h))
+        c, h = (np.where(is_first[t][:, None], 0.0, y) for y in (c, h))
         i, f, g, o = np.split(x[t] @ p["input"]["kernel"] + p["input"]["bias"] + h @ p["recurrent"], 4, -1)
         c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
         h = sigmoid(o) * np.tanh(c)
@@ -193,12 +193,12 @@ def slow_lstm(p, carry, x, reset):
     return (c, h), np.stack(out)
 
 
-def slow_lru(p, carry, x, reset):
-    half = carry.shape[-1] // 2
-    h, out = carry[:, :half] + 1j * carry[:, half:], []
+def slow_lru(p, rnn_state, x, is_first):
+    half = rnn_state.shape[-1] // 2
+    h, out = rnn_state[:, :half] + 1j * rnn_state[:, half:], []
     decay = np.exp(-np.exp(p["nu"]) + 1j * p["theta"])
     for t in range(len(x)):
-        h = np.where(reset[t][:, None], 0.0, h)
+        h = np.where(is_first[t][:, None], 0.0, h)
         u = x[t] @ p["input"]["kernel"]
         h = decay * h + np.sqrt(1 - np.abs(decay) ** 2) * (u[:, :half] + 1j * u[:, half:])
         y = np.concatenate([h.real, h.imag, x[t]], -1) @ p["output"]["kernel"] + p["output"]["bias"]
@@ -215,24 +215,24 @@ def network_like(module, *example):
 def test_cells_are_their_formulas_step_by_step(cell, slow):
     module, length = cell(4), 33
     x = sample_block(SPACE, length, N, seed=2)
-    reset = np.random.default_rng(3).random((length, N)) < 0.1
-    carry = some_carry(module)
-    params = params_of(network_like(module, carry, x, jnp.asarray(reset)))
-    found = quick_jit(module.apply)(params, carry, x, jnp.asarray(reset))
+    is_first = np.random.default_rng(3).random((length, N)) < 0.1
+    rnn_state = some_state(module)
+    params = params_of(network_like(module, rnn_state, x, jnp.asarray(is_first)))
+    found = quick_jit(module.apply)(params, rnn_state, x, jnp.asarray(is_first))
     as_float64 = partial(jax.tree.map, np.float64)
-    expected = slow(as_float64(params["params"]), as_float64(carry), np.float64(x), reset)
+    expected = slow(as_float64(params["params"]), as_float64(rnn_state), np.float64(x), is_first)
     assert_close(found, expected)
 
 
 def test_initial_cells_are_orthogonal_and_remember(key):
     """Recurrent kernels are orthogonal gate by gate, LSTM's forget bias is 1, |λ| of the LRU lies in its ring."""
-    keys, x, reset = jax.random.split(key, 3), jnp.ones((1, 1, 4)), jnp.ones((1, 1), bool)
+    keys, x, is_first = jax.random.split(key, 3), jnp.ones((1, 1, 4)), jnp.ones((1, 1), bool)
     cells = {"gru": GRU(6), "lstm": LSTM(6), "lru": LRU(6)}
 
     @quick_jit
     def init(keys):
         return {
-            k: c.init(keys[i], c.initial_rnn_state(1), x, reset)["params"] for i, (k, c) in enumerate(cells.items())
+            k: c.init(keys[i], c.initial_rnn_state(1), x, is_first)["params"] for i, (k, c) in enumerate(cells.items())
         }
 
     params = jax.tree.map(np.float64, init(keys))
@@ -252,11 +252,13 @@ def test_initial_cells_are_orthogonal_and_remember(key):
 def test_lru_stays_stable_far_from_where_it_starts():
     """|λ| ≤ 1 and a finite gain at every radius from 0 to 1, so a long block cannot blow up."""
     module, length = LRU(4), 200
-    carry, x, reset = module.initial_rnn_state(1), jnp.ones((length, 1, D)), jnp.zeros((length, 1), bool)
-    params = params_of(network_like(module, carry, x, reset))["params"] | {"nu": jnp.asarray([-80.0, -20.0, 0.0, 5.0])}
+    rnn_state, x, is_first = module.initial_rnn_state(1), jnp.ones((length, 1, D)), jnp.zeros((length, 1), bool)
+    params = params_of(network_like(module, rnn_state, x, is_first))["params"] | {
+        "nu": jnp.asarray([-80.0, -20.0, 0.0, 5.0])
+    }
 
     def size(params):
-        return jnp.sum(module.apply({"params": params}, carry, x, reset)[0] ** 2)
+        return jnp.sum(module.apply({"params": params}, rnn_state, x, is_first)[0] ** 2)
 
     value, grads = quick_jit(jax.value_and_grad(size))(params)
     assert value < 1e6
@@ -280,7 +282,7 @@ def run_update(env, network, config, params):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_first_ratio_is_one_in_an_update_with_memory(kind):
+def test_first_ratio_is_one_in_a_recurrent_update(kind):
     network = network_of(kind)
     env = env_of(SPACE, Discrete(3))  # a fifth of the steps end an episode: resets inside of sequences
     state, metrics = run_update(env, network, CONFIG, params_of(network))
@@ -305,7 +307,9 @@ def test_permuting_environments_permutes_targets_and_leaves_the_gradient(kind):
     def both(key):
         state = algo.init(key, h)._replace(params=params)
         state, rollout = ppo.collect_rollout(parts, state, state.key)
-        moved = {name: jax.tree.map(lambda x: x[order], getattr(state, name)) for name in ("obs", "carry", "reset")}
+        moved = {
+            name: jax.tree.map(lambda x: x[order], getattr(state, name)) for name in ("obs", "rnn_state", "is_first")
+        }
         other = jax.tree.map(lambda x: x[:, order], rollout)
         return batch_and_gradient(state, rollout), batch_and_gradient(state._replace(**moved), other)
 
@@ -318,7 +322,7 @@ def test_permuting_environments_permutes_targets_and_leaves_the_gradient(kind):
 
 
 def burnt_in(kind, burn_in, params=None):
-    """(starting carries, stored carries, lead-in) of a rollout's sequences, those started with `params` if given."""
+    """(starting states, batch, rollout) of a rollout's sequences; `params` run the burn-in if given."""
     config = Config(**(CONFIG.__dict__ | {"burn_in": burn_in}))
     network = network_of(kind)
     algo, of_rollout = make_ppo(env_of(SPACE, Discrete(3)), network, config), params_of(network)
@@ -336,8 +340,8 @@ def burnt_in(kind, burn_in, params=None):
 
 @pytest.mark.parametrize("burn_in", [1, 3, 4])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_burn_in_at_unchanged_parameters_leads_to_the_stored_carry(kind, burn_in):
-    """Also where a lead-in has a reset in it: episodes end after five steps on average."""
+def test_a_burn_in_at_unchanged_parameters_leads_to_the_stored_state(kind, burn_in):
+    """Also if an episode begins within the burn-in: episodes end after five steps on average."""
     start, batch, rollout = burnt_in(kind, burn_in)
     assert batch.burn_in.is_first.shape == (burn_in, 8)
     assert batch.burn_in.is_first[:, 4:].any()
@@ -347,7 +351,7 @@ def test_a_burn_in_at_unchanged_parameters_leads_to_the_stored_carry(kind, burn_
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_burn_in_at_new_parameters_is_read_again_from_the_carry_before_it(kind):
+def test_a_burn_in_at_new_parameters_is_recomputed_from_the_state_before_it(kind):
     """Second chunks start from the three steps before them, by new parameters; first chunks from what was stored."""
     network = network_of(kind)
     new = params_of(network, seed=1)
@@ -366,8 +370,8 @@ def test_no_gradient_goes_through_a_burn_in():
     _, batch, _ = burnt_in("gru", 3)
 
     def size(params):
-        carry = start_rnn_state(network.apply, params, batch.rnn_state, batch.burn_in)
-        return sum(jnp.sum(x**2) for x in jax.tree.leaves(carry))
+        rnn_state = start_rnn_state(network.apply, params, batch.rnn_state, batch.burn_in)
+        return sum(jnp.sum(x**2) for x in jax.tree.leaves(rnn_state))
 
     value, gradient = quick_jit(jax.value_and_grad(size))(params)
     assert value > 0.1
@@ -385,25 +389,25 @@ def test_an_update_with_a_burn_in_starts_from_ratio_one(kind):
     assert metrics.kl != without.kl  # and later minibatches do start from elsewhere
 
 
-def with_idle_memory(network):
-    """The same network with a memory that it writes and never reads."""
+def with_idle_state(network):
+    """The same network with a recurrent state that it writes and never reads."""
 
-    def apply(params, carry, obs, reset):
-        _, distribution, value = network.apply(params, (), obs, reset)
-        return carry + obs.sum((0, 2))[:, None], distribution, value
+    def apply(params, rnn_state, obs, is_first):
+        _, distribution, value = network.apply(params, (), obs, is_first)
+        return rnn_state + obs.sum((0, 2))[:, None], distribution, value
 
     return Network(network.init, apply, lambda num_envs: jnp.zeros((num_envs, 1)))
 
 
 @pytest.mark.parametrize(("length", "minibatches"), [(1, 4), (8, 1)])
-def test_a_memory_that_is_ignored_changes_nothing(length, minibatches):
+def test_a_recurrent_state_that_is_ignored_changes_nothing(length, minibatches):
     """Same membership of minibatches (single steps, or everything in one): the feed-forward update to 1e-5."""
     env = scripted(terminate_at=(5,), truncate_at=(3,))
     network, config = mlp(env, (8,)), Config(**(CONFIG.__dict__ | {"num_minibatches": minibatches}))
     params = params_of(network)
     state, metrics = run_update(env, network, config, params)
     config = Config(**(config.__dict__ | {"sequence_length": length}))
-    other, other_metrics = run_update(env, with_idle_memory(network), config, params)
+    other, other_metrics = run_update(env, with_idle_state(network), config, params)
     assert_close(state.params, other.params)
     assert_close(state.params, params, atol=0.5)
     np.testing.assert_allclose(metrics.grad_norm, other_metrics.grad_norm, rtol=1e-4)
@@ -411,8 +415,8 @@ def test_a_memory_that_is_ignored_changes_nothing(length, minibatches):
 
 
 @pytest.mark.parametrize("kind", ["gru", "lru"])
-def test_truncated_states_are_valued_by_a_memory_of_their_own_episode(kind):
-    """V(s'_t) is that of a network fed the whole episode from an empty memory, up to s'_t before the reset."""
+def test_truncated_states_are_valued_by_the_recurrent_state_of_their_episode(kind):
+    """V(s'_t) is that of a network fed the whole episode from the initial state, up to s'_t before the reset."""
     env = scripted(terminate_at=(4,), truncate_at=(3,))  # action 3 terminates, 4 truncates, the clock at 3 too
     network = make_network(env, NetworkConfig(kind, (5,), rnn_size=4))
     algo = make_ppo(env, network, CONFIG)
@@ -444,45 +448,45 @@ def test_truncated_states_are_valued_by_a_memory_of_their_own_episode(kind):
     assert cuts >= 4
 
 
-# A network whose memory counts: what it holds at any time is known on paper.
+# A network whose recurrent state counts steps, and so is known at any time.
 
 
 def counting(env):
     """Acts (nearly surely) by the number of steps since the episode began, modulo the number of actions."""
 
-    def apply(params, carry, obs, reset):
-        def step(count, reset):
-            count = jnp.where(reset, 0, count)
+    def apply(params, rnn_state, obs, is_first):
+        def step(count, is_first):
+            count = jnp.where(is_first, 0, count)
             return count + 1, count
 
-        carry, counts = jax.lax.scan(step, carry, reset)
+        rnn_state, counts = jax.lax.scan(step, rnn_state, is_first)
         logits = 50.0 * jax.nn.one_hot(counts % env.action_space.n, env.action_space.n, dtype=jnp.float32)
-        return carry, Categorical(logits * params), counts.astype(jnp.float32) * params
+        return rnn_state, Categorical(logits * params), counts.astype(jnp.float32) * params
 
     return Network(lambda key: jnp.float32(1.0), apply, lambda num_envs: jnp.full(num_envs, 77, jnp.int32))
 
 
 @pytest.mark.parametrize(("terminate_at", "truncate_at"), [((3,), (5,)), ((5,), (3,))], ids=["terminated", "truncated"])
-def test_the_carry_stored_is_that_before_the_step_and_resets_come_on_time(terminate_at, truncate_at):
+def test_the_state_stored_is_that_before_the_step_and_is_first_comes_on_time(terminate_at, truncate_at):
     env = scripted(terminate_at, truncate_at, random_start=False)
     algo = make_ppo(env, counting(env), CONFIG)
     state = algo.init(jax.random.key(0), Hyperparams())
     _, rollout = quick_jit(partial(ppo.collect_rollout, algo.components))(state, jax.random.key(1))
     done = np.asarray(rollout.terminated | rollout.truncated)
     assert done.any()
-    expected_reset = np.concatenate([np.ones((1, 4), bool), done[:-1]])
-    np.testing.assert_array_equal(rollout.is_first, expected_reset)
-    carry, count = np.zeros((8, 4), int), np.full(4, 77)
+    expected_is_first = np.concatenate([np.ones((1, 4), bool), done[:-1]])
+    np.testing.assert_array_equal(rollout.is_first, expected_is_first)
+    rnn_state, count = np.zeros((8, 4), int), np.full(4, 77)
     for t in range(8):
-        carry[t] = count
-        count = np.where(expected_reset[t], 0, count) + 1
-    np.testing.assert_array_equal(rollout.rnn_state, carry)
+        rnn_state[t] = count
+        count = np.where(expected_is_first[t], 0, count) + 1
+    np.testing.assert_array_equal(rollout.rnn_state, rnn_state)
     counts = np.asarray(rollout.obs[..., 1]).astype(int)  # the environment counts, too
     np.testing.assert_array_equal(rollout.action, counts % 5)
 
 
-def test_evaluation_carries_the_memory_and_starts_it_empty():
-    """Reward 1 where the action is the time modulo 3, unseen in the observation: only a memory gets them all."""
+def test_evaluation_carries_the_recurrent_state_and_starts_it_at_zero():
+    """Reward 1 where the action is the time modulo 3, which no observation shows: only a recurrent state can count."""
 
     def reset(key):
         return jnp.int32(0), jnp.zeros((1,), jnp.float32)

@@ -7,8 +7,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from nets import params_of, sample_block, shapes
+from probes import quick_jit
 
-from purejaxppo.networks.dense import FEW_COLUMNS, FEW_ENVS, FEW_INPUTS, FEW_ROWS, NARROW, Dense, row_product
+from purejaxppo.envs.spaces import box
+from purejaxppo.networks.cpu_layers import (
+    FEW_COLUMNS,
+    FEW_ENVS,
+    FEW_INPUTS,
+    FEW_ROWS,
+    NARROW,
+    Dense,
+    PatchConvolution,
+    row_product,
+)
+from purejaxppo.networks.protocol import Network
 
 MANY = FEW_ROWS + 3
 SIZES = [(7, 6, 5), (7, 3, 5), (6, 5, 5), (MANY, 5, 3), (MANY, 4, 4), (MANY, 5, 1)]  # narrow, wide, square; many rows
@@ -132,3 +145,25 @@ def test_other_backends_take_the_plain_product(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     x, kernel, _ = as_float32(*arrays(6, 4, 2))
     assert "optimization_barrier" not in str(jax.make_jaxpr(jax.grad(lambda k: row_product(x, k).sum()))(kernel))
+
+
+def test_convolution_by_patches_is_convolution():
+    """The same parameters, outputs and gradients as flax's own layer of this shape, in float32 and bfloat16."""
+    image = sample_block(box(-1, 1, (6, 5, 4)), 2, 3)
+    for dtype in (jnp.float32, jnp.bfloat16):
+        options = {"kernel_init": nn.initializers.ones, "dtype": dtype}
+        by_patches, convolution = PatchConvolution(7, 3, **options), nn.Conv(7, (3, 3), padding="VALID", **options)
+        params = params_of(Network(lambda key, m=convolution: m.init(key, image), convolution.apply))
+
+        @quick_jit
+        def both(params, pair=(by_patches, convolution)):
+            def loss(params, layer):
+                return jnp.sum(jnp.sin(layer.apply(params, image).astype(jnp.float32)))
+
+            return [(layer.apply(params, image), jax.grad(loss)(params, layer)) for layer in pair]
+
+        found, expected = both(params)
+        assert shapes(found) == shapes(expected)
+        assert shapes(jax.eval_shape(by_patches.init, jax.random.key(0), image)) == shapes(params)
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(np.float64(a), np.float64(b), atol=1e-5 if dtype == jnp.float32 else 0.3)
