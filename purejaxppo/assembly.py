@@ -64,6 +64,7 @@ def make_ppo(
     config = config or Config()
     env = clip_action(env)
     recurrent = check_fit(env, network, config, objective)
+    plan = make_plan(config, recurrent, PER_ENV_FIELDS)
     objective_name = "none" if config.policy_step == "trpo" else config.objective
     components = Components(
         env=auto_reset(env, config.resets),
@@ -71,13 +72,13 @@ def make_ppo(
         config=config,
         objective=hooks.check_objective(objective) if objective else OBJECTIVES[objective_name],
         target_fn=hooks.check_target_fn(target_fn) if target_fn else TARGETS[config.targets],
-        shuffle=hooks.check_shuffle(shuffle) if shuffle else SHUFFLES[config.shuffle],
+        shuffle=hooks.check_shuffle(shuffle, plan.num_sequences) if shuffle else SHUFFLES[config.shuffle],
         normalized=normalized_leaves(env.observation_space, config.normalize_observations),
         optimizer=make_optimizer(optimizer, jax.eval_shape(network.init, jax.random.key(0))),
         auxiliary_loss=hooks.check_auxiliary_loss(auxiliary_loss) if auxiliary_loss else hooks.no_auxiliary_loss,
         intrinsic=hooks.check_intrinsic(intrinsic) if intrinsic else None,
         metrics_fn=hooks.check_metrics_fn(metrics_fn) if metrics_fn else hooks.no_metrics,
-        plan=make_plan(config, recurrent, PER_ENV_FIELDS),
+        plan=plan,
     )
     algo = Algorithm(partial(init, components), partial(update, components), env, network, config, components)
     if any((objective, target_fn, shuffle, auxiliary_loss, intrinsic, metrics_fn)):

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
 from purejaxppo._util.aliases import Params
 from purejaxppo.config.schema import Hyperparams
@@ -99,6 +100,11 @@ def merge_stats(stats: Array, grad_norm: Array) -> MinibatchStats:
     return MinibatchStats(*stats[:, :NUM_MEANS].mean(0), *stats[:, NUM_MEANS:].max(0), grad_norm)
 
 
+def unstack_stats(stacked: Array) -> MinibatchStats:
+    """Return the statistics [..., 8] of many minibatches by name, [...] each."""
+    return MinibatchStats(*jnp.moveaxis(stacked, -1, 0))
+
+
 def batch_metrics(batch: Any, ratio: Array, kl: Array) -> dict[str, Array]:
     """Return metrics of the whole batch under the updated policy.
 
@@ -147,11 +153,11 @@ def _nonfinite(tree: Any, shape: tuple[int, ...]) -> Array:
 
 def count_nonfinite(params: Params) -> Array:
     """Count the parameters that are NaN or infinite, float32 []."""
-    return sum((~jnp.isfinite(x)).sum(dtype=jnp.float32) for x in jax.tree.leaves(params)) + jnp.float32(0.0)
+    return (~jnp.isfinite(ravel_pytree(params)[0])).sum(dtype=jnp.float32)
 
 
 def reduce_metrics(
-    steps: tuple[MinibatchStats, Array],
+    steps: tuple[Array, Array],
     h: Hyperparams,
     episodes: EpisodeSummary,
     whole: dict[str, Array],
@@ -161,8 +167,9 @@ def reduce_metrics(
     """Return the metrics of one iteration.
 
     Args:
-        steps: statistics of every minibatch and whether its step was taken, [K, num_minibatches] each. Losses are
-            averaged over the steps taken, `max_ratio` is the maximum over all, `first_ratio_error` is of the first.
+        steps: MinibatchStats of every minibatch, stacked, [K, num_minibatches, 8], and whether its step was taken,
+            [K, num_minibatches]. Losses are averaged over the steps taken, `max_ratio` is the maximum over all,
+            `first_ratio_error` is of the first.
         h: the hyperparameters in force.
         episodes: finished in the iteration.
         whole: of `batch_metrics`.
@@ -170,10 +177,11 @@ def reduce_metrics(
         extra: of the hooks.
     """
     stats, taken = steps
-    totals = jnp.sum(jnp.stack(stats, axis=-1), (0, 1), where=taken[..., None])
+    totals = jnp.sum(stats, (0, 1), where=taken[..., None])
     means = totals / jnp.maximum(taken.sum(dtype=jnp.float32), 1.0)
     means = dict(zip(MinibatchStats._fields, means, strict=True))
-    means |= {"max_ratio": stats.max_ratio.max(), "first_ratio_error": stats.first_ratio_error[0, 0]}
+    named = unstack_stats(stats)
+    means |= {"max_ratio": named.max_ratio.max(), "first_ratio_error": named.first_ratio_error[0, 0]}
     del means["kl"]  # `whole` has the KL of the whole batch after the update
     total = means["policy_loss"] + h.vf_coef * means["value_loss"] - h.ent_coef * means["entropy"]
     in_force = {name: getattr(h, name) for name in ("learning_rate", "clip_eps", "beta")}

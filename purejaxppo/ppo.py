@@ -225,13 +225,13 @@ def optimize(
         stopped = kl_control.should_stop(stopped, stats.kl, h.target_kl)
         moved = ppo.optimizer.step(h, gradient, opt_state, params, unravel)
         params, opt_state = trees.tree_where(stopped, (params, opt_state), moved)
-        return (params, opt_state, stopped), (stats, ~stopped)
+        return (params, opt_state, stopped), (jnp.stack(stats), ~stopped)
 
     def epoch(carry: tuple, key: PRNGKey) -> tuple[tuple, tuple]:
         data = batch
         if ppo.config.recompute_advantages:
             data = compute_targets(ppo, unravel(carry[0]), state, rollout, h)
-        order = ppo.shuffle(key, batch.value.shape[1])
+        order = ppo.shuffle(key, ppo.plan.num_sequences)
         return ppo.plan.scan_minibatches(minibatch_step, carry, data, order, partial(surrogate_advantage, ppo))
 
     carry = (start, state.opt_state, jnp.bool_(False))

@@ -96,8 +96,8 @@ def test_own_metrics_are_reported_by_name():
         ({"objective": lambda r, a, kl, h: jnp.log(a)}, "objective: its result is not finite"),
         ({"target_fn": lambda r, *_: r}, r"target_fn: expected \('float32\[3, 2\]', .* got float32\[3, 2\]"),
         ({"target_fn": lambda r, v, n, t, c, h, k: (r / 0, r)}, "target_fn: its result is not finite"),
-        ({"shuffle": lambda key, size: jnp.arange(size - 1)}, r"shuffle: expected int32\[12\], got int32\[11\]"),
-        ({"shuffle": lambda key, size: jnp.zeros(size, jnp.int32)}, "shuffle: expected a permutation of 0..11"),
+        ({"shuffle": lambda key, size: jnp.arange(size - 1)}, r"shuffle: expected int32\[24\], got int32\[23\]"),
+        ({"shuffle": lambda key, size: jnp.zeros(size, jnp.int32)}, "shuffle: expected a permutation of 0..23"),
         ({"auxiliary_loss": lambda p, b, h: b.value}, r"auxiliary_loss: expected float32\[\], got float32\[1, 24\]"),
         ({"intrinsic": IntrinsicReward(lambda k, o: (), lambda s, r, h: s)}, "intrinsic: apply must return"),
         (

@@ -46,6 +46,7 @@ class Plan(NamedTuple):
     num_envs: int  # N
     num_minibatches: int  # per epoch
     length: int  # L, steps of a training sequence; 1 for feed-forward networks
+    num_sequences: int  # M = T * N / L
     burn_in: int  # steps that refresh the recurrent state before a sequence
     choice: Partition  # microbatches and devices, as chosen for the whole run
     per_env: tuple[str, ...] = ()  # fields of the train state with a leading axis N
@@ -175,4 +176,12 @@ def make_plan(config: Config, recurrent: bool, per_env: tuple[str, ...]) -> Plan
     """
     length, columns = minibatch_shape(config, recurrent)
     partition = choose_partition(config, length, columns)
-    return Plan(config.num_envs, config.num_minibatches, length, config.burn_in, partition, per_env)
+    return Plan(
+        num_envs=config.num_envs,
+        num_minibatches=config.num_minibatches,
+        length=length,
+        num_sequences=config.timesteps_per_update // length,
+        burn_in=config.burn_in,
+        choice=partition,
+        per_env=per_env,
+    )

@@ -10,6 +10,7 @@ from jax.flatten_util import ravel_pytree
 from updates import CHAIN, PUSH, TINY, algorithm, one_update, parts_of, values_of
 
 from purejaxppo import Config, Hyperparams, ppo
+from purejaxppo.metrics import unstack_stats
 from purejaxppo.training.loop import as_traced
 
 
@@ -107,7 +108,7 @@ def test_every_epoch_is_the_whole_batch_in_an_order_of_its_own():
     run = jax.jit(lambda key: ppo.optimize(parts, after, rollout, batch, h, key)[2])
     steps, taken = run(jax.random.key(3))
     assert taken.shape == (3, 4)
-    losses = np.asarray(steps.value_loss)
+    losses = np.asarray(unstack_stats(steps).value_loss)
     whole = np.mean((np.asarray(batch.value) - np.asarray(batch.target)) ** 2)
     np.testing.assert_allclose(losses.mean(1), whole, rtol=1e-5)
     losses = np.sort(losses, axis=1)

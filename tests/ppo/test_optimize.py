@@ -15,6 +15,7 @@ from purejaxppo import Config, Hyperparams, ppo
 from purejaxppo.batching.shuffles import SHUFFLES
 from purejaxppo.functional.advantages import TARGETS
 from purejaxppo.functional.objectives import OBJECTIVES
+from purejaxppo.metrics import unstack_stats
 from purejaxppo.training.loop import as_traced
 
 H = as_traced(Hyperparams(0.02))
@@ -60,7 +61,7 @@ KAPPAS = np.array([1e-7, 1e-3, 3e-3, 1e-2, 0.03, np.inf], np.float32)
 def test_the_early_stop_is_at_the_first_minibatch_whose_kl_exceeds_kappa():
     """And none is taken from there on. The KL of a minibatch is that before its step: the first step always is."""
     stats, taken = optimised()[2]
-    kl = np.asarray(stats.kl).ravel()
+    kl = np.asarray(unstack_stats(stats).kl).ravel()
     assert taken.all()
     counts = []
     for kappa in KAPPAS:
