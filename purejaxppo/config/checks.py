@@ -249,6 +249,8 @@ def ignored_settings(
         ignored |= dict.fromkeys(("hyperparams.trpo_delta", "hyperparams.trpo_damping"), 'needs policy_step = "trpo"')
     elif network is not None:  # its critic is separate, so that the epochs leave the policy as it is
         ignored["hyperparams.target_kl"] = 'needs policy_step = "gradient"'
+    if not config.scale_rewards:
+        ignored["hyperparams.reward_clip"] = "needs scale_rewards = true"
     if config.num_epochs == 1:
         ignored["config.recompute_advantages"] = "needs num_epochs above 1"
     if recurrent is False:

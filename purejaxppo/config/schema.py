@@ -101,6 +101,7 @@ class Hyperparams(NamedTuple):
     adam_b1: Number = 0.9  # decay of Adam's mean of gradients
     adam_b2: Number = 0.999  # decay of Adam's mean of squared gradients
     adam_eps: Number = 1e-5  # added to Adam's denominator
+    reward_clip: Number = 10.0  # bound on scaled rewards; inf: off
     target_kl: Number = math.inf  # KL from which on the remaining minibatches of an update are skipped
     beta: Number = 1.0  # initial weight of the KL penalty. Objective "kl" only
     beta_target_kl: Number = math.inf  # KL that beta adapts to

@@ -40,6 +40,7 @@ INTERVALS = {
     "hyperparams.adam_b1": "[0, 1)",
     "hyperparams.adam_b2": "[0, 1)",
     "hyperparams.adam_eps": "(0, inf)",
+    "hyperparams.reward_clip": "(0, inf]",
     "hyperparams.target_kl": "(0, inf]",
     "hyperparams.beta": "[0, inf)",
     "hyperparams.beta_target_kl": "(0, inf]",

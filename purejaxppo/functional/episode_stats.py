@@ -2,67 +2,76 @@
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
+from jax import Array, lax
 
 
 class EpisodeStats(NamedTuple):
-    """Undiscounted return and length so far of the running episode of every environment."""
+    """Undiscounted return and length so far of the running episode of each environment."""
 
-    returns: jax.Array  # [N]  float32
-    lengths: jax.Array  # [N]  int32
+    returns: Array  # [N] float32
+    lengths: Array  # [N] int32
 
 
 class EpisodeSummary(NamedTuple):
-    """Statistics of the episodes that finished, float32 scalars; all but the number are NaN where none finished."""
+    """Statistics of finished episodes, float32 scalars. If `num_episodes` is 0, the others are 0 and mean nothing."""
 
-    num_episodes: jax.Array
-    return_mean: jax.Array
-    return_min: jax.Array
-    return_max: jax.Array
-    length_mean: jax.Array
-    length_min: jax.Array
-    length_max: jax.Array
+    num_episodes: Array
+    return_mean: Array
+    return_min: Array
+    return_max: Array
+    length_mean: Array
+    length_min: Array
+    length_max: Array
 
 
 def init_episode_stats(num_envs: int) -> EpisodeStats:
-    """Every environment at the start of an episode."""
+    """Return the statistics with all environments at the start of an episode."""
     return EpisodeStats(jnp.zeros(num_envs, jnp.float32), jnp.zeros(num_envs, jnp.int32))
 
 
 class _Extent(NamedTuple):
-    """Sum, minimum and maximum over the finished episodes of each environment [N]."""
+    """Sum, minimum and maximum over the finished episodes of each environment, [N]."""
 
-    total: jax.Array
-    low: jax.Array
-    high: jax.Array
+    total: Array
+    low: Array
+    high: Array
 
     @staticmethod
     def empty(num_envs: int) -> "_Extent":
         zeros = jnp.zeros(num_envs, jnp.float32)
         return _Extent(zeros, zeros + jnp.inf, zeros - jnp.inf)
 
-    def add(self, value: jax.Array, end: jax.Array) -> "_Extent":
+    def add(self, value: Array, end: Array) -> "_Extent":
         return _Extent(
             self.total + jnp.where(end, value, 0.0),
             jnp.minimum(self.low, jnp.where(end, value, jnp.inf)),
             jnp.maximum(self.high, jnp.where(end, value, -jnp.inf)),
         )
 
-    def reduce(self, count: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def reduce(self, count: Array) -> list[Array]:
         mean = jnp.sum(self.total) / jnp.maximum(count, 1.0)
         values = (mean, jnp.min(self.low), jnp.max(self.high))
-        return tuple(jnp.where(count > 0.0, value, jnp.nan) for value in values)  # type: ignore[return-value]
+        return [jnp.where(count > 0.0, value, 0.0) for value in values]
 
 
-def summarize_episodes(stats: EpisodeStats, rewards: jax.Array, done: jax.Array) -> tuple[EpisodeStats, EpisodeSummary]:
-    """Statistics of the episodes finished within rewards [T, N], done [T, N] (bool), and the running sums moved on.
+def summarize_episodes(stats: EpisodeStats, rewards: Array, done: Array) -> tuple[EpisodeStats, EpisodeSummary]:
+    """Summarize the episodes that finished in a rollout.
 
-    An episode that began before the block counts whole; one that has not ended is carried on in the running sums.
+    An episode that began in an earlier rollout counts as a whole. One that has not finished is continued in the
+    statistics returned.
+
+    Args:
+        stats: the running episodes before the rollout.
+        rewards: unscaled rewards, [T, N].
+        done: the episode ended with this step, [T, N] bool.
+
+    Returns:
+        The running episodes after the rollout, and the summary of the finished ones.
     """
     num_envs = stats.returns.shape[0]
 
-    def step(carry: Any, inputs: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
+    def step(carry: Any, inputs: tuple[Array, Array]) -> tuple[Any, None]:
         (returns, lengths), count, return_extent, length_extent = carry
         reward, end = inputs
         returns, lengths = returns + reward, lengths + 1
@@ -73,6 +82,6 @@ def summarize_episodes(stats: EpisodeStats, rewards: jax.Array, done: jax.Array)
 
     empty = _Extent.empty(num_envs)
     start = (stats, jnp.zeros(num_envs, jnp.float32), empty, empty)
-    (stats, counts, return_extent, length_extent), _ = jax.lax.scan(step, start, (rewards, done))
+    (stats, counts, return_extent, length_extent), _ = lax.scan(step, start, (rewards, done))
     count = jnp.sum(counts)
     return stats, EpisodeSummary(count, *return_extent.reduce(count), *length_extent.reduce(count))

@@ -1,84 +1,94 @@
-"""KL-driven controls: adaptive penalty β (8), learning rate, clip range and early stop."""
+"""KL-driven controls (1.10): adaptive penalty β (8), factors on learning rate and clip range, and the early stop.
 
-from typing import Any, NamedTuple
+Each control has a target in nats, and an infinite target switches it off. Nothing here branches, so under `vmap` each
+run has its own controls.
+"""
+
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
 
-from purejaxppo._util.trees import Tree
-
+# Bounds of adaptive β. Doubling cannot recover from β = 0.
 BETA_RANGE = (1e-6, 1e6)
 
+# Bounds of the factor on the learning rate.
 LR_SCALE_RANGE = (1e-2, 1e1)
 
+# Bounds of the factor on the clip range.
 CLIP_SCALE_RANGE = (1e-1, 2.0)
 
 
 class Control(NamedTuple):
     """State of the KL-driven controls; float32 scalars."""
 
-    beta: Array  # [] weight of the KL penalty (8), in use where beta_target_kl is finite
+    beta: Array  # [] weight of the KL penalty (8), used if beta_target_kl is finite
     lr_scale: Array  # [] factor on the learning rate
     clip_scale: Array  # [] factor on the clip range
 
 
-def init_control(h: Any) -> Control:
-    """The controls at the start of a run: β = h.beta, both factors 1."""
-    one = jnp.ones((), jnp.float32)
-    return Control(beta=jnp.asarray(h.beta, jnp.float32), lr_scale=one, clip_scale=one)
-
-
 def adaptive_beta(beta: Array, kl: Array | float, target: Array | float) -> Array:
-    """Adaptive penalty of (8): 2β where KL > 1.5 target, β/2 where KL < target/1.5, else β.
+    """Return the adapted penalty of (8): 2β if KL > 1.5 target, β/2 if KL < target/1.5, else β (C7).
 
-    To be called once per iteration with the mean KL(π_old ‖ π) of the whole batch after the update. Scalars, KL
-    in nats; returns []. An infinite target or a NaN KL leaves β bitwise unchanged; a changed β is in `BETA_RANGE`.
+    Call it once per iteration, after the update. Schulman et al. (2017), arXiv:1707.06347, section 4.
+
+    Args:
+        beta: β, [].
+        kl: mean KL(π_old ‖ π) of the whole batch in nats, []; a NaN leaves β bitwise unchanged.
+        target: KL to aim at, []; infinity leaves β bitwise unchanged.
+
+    Returns:
+        β, [], within `BETA_RANGE` if it was changed.
     """
     return _adapt(beta, kl > 1.5 * target, kl < target / 1.5, target, 2.0, BETA_RANGE)
 
 
 def adaptive_scale(scale: Array, kl: Array | float, target: Array | float, low: float, high: float) -> Array:
-    """KL-driven factor (section 1.10): scale/1.5 where KL > 2 target, 1.5 scale where KL < target/2, else scale.
+    """Return an adapted factor (1.10): scale/1.5 if KL > 2 target, 1.5 scale if KL < target/2, else scale.
 
-    Scalars, KL in nats; returns [], a changed factor within [low, high]. An infinite target or a NaN KL leaves
-    the factor bitwise unchanged.
+    An adaptive learning rate of this form is in Schulman et al. (2017), arXiv:1707.06347, section 6.
+
+    Args:
+        scale: the factor, [].
+        kl: mean KL(π_old ‖ π) of the whole batch in nats, []; a NaN leaves the factor bitwise unchanged.
+        target: KL to aim at, []; infinity leaves the factor bitwise unchanged.
+        low: lower bound of a changed factor.
+        high: upper bound of a changed factor.
+
+    Returns:
+        The factor, [].
     """
     return _adapt(scale, kl < target / 2.0, kl > 2.0 * target, target, 1.5, (low, high))
 
 
-def _adapt(x: Array, up: Any, down: Any, target: Array | float, factor: float, bounds: tuple[float, float]) -> Array:
-    """x·factor where `up`, x/factor where `down`, both within the bounds; x where neither or where target is inf."""
+def _adapt(
+    x: Array, up: Array | bool, down: Array | bool, target: Array | float, factor: float, bounds: tuple[float, float]
+) -> Array:
+    """Return x·factor if `up`, x/factor if `down`, both within the bounds; x if neither, or if the target is inf."""
     up, down = jnp.asarray(up), jnp.asarray(down)
     moved = jnp.clip(jnp.where(up, x * factor, x / factor), *bounds)
     return jnp.where(jnp.isfinite(target) & (up | down), moved, x)
 
 
-def update_control(control: Control, kl: Array | float, h: Any) -> Control:
-    """The controls after an iteration whose mean KL(π_old ‖ π) [] was `kl`, in nats.
-
-    Targets are h.beta_target_kl, h.lr_target_kl and h.clip_target_kl; an infinite one leaves its number as it was.
-    """
-    return Control(
-        beta=adaptive_beta(control.beta, kl, h.beta_target_kl),
-        lr_scale=adaptive_scale(control.lr_scale, kl, h.lr_target_kl, *LR_SCALE_RANGE),
-        clip_scale=adaptive_scale(control.clip_scale, kl, h.clip_target_kl, *CLIP_SCALE_RANGE),
-    )
-
-
-def apply_control(control: Control, h: Tree) -> Tree:
-    """`h` as this iteration uses it: learning_rate and clip_eps times their factors, beta adapted where that is on."""
-    hyper: Any = h
-    adaptive = jnp.isfinite(hyper.beta_target_kl)
-    return hyper._replace(
-        beta=jnp.where(adaptive, control.beta, jnp.asarray(hyper.beta, control.beta.dtype)),
-        learning_rate=hyper.learning_rate * control.lr_scale,
-        clip_eps=hyper.clip_eps * control.clip_scale,
-    )
-
-
 def should_stop(stopped: Array, kl: Array | float, target_kl: Array | float) -> Array:
-    """KL early stop (section 1.10): once KL > κ, stopped for the rest of the iteration; κ = inf never stops.
+    """Return whether the early stop of an update is in force (1.10): from KL > κ on, until the next rollout.
 
-    `stopped` [] bool, KL and κ [] in nats; returns [] bool.
+    Achiam (2018), "Spinning Up in Deep Reinforcement Learning", stops its epochs by the same rule.
+
+    Args:
+        stopped: whether it was in force before, [] bool.
+        kl: mean KL(π_old ‖ π) of the minibatch in nats, [].
+        target_kl: κ, []; infinity never stops.
+
+    Returns:
+        [] bool.
     """
     return stopped | (kl > target_kl)
+
+
+def __getattr__(name: str):  # until the page imports the bindings from their module
+    from purejaxppo.functional import bindings
+
+    if name in ("init_control", "update_control", "apply_control"):
+        return getattr(bindings, name)
+    raise AttributeError(name)

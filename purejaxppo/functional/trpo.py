@@ -1,7 +1,7 @@
-"""Trust-region policy optimization: the natural-gradient step with a line search (6)."""
+"""Trust-region policy optimization: the natural-gradient step with a line search (6), and its bound (C9)."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,42 +11,74 @@ from jax.scipy.sparse.linalg import cg
 
 from purejaxppo._util.trees import Tree, tree_where
 
-"""Adaptive β stays in here: from a β that has run out to 0 no doubling leads back."""
-
-"""Range of the KL-driven factor on the learning rate."""
-
-"""Range of the KL-driven factor on the clip range: ε stays small enough for 1 − ε to be positive."""
+# Improvement bound ---------------------------------------------------------------------------------------------------
 
 
-def bound_constant(max_abs_advantage: Array | float, gamma: Array | float) -> Array | float:
-    """C = 4 max|A| γ / (1 − γ)², the price of the largest KL in the lower bound of (6); infinite at γ = 1."""
-    return 4.0 * max_abs_advantage * gamma / (1.0 - gamma) ** 2
+def bound_constant(max_abs_advantage: Array | float, gamma: Array | float) -> Array:
+    """Return C = 4 max|A| γ / (1 − γ)², the weight of the largest KL in the improvement bound (C9).
+
+    Schulman et al. (2015), arXiv:1502.05477, theorem 1.
+
+    Args:
+        max_abs_advantage: max|A|, [].
+        gamma: discount γ, [].
+
+    Returns:
+        C, []; infinite at γ = 1.
+    """
+    discounted = jnp.less(gamma, 1.0)
+    remaining = jnp.where(discounted, 1.0 - gamma, 1.0)  # no division by 0, not even in the branch that is not taken
+    return jnp.where(discounted, 4.0 * max_abs_advantage * gamma / remaining**2, jnp.inf)
 
 
 def improvement_bound(
     surrogate: Array | float, max_kl: Array | float, max_abs_advantage: Array | float, gamma: Array | float
-) -> Array | float:
-    """Lower bound of J(π) − J(π_old): (1 − γ)⁻¹ L − C max_s KL(π_old ‖ π), C = 4 max|A| γ / (1 − γ)².
+) -> Array:
+    """Return a lower bound of J(π) − J(π_old): (1 − γ)⁻¹ L − C max_s KL(π_old ‖ π), with C = 4 max|A| γ / (1 − γ)².
 
-    L is the CPI surrogate (5) with exact advantages over the discounted visitation of π_old, less its value 0 at
-    π_old; KL in nats. The maximum over states is needed, the mean of (6) in its place gives no bound. Scalars.
+    The bound needs the maximum over states. With the mean KL of (6) it fails (C9). Schulman et al. (2015),
+    arXiv:1502.05477, theorem 1; Kakade & Langford (2002), "Approximately optimal approximate reinforcement learning".
+
+    Args:
+        surrogate: L, the surrogate (5) with exact advantages over the discounted visitation of π_old, [].
+        max_kl: max_s KL(π_old ‖ π) in nats, [].
+        max_abs_advantage: max|A|, [].
+        gamma: discount γ, [].
+
+    Returns:
+        The bound, []; −inf at γ = 1.
     """
-    return surrogate / (1.0 - gamma) - bound_constant(max_abs_advantage, gamma) * max_kl
+    discounted = jnp.less(gamma, 1.0)
+    remaining = jnp.where(discounted, 1.0 - gamma, 1.0)
+    constant = jnp.where(discounted, bound_constant(max_abs_advantage, gamma), 0.0)  # inf · 0 would be NaN
+    return jnp.where(discounted, surrogate / remaining - constant * max_kl, -jnp.inf)
+
+
+# Natural-gradient step -----------------------------------------------------------------------------------------------
 
 
 class TrpoInfo(NamedTuple):
-    """What a TRPO step did; float32 scalars."""
+    """Outcome of a TRPO step; float32 scalars."""
 
-    kl: Array  # [] mean KL(old ‖ new) of the accepted step, 0 where none was accepted
-    improvement: Array  # [] gain of the surrogate, 0 where no step was accepted
-    step_fraction: Array  # [] accepted fraction of the full step, 0 where none was
+    kl: Array  # [] mean KL(π_old ‖ π) of the accepted step, 0 if no step was accepted
+    improvement: Array  # [] gain of the surrogate, 0 if no step was accepted
+    step_fraction: Array  # [] accepted fraction of the full step, 0 if no step was accepted
     cg_residual: Array  # [] |(F + damping) x − g| / |g| after conjugate gradients
 
 
 def fisher_vector_product(kl_fn: Callable[[Tree], Array], params: Tree, vector: Tree) -> Tree:
-    """F v, the Hessian of the mean KL times a vector: the derivative of its gradient along v.
+    """Return F v, the product of the Fisher matrix with a vector: the derivative of the KL's gradient along v.
 
-    `kl_fn(params)` [] has its minimum 0 at `params`, where its Hessian is the Fisher matrix; v is like `params`.
+    F is the Hessian of the mean KL at its minimum. Kakade (2001), "A natural policy gradient"; Pearlmutter (1994),
+    "Fast exact multiplication by the Hessian".
+
+    Args:
+        kl_fn: maps parameters to the mean KL, []; its minimum 0 is at `params`.
+        params: parameters of π_old.
+        vector: v, like `params`.
+
+    Returns:
+        F v, like `params`.
     """
     return jax.jvp(jax.grad(kl_fn), (params,), (vector,))[1]
 
@@ -61,13 +93,14 @@ class _Trial(NamedTuple):
 
 
 def _line_search(try_fraction: Callable[[Array], _Trial], delta: Array | float, backtracks: int) -> _Trial:
-    """The first accepted trial of at most 1 + `backtracks`, from the full step down; else the last, not accepted."""
+    """Return the first accepted trial, from the full step down; after 1 + `backtracks` trials the last one."""
 
     def shorter(trial: _Trial) -> Array:
-        # Too far: to where a parabola through the KL just measured is δ, which keeps the KL within a few percent of δ;
-        # halving would leave a quarter of it. Much too far, or no gain: half.
-        to_boundary = jnp.clip(jnp.sqrt(delta / trial.kl), 0.5, 0.99)
-        return trial.fraction * jnp.where(trial.kl > delta, to_boundary, 0.5)
+        # If the KL exceeds δ, go to where a parabola through it equals δ, but not below half the step: the accepted
+        # step then uses δ to a few percent, where halving could leave a quarter of it. If there is no gain, halve.
+        too_far = trial.kl > delta
+        to_boundary = jnp.clip(jnp.sqrt(delta / jnp.where(too_far, trial.kl, 1.0)), 0.5, 0.99)
+        return trial.fraction * jnp.where(too_far, to_boundary, 0.5)
 
     def unfinished(state: tuple[Array, _Trial]) -> Array:
         return ~state[1].accepted & (state[0] < backtracks)
@@ -88,14 +121,24 @@ def trpo_step(
     cg_iterations: int = 10,
     backtracks: int = 10,
 ) -> tuple[Tree, TrpoInfo]:
-    """Trust-region step (6): maximise the surrogate subject to mean KL(old ‖ new) ≤ δ.
+    """Take a trust-region step (6): maximize the surrogate subject to mean KL(π_old ‖ π) ≤ δ.
 
-    Direction x = (F + damping)⁻¹ g by conjugate gradients; full step √(2δ / xᵀFx)·x, to which the quadratic model
-    gives a KL of δ. A line search shortens it until the surrogate has grown and KL ≤ δ, at most `backtracks` times;
-    failing that, or with a gradient of 0 or NaN, the parameters come back bitwise unchanged.
+    The direction x = (F + damping)⁻¹ g comes from conjugate gradients. The full step is √(2δ / xᵀFx)·x, for which the
+    quadratic model of the KL gives δ. A line search shortens it until the surrogate has grown and KL ≤ δ. If no trial
+    is accepted, or if the gradient is 0 or NaN, the parameters stay bitwise unchanged. Schulman et al. (2015),
+    arXiv:1502.05477, appendix C.
 
-    `surrogate_fn` and `kl_fn` map parameters to [], and `params` is the old policy that both refer to; δ in nats.
-    Returns the new parameters and a TrpoInfo.
+    Args:
+        params: parameters of π_old, to which both functions refer.
+        surrogate_fn: maps parameters to the surrogate, [].
+        kl_fn: maps parameters to the mean KL in nats, [].
+        delta: δ in nats, [].
+        damping: added to the diagonal of F, [].
+        cg_iterations: iterations of conjugate gradients.
+        backtracks: how often the line search may shorten the step.
+
+    Returns:
+        The new parameters and the outcome.
     """
     flat, unravel = ravel_pytree(params)
 
@@ -109,8 +152,8 @@ def trpo_step(
     gradient = ravel_pytree(gradient_tree)[0]
     x, _ = cg(damped, gradient, maxiter=cg_iterations)
     curvature = x @ fisher(x)
-    curved = curvature > 0  # not so where the gradient is 0: then there is no scale and no step
-    # F and not F + damping: with the latter the KL would fall short of δ by whatever the damping adds.
+    curved = curvature > 0  # false if the gradient is 0: then there is no scale and no step
+    # F, not F + damping: with damping the KL would fall short of δ.
     full_step = jnp.sqrt(2.0 * delta / jnp.where(curved, curvature, jnp.ones_like(curvature))) * x
 
     def try_fraction(fraction: Array) -> _Trial:
@@ -126,14 +169,9 @@ def trpo_step(
     return new_params, TrpoInfo(kl, improvement, fraction, residual)
 
 
-def natural_step(replay: Callable[[Tree], tuple], params: Tree, advantage: Array, h: Any) -> Tree:
-    """The TRPO step (6) from π_old on a whole batch: mean(r Â) + ent_coef · mean(H), with h.trpo_delta, h.trpo_damping.
+def __getattr__(name: str):  # until the page imports the bindings from their module
+    from purejaxppo.functional import bindings
 
-    replay(params) -> (ratio, KL(old ‖ new), entropy, ...), each like `advantage` [L, M]. Returns the new parameters.
-    """
-
-    def surrogate(params: Tree) -> Array:
-        ratio, _, entropy, *_ = replay(params)
-        return (ratio * advantage + h.ent_coef * entropy).mean()
-
-    return trpo_step(params, surrogate, lambda p: replay(p)[1].mean(), h.trpo_delta, h.trpo_damping)[0]
+    if name == "natural_step":
+        return bindings.natural_step
+    raise AttributeError(name)

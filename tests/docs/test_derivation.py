@@ -1,7 +1,7 @@
 """The derivation on exact small problems: each statement that holds, and each of the source's that does not.
 
-Test names carry the equation number, or the row of the list of errata (E1-E7) and completions (C1-C9). What belongs to
-one function only (C1, C2, C3, C5, C6, C7) is tested beside it, in test_advantages, test_objectives, test_trust_region.
+Test names carry the number of the equation, of the erratum (E1-E7) or of the completion (C1-C9). What belongs to one
+function only (C1, C2, C3, C5, C6, C7) is tested with that function, in tests/functional/.
 """
 
 import re
@@ -13,34 +13,39 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
+from small_world import (
+    GAMMA,
+    GRAD_J,
+    MDP,
+    NEW_LOGITS,
+    OLD_LOGITS,
+    PI,
+    RHO,
+    THETA,
+    VALUE_ERROR,
+    A,
+    J,
+    Q,
+    V,
+    clip,
+    cosine,
+    cpi,
+    exact_kl,
+    expectation,
+    gae_bias,
+    policy_gradient,
+    price,
+    random_policies,
+    rare_state,
+    two_samples,
+)
 
 from purejaxppo.functional import advantages as adv
 from purejaxppo.functional import objectives as obj
 from purejaxppo.functional import trpo
+from purejaxppo.functional.bindings import OBJECTIVES, TARGETS
 
 DOC = (Path(__file__).parents[2] / "docs" / "derivation.md").read_text(encoding="utf-8")
-MDP = oracle.random_mdp(0)
-GAMMA = MDP.gamma
-THETA = np.random.default_rng(5).normal(size=MDP.r.shape)
-PI = oracle.softmax(THETA)
-V, Q, A = oracle.state_values(MDP, PI), oracle.action_values(MDP, PI), oracle.advantages(MDP, PI)
-RHO = oracle.visitation(MDP, PI)
-
-
-def J(theta, mdp=MDP):
-    return oracle.expected_return(mdp, oracle.softmax(theta))
-
-
-GRAD_J = oracle.central_difference(J, THETA)
-
-
-def policy_gradient(factor, weight=RHO):
-    """(1 - g)^-1 E_{s ~ weight, a ~ pi}[grad log pi(a|s) factor(s, a)]."""
-    return oracle.score_expectation(weight, PI, factor) / (1 - GAMMA)
-
-
-def cosine(x, y):
-    return float((x * y).sum() / np.sqrt((x**2).sum() * (y**2).sum()))
 
 
 def assert_close(actual, desired, tol=1e-7):
@@ -58,14 +63,6 @@ def rollouts():
     """1e5 rollouts, long enough that g^60 < 2e-6: states [61, n] and rewards [60, n]."""
     states, _, rewards = oracle.simulate(MDP, PI, 100_000, 60, np.random.default_rng(1))
     return states, rewards
-
-
-def random_policies(num=200):
-    """Pairs of policies from near to far."""
-    rng = np.random.default_rng(7)
-    for _ in range(num):
-        old = rng.normal(size=MDP.r.shape)
-        yield oracle.softmax(old), oracle.softmax(old + rng.uniform(0.01, 3.0) * rng.normal(size=MDP.r.shape))
 
 
 # The objective and its gradient: (1), (2), (3), E2, E3 -------------------------------------------------------
@@ -160,12 +157,6 @@ def test_E3_unrolled_gradient_of_v_and_no_cancellation_of_the_gradient_of_rho():
 # The surrogate: (5), E4, E5, C9 ------------------------------------------------------------------------------
 
 
-def cpi(theta, weight=RHO):
-    """L^CPI (5) as an exact expectation over states ~ weight and actions ~ pi_old."""
-    ratio = oracle.softmax(theta) / PI
-    return float(weight @ (PI * ratio * A).sum(axis=1))
-
-
 def test_E4_gradient_of_cpi_is_one_minus_gamma_times_the_policy_gradient():
     gradient = oracle.central_difference(cpi, THETA)
     assert_close(gradient, (1 - GAMMA) * GRAD_J)
@@ -182,7 +173,7 @@ def test_E4_eq05_eq07_eq08_at_the_old_policy_every_surrogate_has_that_gradient(n
         new = jax.nn.log_softmax(theta)
         kl = jnp.sum(jnp.exp(old) * (old - new), axis=1, keepdims=True)
         ratio = obj.importance_ratio(new, old)
-        return jnp.sum(weight * obj.OBJECTIVES[name](ratio, advantage, jnp.broadcast_to(kl, ratio.shape), h))
+        return jnp.sum(weight * OBJECTIVES[name](ratio, advantage, jnp.broadcast_to(kl, ratio.shape), h))
 
     assert_close(jax.grad(surrogate)(jnp.asarray(THETA, jnp.float32)), (1 - GAMMA) * GRAD_J, 1e-5)
 
@@ -238,12 +229,7 @@ def test_C9_improvement_bound_needs_the_maximum_kl():
 
 def test_C9_with_the_average_kl_of_eq06_the_bound_fails():
     """A state the old policy hardly meets: one change leads there, another makes it bad; the average sees neither."""
-    P = np.zeros((3, 2, 3))
-    P[0, 0, 2] = P[0, 1, 1] = P[1, :, 1] = P[2, :, 2] = 1.0  # 0 the start, 1 the rare state, 2 the end
-    r = np.array([[0.0, 0.0], [1.0, -1.0], [0.0, 0.0]])
-    mdp = oracle.MDP(P, r, np.array([1.0, 0.0, 0.0]), 0.02)
-    old = np.array([[0.95, 0.05], [0.5, 0.5], [0.5, 0.5]])
-    new = np.array([[0.947, 0.053], [0.3, 0.7], [0.5, 0.5]])
+    mdp, old, new = rare_state()
     advantage, rho = oracle.advantages(mdp, old), oracle.visitation(mdp, old)
     gain = oracle.expected_return(mdp, new) - oracle.expected_return(mdp, old)
     kl = (old * np.log(old / new)).sum(axis=1)
@@ -265,38 +251,6 @@ def test_E1_the_minimum_is_not_the_clipped_term_below_the_interval():
     for sign in (-1.0, 1.0):
         a = jnp.full_like(w, sign)
         assert np.all(obj.clipped_surrogate(w, a, 0.2) <= obj.cpi_surrogate(w, a))
-
-
-def two_samples(surrogate, steps=3300, learning_rate=0.005):
-    """Gradient ascent on two samples of A = 1 that share one parameter; returns the ratios [steps + 1, 2].
-
-    Two states with two actions each, log pi(a|s) = log sigmoid(b_s + f_s theta): a rare action that reacts strongly,
-    a common one that reacts weakly.
-    """
-    bias, slope = jnp.asarray([np.log(0.05 / 0.95), 0.0], jnp.float32), jnp.asarray([10.0, 0.25])
-    old, advantage = jax.nn.log_sigmoid(bias), jnp.ones(2)
-
-    def ratio(theta):
-        return obj.importance_ratio(jax.nn.log_sigmoid(bias + slope * theta), old)
-
-    def kl(theta):
-        p, x = jnp.exp(old), bias + slope * theta
-        return p * (old - jax.nn.log_sigmoid(x)) + (1 - p) * (jnp.log1p(-p) - jax.nn.log_sigmoid(-x))
-
-    def ascend(theta, _):
-        gradient = jax.grad(lambda t: jnp.mean(surrogate(ratio(t), advantage, kl(t))))(theta)
-        return theta + learning_rate * gradient, ratio(theta)
-
-    theta, ratios = jax.lax.scan(ascend, jnp.float32(0.0), length=steps)
-    return np.concatenate([ratios, ratio(theta)[None]])
-
-
-def clip(w, a, kl):
-    return obj.clipped_surrogate(w, a, 0.2)
-
-
-def price(w, a, kl):
-    return obj.kl_penalized_surrogate(w, a, kl, 100.0)
 
 
 def price_gradient(theta):
@@ -361,19 +315,13 @@ def test_E7_targets_come_from_raw_advantages():
     zero, no = jnp.zeros((5, 1)), jnp.zeros((5, 1), bool)
     h = SimpleNamespace(gamma=0.9, gae_lambda=1.0, value_lambda=1.0)
     returns = [[sum(0.9**k * float(rewards[t + k, 0]) for k in range(5 - t))] for t in range(5)]
-    for fn in adv.TARGETS.values():
+    for fn in TARGETS.values():
         advantage, targets = fn(rewards, zero, zero, no, no, h, 5)
         assert_close(targets, returns, 1e-6)
     # In the source's order, A normalised before R = A + V, the value function is fitted to something else.
     source = adv.normalize_advantages(advantage) + zero
     assert np.abs(source - np.array(returns)).max() > 1.0
     assert abs(float(source.mean())) < 1e-6  # centred: the level of the return is gone
-
-
-def gae_bias(pi, error, lam, first=None):
-    """C4: -e(s) + g (1 - lam) sum_l (g lam)^l E[e(s_{t+l+1}) | s, a], [S, A]."""
-    later = np.linalg.solve(np.eye(len(error)) - GAMMA * lam * oracle.transition_under(MDP, pi), error)
-    return -error[:, None] + GAMMA * (1 - lam) * MDP.P @ later
 
 
 def expected_gae(pi, values, lam, terms=400):
@@ -407,9 +355,6 @@ def gae_variance(pi, values, lam):
 def deviations_of_gae(values, lams):
     """Root of the variance, averaged over s ~ rho and a ~ pi, for each lambda."""
     return np.array([np.sqrt((RHO[:, None] * PI * gae_variance(PI, values, lam)).sum()) for lam in lams])
-
-
-VALUE_ERROR = np.random.default_rng(4).normal(size=len(V))
 
 
 @pytest.mark.parametrize("lam", [0.0, 0.5, 0.9, 1.0])
@@ -502,20 +447,6 @@ def test_C4_the_variance_falls_first_for_most_random_errors_but_not_for_all():
 
 
 # KL estimators: C8 -------------------------------------------------------------------------------------------
-
-OLD_LOGITS = jnp.asarray([0.3, -1.0, 0.8, 0.0])
-NEW_LOGITS = OLD_LOGITS + jnp.asarray([0.5, 0.2, -0.7, 0.1])
-
-
-def exact_kl(logits):
-    old = jax.nn.log_softmax(OLD_LOGITS)
-    return jnp.sum(jnp.exp(old) * (old - jax.nn.log_softmax(logits)))
-
-
-def expectation(estimator):
-    """E_{a ~ old}[k(log r(a))] as a function of the new logits, by enumeration."""
-    old = jax.nn.log_softmax(OLD_LOGITS)
-    return lambda logits: jnp.sum(jnp.exp(old) * estimator(jax.nn.log_softmax(logits) - old))
 
 
 @pytest.mark.parametrize("estimator", [obj.kl_k1, obj.kl_k3])

@@ -9,13 +9,14 @@ import re
 from functools import cache
 from pathlib import Path
 
+import endings
 import jax
 import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-import test_advantages as advantages
-import test_derivation as derivation
+import small_world
+from small_world import GAMMA, GRAD_J, MDP, PI, RHO, THETA, A, V
 
 import purejaxppo
 from purejaxppo.functional import advantages as adv
@@ -58,8 +59,9 @@ def resolve(name: str):
     package, *rest = name.split(".")
     found = importlib.import_module(package)
     for depth, part in enumerate(rest, 1):
+        is_package = inspect.ismodule(found) and hasattr(found, "__path__")
         module = ".".join([package, *rest[:depth]])
-        is_module = inspect.ismodule(found) and importlib.util.find_spec(module) is not None
+        is_module = is_package and importlib.util.find_spec(module) is not None
         found = importlib.import_module(module) if is_module else getattr(found, part)
     return found
 
@@ -136,7 +138,7 @@ def test_a_test_named_in_the_document_exists(file, name):
 def test_nothing_that_looks_like_a_name_escapes_these_checks():
     """A path or a prefix misspelt would not be found, and so not be missed."""
     assert len(named_tests(DOC)) == DOC.count("::")
-    files = re.findall(r"`((?:tests|docs|notebooks)/[\w.]+)`", DOC)
+    files = re.findall(r"`((?:tests|docs|notebooks)/[\w./]+)`", DOC)
     assert files
     assert [file for file in files if not (TESTS.parent / file).is_file()] == []
     rows = [line.split("|")[1] for line in DOC.split("## Improvement diagnostics")[1].splitlines() if line[:3] == "| `"]
@@ -164,9 +166,7 @@ def test_formulas_survive_markdown():
 
 # Every figure under Errata -----------------------------------------------------------------------------------
 
-THETA, PI, RHO, V, Q, A, GAMMA = (getattr(derivation, x) for x in ("THETA", "PI", "RHO", "V", "Q", "A", "GAMMA"))
-MDP, GRAD_J = derivation.MDP, derivation.GRAD_J
-NUMBERS = tuple(jnp.asarray(x) for x in advantages.ROWS)
+NUMBERS = tuple(jnp.asarray(x) for x in endings.ROWS)
 
 
 def largest(x) -> float:
@@ -179,7 +179,7 @@ def figures_E1():
 
 def figures_E2():
     source = RHO @ (PI * (MDP.r + GAMMA * MDP.P @ V)).sum(axis=1) / (1 - GAMMA)
-    return f"{derivation.J(THETA):.4f}", f"{source:.4f}"
+    return f"{small_world.J(THETA):.4f}", f"{source:.4f}"
 
 
 def figures_E3():
@@ -191,14 +191,14 @@ def figures_E4():
     step, states = MDP.rho0, np.zeros_like(RHO)
     for _ in range(200):
         states, step = states + step / 200, step @ oracle.transition_under(MDP, PI)
-    length = np.linalg.norm(oracle.central_difference(derivation.cpi, THETA)) / np.linalg.norm(GRAD_J)
-    cosine = derivation.cosine(oracle.central_difference(lambda t: derivation.cpi(t, states), THETA), GRAD_J)
+    length = np.linalg.norm(oracle.central_difference(small_world.cpi, THETA)) / np.linalg.norm(GRAD_J)
+    cosine = small_world.cosine(oracle.central_difference(lambda t: small_world.cpi(t, states), THETA), GRAD_J)
     return f"{length:.3f}", f"{cosine:.3f}", f"{np.degrees(np.arccos(cosine)):.1f}°"
 
 
 def figures_E5():
     rows = []
-    for old, new in derivation.random_policies():
+    for old, new in small_world.random_policies():
         advantage = oracle.advantages(MDP, old)
         gain = oracle.expected_return(MDP, new) - oracle.expected_return(MDP, old)
         error = abs(gain - oracle.visitation(MDP, old) @ (new * advantage).sum(axis=1) / (1 - GAMMA))
@@ -207,15 +207,15 @@ def figures_E5():
     error, gain, _ = max(rows)
     direction = np.random.default_rng(2).normal(size=THETA.shape)
     near, far = (
-        abs(derivation.J(x) - derivation.J(THETA) - derivation.cpi(x) / (1 - GAMMA))
+        abs(small_world.J(x) - small_world.J(THETA) - small_world.cpi(x) / (1 - GAMMA))
         for x in (THETA + 0.01 * direction, THETA + 0.1 * direction)
     )
     return f"{error:.2f}", f"{gain:.2f}", f"{100 * max(row[2] for row in rows):.1f} %", f"{far / near:.0f} times"
 
 
 def figures_E6():
-    clip = derivation.two_samples(lambda r, a, kl: obj.clipped_surrogate(r, a, 0.2))
-    price = derivation.two_samples(lambda r, a, kl: obj.kl_penalized_surrogate(r, a, kl, 100.0), learning_rate=0.002)
+    clip = small_world.two_samples(small_world.clip)
+    price = small_world.two_samples(small_world.price, learning_rate=0.002)
     assert clip[1, 0] > 1.2  # out in the first step
     assert clip[-1, 1] < 1.2  # still inside
     return f"{clip[-1, 0]:.2f}", f"{clip[-1, 1]:.2f}", f"{price[-1, 0]:.2f}", f"{price[-1, 1]:.3f}"
@@ -234,34 +234,34 @@ def figures_E7():
 
 def figures_C1():
     rewards, values, next_values, terminated, _ = NUMBERS
-    off = np.abs(rewards + advantages.GAMMA * next_values - values - adv.td_residuals(*NUMBERS[:4], advantages.GAMMA))
+    off = np.abs(rewards + endings.GAMMA * next_values - values - adv.td_residuals(*NUMBERS[:4], endings.GAMMA))
     assert np.array_equal(off > 1e-6, terminated)
     return str(off.size), str((off > 1e-6).sum()), f"{off.max():.2f}"
 
 
 def figures_C2():
-    rewards, values, next_values, terminated, truncated = advantages.ROWS
-    settings = {"gamma": advantages.GAMMA, "lam": advantages.LAM}
-    right = oracle.per_environment(oracle.gae_double_sum, *advantages.ROWS, **settings)
+    rewards, values, next_values, terminated, truncated = endings.ROWS
+    settings = {"gamma": endings.GAMMA, "lam": endings.LAM}
+    right = oracle.per_environment(oracle.gae_double_sum, *endings.ROWS, **settings)
     across = (rewards, values, next_values, terminated, np.zeros_like(truncated))
     off = np.abs(oracle.per_environment(oracle.gae_double_sum, *across, **settings) - right)
     return f"{100 * (off > 1e-6).mean():.1f} %", f"{off.max():.2f}"
 
 
 def figures_C3():
-    rewards, values, _, *flags = advantages.CONSISTENT
-    plain = oracle.per_environment(oracle.monte_carlo, rewards, np.zeros_like(rewards), *flags, gamma=advantages.GAMMA)
-    off = np.abs(plain - values - adv.gae(*map(jnp.asarray, advantages.CONSISTENT), advantages.GAMMA, 1.0))
+    rewards, values, _, *flags = endings.CONSISTENT
+    plain = oracle.per_environment(oracle.monte_carlo, rewards, np.zeros_like(rewards), *flags, gamma=endings.GAMMA)
+    off = np.abs(plain - values - adv.gae(*map(jnp.asarray, endings.CONSISTENT), endings.GAMMA, 1.0))
     return f"{(off < 1e-5).sum()} of {off.size}", f"{off.max():.2f}"
 
 
 def figures_C4():
-    biases = [derivation.gae_bias(PI, derivation.VALUE_ERROR, lam) for lam in (0.0, 0.5, 0.9)]
+    biases = [small_world.gae_bias(PI, small_world.VALUE_ERROR, lam) for lam in (0.0, 0.5, 0.9)]
     spreads = [np.ptp(bias, axis=1).max() for bias in biases]
-    wrong = [largest(derivation.policy_gradient(A + bias) - GRAD_J) for bias in biases]
+    wrong = [largest(small_world.policy_gradient(A + bias) - GRAD_J) for bias in biases]
     states, _, rewards = oracle.simulate(MDP, PI, 5000, 60, np.random.default_rng(3), first=(0, 0))
     no, deviations = jnp.zeros(rewards.shape, bool), []
-    for values in (V, V + derivation.VALUE_ERROR):
+    for values in (V, V + small_world.VALUE_ERROR):
         numbers = [jnp.asarray(x, jnp.float32) for x in (rewards, values[states[:-1]], values[states[1:]])]
         deviations += [float(adv.gae(*numbers, no, no, GAMMA, lam)[0].std()) for lam in (0.0, 0.9, 1.0)]
     return [f"{x:.3f}" for x in (*spreads, *wrong, *deviations)]
@@ -272,14 +272,14 @@ def figures_C5():
         total, later = 0.0, jnp.zeros_like(values[0])
         for t in reversed(range(len(rewards))):
             _, _, next_value, terminated, truncated = (x[t] for x in NUMBERS)
-            delta = rewards[t] + advantages.GAMMA * jnp.where(terminated, 0.0, next_value) - values[t]
-            decay = advantages.GAMMA * advantages.LAM
+            delta = rewards[t] + endings.GAMMA * jnp.where(terminated, 0.0, next_value) - values[t]
+            decay = endings.GAMMA * endings.LAM
             later = delta + decay * jnp.where(terminated | truncated, 0.0, later)
             total += jnp.sum(later**2)
         return total
 
     def library(rewards, values):
-        return jnp.sum(adv.gae(rewards, values, *NUMBERS[2:], advantages.GAMMA, advantages.LAM) ** 2)
+        return jnp.sum(adv.gae(rewards, values, *NUMBERS[2:], endings.GAMMA, endings.LAM) ** 2)
 
     np.testing.assert_allclose(plain(*NUMBERS[:2]), library(*NUMBERS[:2]), rtol=1e-5)
     assert all(largest(x) == 0 for x in jax.grad(library, argnums=(0, 1))(*NUMBERS[:2]))
@@ -301,11 +301,13 @@ def figures_C7():
 
 
 def figures_C8():
-    means = [float(derivation.expectation(k)(derivation.NEW_LOGITS)) for k in (obj.kl_k1, obj.kl_k2, obj.kl_k3)]
-    exact = float(derivation.exact_kl(derivation.NEW_LOGITS))
+    means = [float(small_world.expectation(k)(small_world.NEW_LOGITS)) for k in (obj.kl_k1, obj.kl_k2, obj.kl_k3)]
+    exact = float(small_world.exact_kl(small_world.NEW_LOGITS))
     assert means[0] == pytest.approx(exact, rel=1e-6) == pytest.approx(means[2], rel=1e-6)
-    gradients = [jax.grad(f)(derivation.NEW_LOGITS) for f in (derivation.expectation(obj.kl_k2), derivation.exact_kl)]
-    old, new = (jax.nn.log_softmax(x) for x in (derivation.OLD_LOGITS, derivation.NEW_LOGITS))
+    gradients = [
+        jax.grad(f)(small_world.NEW_LOGITS) for f in (small_world.expectation(obj.kl_k2), small_world.exact_kl)
+    ]
+    old, new = (jax.nn.log_softmax(x) for x in (small_world.OLD_LOGITS, small_world.NEW_LOGITS))
     samples = [(k(new - old), jnp.exp(old)) for k in (obj.kl_k1, obj.kl_k3)]
     variances = [float(jnp.sum(p * k**2) - jnp.sum(p * k) ** 2) for k, p in samples]
     backward = float(jnp.sum(jnp.exp(new) * (new - old)))
@@ -314,7 +316,7 @@ def figures_C8():
 
 
 def figures_C9():
-    mdp, old, new = derivation_c9()
+    mdp, old, new = small_world.rare_state()
     advantage, rho = oracle.advantages(mdp, old), oracle.visitation(mdp, old)
     gain = oracle.expected_return(mdp, new) - oracle.expected_return(mdp, old)
     kl = (old * np.log(old / new)).sum(axis=1)
@@ -322,14 +324,6 @@ def figures_C9():
     bounds = [trpo.improvement_bound(surrogate, x, largest(advantage), mdp.gamma) for x in (kl.max(), rho @ kl)]
     kls = f"{kl.max():.4f}", f"{rho @ kl:.6f}"
     return f"{gain:.6f}", f"{bounds[0]:.5f}", f"{bounds[1]:.6f}", *kls
-
-
-def derivation_c9():
-    """The three states of test_C9_with_the_average_kl_of_eq06_the_bound_fails."""
-    P = np.zeros((3, 2, 3))
-    P[0, 0, 2] = P[0, 1, 1] = P[1, :, 1] = P[2, :, 2] = 1.0
-    mdp = oracle.MDP(P, np.array([[0.0, 0.0], [1.0, -1.0], [0.0, 0.0]]), np.array([1.0, 0.0, 0.0]), 0.02)
-    return mdp, np.array([[0.95, 0.05], [0.5, 0.5], [0.5, 0.5]]), np.array([[0.947, 0.053], [0.3, 0.7], [0.5, 0.5]])
 
 
 @pytest.mark.parametrize("name", ERRATA)

@@ -1,48 +1,24 @@
 """Advantages and targets against double sums in float64, over every pattern of endings."""
 
-import itertools
-from types import SimpleNamespace
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
+from endings import (
+    CONSISTENT,
+    GAMMA,
+    LAM,
+    NEXT_VALUES,
+    NO_VALUES,
+    REWARDS,
+    ROWS,
+    TERMINATED,
+    TRUNCATED,
+    VALUES,
+)
 
 from purejaxppo.functional import advantages as adv
-
-GAMMA, LAM = 0.9, 0.8
-
-
-def every_pattern(T=4):
-    """All (neither, terminated, truncated, both)^T patterns side by side: flags [T, 4^T] and random numbers."""
-    kinds = np.array(list(itertools.product(range(4), repeat=T))).T
-    rng = np.random.default_rng(0)
-    rewards, values, next_values = rng.normal(size=(3, *kinds.shape)).astype(np.float32)
-    return rewards, values, next_values, kinds % 2 == 1, kinds >= 2
-
-
-ROWS = every_pattern()
-REWARDS, VALUES, NEXT_VALUES, TERMINATED, TRUNCATED = ROWS
-NO_VALUES = (REWARDS, NEXT_VALUES, TERMINATED, TRUNCATED)
-# Within an episode V(s'_t) and V(s_{t+1}) are one number; the identities between targets rest on that.
-SAME_STATE = np.where((TERMINATED | TRUNCATED)[:-1], VALUES[1:], NEXT_VALUES[:-1])
-CONSISTENT = (REWARDS, np.concatenate([VALUES[:1], SAME_STATE]), NEXT_VALUES, TERMINATED, TRUNCATED)
-
-
-@pytest.fixture(params=["plain", "jit", "vmap"])
-def run(request):
-    """Calls a function as it is, jitted, or as the second lane of a vmap whose first sees other numbers."""
-
-    def call(fn, *args):
-        args = [jnp.asarray(x) for x in args]
-        if request.param == "plain":
-            return np.asarray(fn(*args))
-        if request.param == "jit":
-            return np.asarray(jax.jit(fn)(*args))
-        return np.asarray(jax.vmap(fn)(*(jnp.stack([x[::-1] if x.ndim else x, x]) for x in args))[1])
-
-    return call
 
 
 def assert_close(actual, desired, tol=1e-5):
@@ -138,37 +114,6 @@ def test_targets_td_lambda_match_the_mixture_of_n_step_returns(run, lam):
     assert_close(run(lambda *x: adv.td_lambda_targets(*x, GAMMA, lam), *CONSISTENT), expected)
 
 
-H = SimpleNamespace(gamma=GAMMA, gae_lambda=LAM, value_lambda=0.5)
-
-
-@pytest.mark.parametrize("name", sorted(adv.TARGETS))
-def test_targets_by_name(run, name):
-    """Advantages are GAE(gae_lambda) under each name; the targets are what the name says, from raw advantages (E7)."""
-    advantage = oracle.per_environment(oracle.gae_double_sum, *ROWS, gamma=GAMMA, lam=LAM)
-    expected = {
-        "gae": advantage + VALUES,
-        "monte_carlo": oracle.per_environment(oracle.monte_carlo, *NO_VALUES, gamma=GAMMA),
-        "n_step": oracle.per_environment(oracle.n_step, *NO_VALUES, gamma=GAMMA, n=3),
-        "td_lambda": oracle.per_environment(oracle.gae_double_sum, *ROWS, gamma=GAMMA, lam=0.5) + VALUES,
-    }
-    assert_close(run(lambda *x: adv.TARGETS[name](*x, H, 3)[0], *ROWS), advantage)
-    assert_close(run(lambda *x: adv.TARGETS[name](*x, H, 3)[1], *ROWS), expected[name])
-
-
-@pytest.mark.parametrize("name", sorted(adv.TARGETS))
-def test_C5_nothing_flows_back_into_what_advantages_and_targets_were_made_of(name):
-    def total(numbers):
-        rewards, values, next_values, gamma = numbers
-        h = SimpleNamespace(gamma=gamma, gae_lambda=gamma, value_lambda=gamma)
-        advantage, target = adv.TARGETS[name](
-            rewards, values, next_values, jnp.asarray(TERMINATED), jnp.asarray(TRUNCATED), h, 2
-        )
-        return jnp.sum(adv.normalize_advantages(advantage) ** 3 + advantage**2 + target**2)
-
-    grads = jax.grad(total)((*map(jnp.asarray, ROWS[:3]), jnp.float32(0.9)))
-    assert all(np.all(np.asarray(g) == 0) for g in jax.tree.leaves(grads))
-
-
 def test_C5_each_function_alone_is_a_constant():
     rows = [jnp.asarray(x) for x in ROWS]
     flags = rows[3:]
@@ -184,25 +129,7 @@ def test_C5_each_function_alone_is_a_constant():
         assert not np.any(jax.grad(lambda r, fn=fn: jnp.sum(fn(r) ** 2))(rows[0]))
 
 
-def test_no_nan_leaks_out_of_a_value_behind_a_termination():
-    poisoned = np.where(TERMINATED, np.nan, NEXT_VALUES)
-    rows = (REWARDS, VALUES, poisoned, TERMINATED, TRUNCATED)
-    for name, fn in adv.TARGETS.items():
-        clean = fn(*map(jnp.asarray, ROWS), H, 3)
-        for a, b in zip(fn(*map(jnp.asarray, rows), H, 3), clean, strict=True):
-            np.testing.assert_array_equal(a, b, err_msg=name)
-
-
-def test_never_ending_reward_1_is_worth_the_geometric_series():
-    """All-truncated rows of reward 1 with V = 1/(1-g) have zero advantage and target V under every name."""
-    ones, no = jnp.ones((6, 2)), jnp.zeros((6, 2), bool)
-    value = ones / (1 - GAMMA)
-    for name, fn in adv.TARGETS.items():
-        advantage, target = fn(ones, value, value, no, ~no, H, 3)
-        assert_close(advantage, 0.0 * ones)
-        np.testing.assert_allclose(target, value, rtol=1e-6, err_msg=name)
-        # Taken for a termination, the same data say that the world is worth its truncated sum.
-        assert np.all(np.asarray(fn(ones, value, value, ~no, no, H, 3)[1]) < 2.0)
+# Normalization -------------------------------------------------------------------------------------------------------
 
 
 def test_normalize_advantages_matches_float64(run):
@@ -223,3 +150,56 @@ def test_normalize_advantages_is_population_std_and_affine_invariant():
 def test_normalize_advantages_of_equal_numbers_are_zero(value):
     """Their mean rounds; what it leaves, divided by its own size, would be advantages of order 1."""
     assert np.abs(adv.normalize_advantages(jnp.full(1000, value))).max() < 1e-2
+
+
+def masked_float64(x, mask):
+    kept = x[mask].astype(np.float64)
+    return np.where(mask, (x - kept.mean()) / (kept.std() + 1e-8), 0.0)
+
+
+def test_normalize_advantages_of_a_mask_leaves_the_others_out(run):
+    x, mask = 3.0 + 5.0 * REWARDS, ~TRUNCATED
+    normalized = run(adv.normalize_advantages, x, mask)
+    assert_close(normalized, masked_float64(x, mask))
+    assert np.all(np.asarray(normalized)[~mask] == 0.0)
+    # Whatever stands at a masked sample changes no other, not even a NaN.
+    np.testing.assert_array_equal(run(adv.normalize_advantages, np.where(mask, x, np.nan), mask), normalized)
+
+
+def test_normalize_advantages_of_masks_that_keep_all_one_or_none():
+    x = jnp.asarray(REWARDS)
+    assert_close(adv.normalize_advantages(x, jnp.ones_like(x, bool)), adv.normalize_advantages(x), 1e-6)
+    one = jnp.zeros_like(x, bool).at[1, 2].set(True)
+    for mask in (one, ~one & one):
+        np.testing.assert_array_equal(adv.normalize_advantages(x, mask), 0.0)
+
+
+def test_C5_a_mask_lets_no_gradient_through():
+    mask = jnp.asarray(~TRUNCATED)
+    assert not np.any(jax.grad(lambda x: jnp.sum(adv.normalize_advantages(x, mask) ** 2))(jnp.asarray(REWARDS)))
+
+
+# V(s'_t) of the rollout ----------------------------------------------------------------------------------------------
+
+
+def test_eq09_next_state_values_are_shifted_values_except_at_truncations(run):
+    """Against a loop, with 0 to 4 truncations per environment; the final value of (t, n) is 100 t + n."""
+    last = np.linspace(5.0, 6.0, TRUNCATED.shape[1], dtype=np.float32)[None]
+    columns = jnp.arange(TRUNCATED.shape[1], dtype=jnp.float32)
+    final_value = lambda t: 100.0 * t.astype(jnp.float32) + columns  # noqa: E731
+    expected = np.concatenate([VALUES[1:], last])
+    for t, n in np.argwhere(TRUNCATED):
+        expected[t, n] = 100.0 * t + n
+    found = run(lambda v, x, c: adv.next_state_values(v, x, c, final_value), VALUES, last, TRUNCATED)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_next_state_values_ask_the_network_as_often_as_the_worst_environment_was_truncated():
+    asked = []
+    final_value = lambda t: jax.debug.callback(lambda: asked.append(1)) or jnp.zeros(t.shape)  # noqa: E731
+    for worst in (0, 1, 3):
+        truncated = jnp.zeros((6, 4), bool).at[:worst, 2].set(True).at[:1, 0].set(worst > 0)
+        asked.clear()
+        jax.block_until_ready(adv.next_state_values(jnp.zeros((6, 4)), jnp.zeros((1, 4)), truncated, final_value))
+        jax.effects_barrier()
+        assert len(asked) == worst

@@ -1,25 +1,18 @@
 """Improvement diagnostics against their formulas, the exact MDP, and a run."""
 
 import dataclasses
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import oracle
+import pytest
 from plain_net import plain
 from probes import chain
 
 import purejaxppo as pp
 from purejaxppo import Config, Hyperparams
-from purejaxppo.functional.diagnostics import improvement, mean_residual
-
-
-class Rollout(NamedTuple):
-    """What `mean_residual` reads of one."""
-
-    reward: jax.Array
-    terminated: jax.Array
+from purejaxppo.functional.diagnostics import explained_variance, improvement, mean_residual
 
 
 def test_C9_prediction_and_bound_on_the_exact_mdp():
@@ -48,14 +41,49 @@ def test_C9_prediction_and_bound_on_the_exact_mdp():
         np.testing.assert_allclose(d.lower_bound, expected, rtol=1e-4, atol=1e-2)
         np.testing.assert_allclose(d.tv_mean, oracle.visitation(mdp, old) @ oracle.total_variation(old, new), atol=5e-3)
         assert oracle.total_variation(old, new).max() <= d.tv_max_bound
-        np.testing.assert_allclose(d.realised_improvement, 0.75)
+        np.testing.assert_allclose(d.realized_improvement, 0.75)
         if size == 0.03:  # first order holds for a small step
             np.testing.assert_allclose(exact / (1 - mdp.gamma), truth, rtol=0.1)
 
 
-def test_without_discount_there_is_no_bound():
-    d = improvement(jnp.ones((1, 4)), jnp.zeros((1, 4)), jnp.ones((1, 4)), jnp.float32(0.0), jnp.float32(1.0))
-    assert d.lower_bound == -np.inf
+@pytest.mark.parametrize("advantage", [0.0, 1.0])
+def test_without_discount_there_is_no_bound(advantage):
+    """Nor a NaN on the way to it, which jax_debug_nans would stop at."""
+    with jax.debug_nans(True):
+        a = jnp.full((1, 4), advantage)
+        d = jax.jit(improvement)(jnp.ones((1, 4)), jnp.zeros((1, 4)), a, jnp.float32(0.0), jnp.float32(1.0))
+    assert (d.lower_bound, d.bound_constant) == (-np.inf, np.inf)
+
+
+# Explained variance --------------------------------------------------------------------------------------------------
+
+
+def test_explained_variance_matches_float64():
+    rng = np.random.default_rng(0)
+    target, noise = np.float32(rng.normal(3.0, 2.0, size=(2, 50, 8)))
+    for value in (0.0 * target, target, target + 5.0, target + 0.3 * noise, -target, noise):
+        expected = 1.0 - (target - value).var(dtype=float) / target.var(dtype=float)
+        np.testing.assert_allclose(explained_variance(*map(jnp.asarray, (value, target))), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.1, -3.3, 100.7, 1e-30])
+def test_explained_variance_of_a_constant_target_is_0(constant):
+    """In float32 the variance of 1000 times 0.1 is not 0: compared with it, a small error would count as huge."""
+    target = jnp.full(1000, constant)
+    with jax.debug_nans(True):
+        for value in (target, target + 1.0, jnp.linspace(-1.0, 1.0, 1000)):
+            assert float(jax.jit(explained_variance)(value, target)) == 0.0
+        # Nor is there anything to explain where the variance underflows.
+        assert float(explained_variance(jnp.zeros(2), jnp.asarray([1e-30, 2e-30]))) == 0.0
+
+
+def test_explained_variance_does_not_hide_a_nan():
+    target = jnp.asarray([0.0, 1.0, jnp.nan])
+    assert np.isnan(explained_variance(jnp.zeros(3), target))
+    assert np.isnan(explained_variance(target, jnp.asarray([0.0, 1.0, 2.0])))
+
+
+# The mean residual ---------------------------------------------------------------------------------------------------
 
 
 def test_the_mean_residual_by_the_old_values_is_the_improvement():
@@ -68,23 +96,22 @@ def test_the_mean_residual_by_the_old_values_is_the_improvement():
     actions = oracle.draw(new[states], rng)
     after = oracle.draw(mdp.P[states, actions], rng)
     V = oracle.state_values(mdp, old)
-    rollout = Rollout(*(jnp.asarray(x, jnp.float32)[None] for x in (mdp.r[states, actions], 0.0 * states)))
-    values = (jnp.asarray(V[s], jnp.float32)[None] for s in (states, after))
+    rewards, *values = (jnp.asarray(x, jnp.float32)[None] for x in (mdp.r[states, actions], V[states], V[after]))
     gain = oracle.expected_return(mdp, new) - oracle.expected_return(mdp, old)
-    found = mean_residual(rollout._replace(terminated=rollout.terminated > 0), *values, mdp.gamma)
+    found = mean_residual(rewards, *values, jnp.zeros(rewards.shape, bool), mdp.gamma)
     np.testing.assert_allclose(found, (1 - mdp.gamma) * gain, atol=0.01)
     assert abs((1 - mdp.gamma) * gain) > 0.03  # else nothing is shown
 
 
-def test_predicted_and_realised_improvement_agree_on_cartpole():
+def test_predicted_and_realized_improvement_agree_on_cartpole():
     """Reward 1 every step, so that no mean of rewards says anything: what an update promised is what came of it."""
     env = pp.make("CartPole-v1")
     config = Config(num_envs=64, num_steps=64, total_timesteps=64 * 64 * 12, diagnostics=True)
     metrics = pp.train(pp.make_ppo(env, pp.mlp(env), config), jax.random.key(0), Hyperparams(1e-3))[1]
-    predicted, realised = metrics.diagnostics.predicted_improvement[:-1], metrics.diagnostics.realised_improvement[1:]
+    predicted, realized = metrics.diagnostics.predicted_improvement[:-1], metrics.diagnostics.realized_improvement[1:]
     assert (predicted > 0).all()
-    assert (realised > 0).sum() >= 9  # of 11
-    assert 0.2 < float(realised.sum() / predicted.sum()) < 5.0
+    assert (realized > 0).sum() >= 9  # of 11
+    assert 0.2 < float(realized.sum() / predicted.sum()) < 5.0
     assert metrics.episode_return_mean[-1] > 2 * metrics.episode_return_mean[0]
 
 
@@ -94,7 +121,7 @@ def test_a_run_reports_them_only_where_asked():
     on = pp.make_ppo(env, plain(env), dataclasses.replace(config, diagnostics=True))
     state, metrics = pp.train(on, jax.random.key(0), Hyperparams(1e-2))
     d = metrics.diagnostics
-    assert jnp.isnan(d.realised_improvement).tolist() == [True, False, False]
+    assert (d.realized_improvement == 0).tolist() == [True, False, False]
     assert (d.predicted_improvement > 0).all()  # the update climbs the surrogate that it is measured by
     np.testing.assert_allclose(d.surrogate_after - d.surrogate_before, d.predicted_improvement, atol=1e-6)
     assert (d.kl_max >= metrics.kl).all()

@@ -1,7 +1,6 @@
 """Surrogates, losses and KL estimators against their definitions by cases, in float64, sample by sample."""
 
 import itertools
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -16,21 +15,6 @@ EPS = 0.2
 RATIOS = np.array([0.0, 0.3, 0.5, 0.8, 0.9, 1.0, 1.1, 1.2, 1.5, 3.0, 20.0], np.float32)
 ADVANTAGES = np.array([-5.0, -1.0, -0.01, 0.0, 0.01, 1.0, 5.0], np.float32)
 R, A = (x.ravel() for x in np.meshgrid(RATIOS, ADVANTAGES))
-
-
-@pytest.fixture(params=["plain", "jit", "vmap"])
-def run(request):
-    """Calls a function as it is, jitted, or as the second lane of a vmap whose first sees other numbers."""
-
-    def call(fn, *args):
-        args = [jnp.asarray(x) for x in args]
-        if request.param == "plain":
-            return np.asarray(fn(*args))
-        if request.param == "jit":
-            return np.asarray(jax.jit(fn)(*args))
-        return np.asarray(jax.vmap(fn)(*(jnp.stack([x[::-1] if x.ndim else x, x]) for x in args))[1])
-
-    return call
 
 
 def piecewise(ratios, advantages, low, high, dual=np.inf):
@@ -176,6 +160,29 @@ def test_eq07_infinite_ratio_is_bounded_for_a_gain_and_a_nan_stays_a_nan():
         assert np.isnan(obj.clipped_surrogate(nan, a, EPS))
 
 
+# The clip fraction of (7) --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("high", "dual"), [(None, np.inf), (0.5, np.inf), (1.0, 2.5), (0.05, 1.3)])
+def test_eq07_is_clipped_where_the_surrogate_has_lost_its_gradient(run, high, dual):
+    """Autodiff of (7) with respect to the ratio, on the bounds too: its zeros at A ≠ 0."""
+    surrogate = lambda r: jnp.sum(obj.clipped_surrogate(r, jnp.asarray(A), EPS, high, dual))  # noqa: E731
+    gradient = np.asarray(jax.grad(surrogate)(jnp.asarray(R)))
+    found = run(lambda r, a: obj.is_clipped(r, a, EPS, high, dual), R, A)
+    np.testing.assert_array_equal(found, (gradient == 0.0) & (A != 0.0))
+    assert 0.1 < np.mean(found) < 0.7
+
+
+def test_eq07_is_clipped_knows_the_range_in_use():
+    """A ratio of 1.5 passes the wide upper bound 2; the ratio 5 of a bad action passes (7) and not the dual clip."""
+    one = jnp.float32(1.0)
+    assert bool(obj.is_clipped(jnp.float32(1.5), one, 0.2))
+    assert not bool(obj.is_clipped(jnp.float32(1.5), one, 0.2, 5 * 0.2))
+    assert not bool(obj.is_clipped(jnp.float32(5.0), -one, 0.2))
+    assert bool(obj.is_clipped(jnp.float32(5.0), -one, 0.2, None, 3.0))
+    assert not bool(obj.is_clipped(jnp.float32(5.0), 0 * one, 0.2, None, 3.0))
+
+
 # (8) ---------------------------------------------------------------------------------------------------------
 
 
@@ -290,22 +297,3 @@ def test_kl_k2_and_k3_are_never_negative_and_agree_to_second_order():
     assert np.all(k2 >= 0)
     assert np.all(k3 >= -1e-9)
     assert np.all(np.abs(k3 - k2) <= np.abs(x) ** 3 / 5 + 1e-8)
-
-
-# By name -----------------------------------------------------------------------------------------------------
-
-H = SimpleNamespace(clip_eps=0.2, clip_asymmetry=1.5, dual_clip=2.5, beta=0.7)
-
-
-def test_objectives_by_name(run):
-    kl = np.linspace(0.0, 1.0, len(R)).astype(np.float32)
-    cpi = R.astype(np.float64) * A
-    expected = {"clip": piecewise(R, A, 0.8, 1.3, 2.5), "kl": cpi - 0.7 * kl, "cpi": cpi, "none": 0.0 * cpi}
-    assert set(expected) == set(obj.OBJECTIVES)
-    for name, fn in obj.OBJECTIVES.items():
-        assert_close(run(lambda r, a, kl, fn=fn: fn(r, a, kl, H), R, A, kl), expected[name])
-
-
-def test_objective_none_leaves_the_policy_alone():
-    gradient = jax.grad(lambda r, kl: obj.OBJECTIVES["none"](r, jnp.float32(1.0), kl, H), argnums=(0, 1))
-    assert gradient(jnp.float32(1.5), jnp.float32(0.3)) == (0.0, 0.0)

@@ -1,7 +1,6 @@
-"""KL-driven controls against their tables, and the TRPO step against the Fisher matrix of a tabular MDP in float64."""
+"""The TRPO step against the Fisher matrix of a tabular MDP in float64."""
 
 import functools
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,182 +8,12 @@ import numpy as np
 import oracle
 import pytest
 
-from purejaxppo._util import trees
-from purejaxppo.functional import kl_control, trpo
-
-INF = jnp.inf
-
-
-class H(NamedTuple):
-    """The hyperparameters that the controls read."""
-
-    learning_rate: Any = 3e-4
-    clip_eps: Any = 0.2
-    beta: Any = 1.0
-    beta_target_kl: Any = INF
-    lr_target_kl: Any = INF
-    clip_target_kl: Any = INF
-
-
-@pytest.fixture(params=["plain", "jit", "vmap"])
-def run(request):
-    """Calls a function as it is, jitted, or as the last lane of a vmap; arrays only."""
-
-    def call(fn, *args):
-        args = jax.tree.map(jnp.asarray, args)
-        if request.param == "plain":
-            return fn(*args)
-        if request.param == "jit":
-            return jax.jit(fn)(*args)
-        lanes = jax.tree.map(lambda x: jnp.stack([0 * x + 1, x]).astype(x.dtype), args)
-        return jax.tree.map(lambda x: x[1], jax.vmap(fn)(*lanes))
-
-    return call
+from purejaxppo.functional import trpo
 
 
 def bits(x):
     return np.asarray(x, np.float32).view(np.uint32)
 
-
-# Controls ----------------------------------------------------------------------------------------------------
-
-# KL over target, factor on β. At exactly 1.5 and 1/1.5 nothing happens.
-BETA_TABLE = [(0.0, 0.5), (0.1, 0.5), (0.66, 0.5), (0.67, 1), (1.0, 1), (1.49, 1), (1.51, 2), (9.0, 2), (np.inf, 2)]
-# KL over target, factor on the learning rate or the clip range.
-SCALE_TABLE = [(0.0, 1.5), (0.49, 1.5), (0.51, 1), (1.0, 1), (1.99, 1), (2.01, 1 / 1.5), (9.0, 1 / 1.5)]
-
-
-@pytest.mark.parametrize("beta", [0.03, 1.0, 40.0])
-@pytest.mark.parametrize(("kl", "factor"), BETA_TABLE)
-def test_C7_eq08_adaptive_beta_doubles_halves_or_stays(kl, factor, beta):
-    target = 0.016
-    out = kl_control.adaptive_beta(jnp.float32(beta), jnp.float32(kl * target), target)
-    np.testing.assert_array_equal(bits(out), bits(np.float32(beta) * factor))
-
-
-def test_C7_beta_moves_against_the_kl():
-    """The inverted factor would run away: here KL = 0.1/β, and the controller settles where KL is the target."""
-    beta = jnp.float32(100.0)
-    for _ in range(30):
-        beta = kl_control.adaptive_beta(beta, 0.1 / beta, 0.01)
-    assert 10 / 1.5 <= float(beta) <= 10 * 1.5
-
-
-@pytest.mark.parametrize(("kl", "factor"), SCALE_TABLE)
-def test_adaptive_scale_shrinks_when_the_kl_is_high_and_grows_when_it_is_low(kl, factor):
-    out = kl_control.adaptive_scale(jnp.float32(0.7), jnp.float32(kl * 0.01), 0.01, 0.01, 10.0)
-    np.testing.assert_allclose(out, 0.7 * factor, rtol=1e-6)
-    if factor == 1:
-        np.testing.assert_array_equal(bits(out), bits(0.7))
-
-
-def test_adaptive_scale_stays_in_its_range():
-    high, low = jnp.float32(1.9), jnp.float32(0.11)
-    np.testing.assert_allclose(kl_control.adaptive_scale(high, 0.0, 0.01, 0.1, 2.0), 2.0)
-    np.testing.assert_allclose(kl_control.adaptive_scale(low, 1.0, 0.01, 0.1, 2.0), 0.1)
-
-
-def test_adaptive_beta_never_runs_out_to_zero_or_infinity():
-    down = up = jnp.float32(1.0)
-    for _ in range(200):
-        down, up = kl_control.adaptive_beta(down, 0.0, 0.01), kl_control.adaptive_beta(up, 1.0, 0.01)
-    assert (float(down), float(up)) == pytest.approx(kl_control.BETA_RANGE)
-
-
-def test_infinite_target_leaves_every_number_bitwise_alone(run):
-    """Every KL with every number, those out of range too."""
-    grid = np.meshgrid([0.0, 1e-3, 5.0, np.inf, np.nan], [0.0, 1e-30, 0.3, 1e9])
-    kl, value = (np.float32(x.ravel()) for x in grid)
-    control = kl_control.Control(value, 3 * value, 5 * value)
-    out = run(lambda control, kl: kl_control.update_control(control, kl, H()), control, kl)
-    for x, y in zip(out, control, strict=True):
-        np.testing.assert_array_equal(bits(x), bits(y))
-
-
-def test_nan_kl_leaves_every_number_bitwise_alone():
-    control = kl_control.Control(jnp.float32(0.3), jnp.float32(0.7), jnp.float32(1.1))
-    out = kl_control.update_control(control, jnp.float32(np.nan), H(1, 1, 1, 0.01, 0.01, 0.01))
-    np.testing.assert_array_equal(bits(out), bits(control))
-
-
-@pytest.mark.parametrize(
-    ("targets", "expected"),
-    [
-        ((0.01, INF, INF), (2.0, 1.0, 1.0)),
-        ((INF, 0.01, INF), (1.0, 1 / 1.5, 1.0)),
-        ((INF, INF, 0.01), (1.0, 1.0, 1 / 1.5)),
-        ((0.01, 0.01, 0.01), (2.0, 1 / 1.5, 1 / 1.5)),
-        ((10.0, 10.0, 10.0), (0.5, 1.5, 1.5)),
-    ],
-)
-def test_each_control_obeys_its_own_target(run, targets, expected):
-    h = H(3e-4, 0.2, 1.0, *targets)
-    control = kl_control.init_control(h)
-    assert all(x.dtype == jnp.float32 and x.shape == () for x in control)
-    out = run(lambda control, kl: kl_control.update_control(control, kl, h), control, jnp.float32(0.1))
-    np.testing.assert_allclose(out, expected, rtol=1e-6)
-
-
-def test_apply_control_scales_learning_rate_and_clip_range(run):
-    h = H(3e-4, 0.2, 5.0, beta_target_kl=0.01)
-    control = kl_control.Control(jnp.float32(0.25), jnp.float32(0.5), jnp.float32(1.5))
-    out = run(lambda c: kl_control.apply_control(c, h), control)
-    np.testing.assert_allclose((out.learning_rate, out.clip_eps, out.beta), (1.5e-4, 0.3, 0.25), rtol=1e-6)
-
-
-def test_apply_control_is_bitwise_nothing_when_all_is_off(run):
-    h = H(jnp.float32(3e-4), jnp.float32(0.2), jnp.float32(5.0))
-    out = run(lambda h: kl_control.apply_control(kl_control.init_control(h), h), h)
-    np.testing.assert_array_equal(bits(out), bits(h))
-    # A fixed β is the one of the hyperparameters, also when they change during a run.
-    later = kl_control.apply_control(kl_control.init_control(h), h._replace(beta=jnp.float32(7.0)))
-    assert float(later.beta) == 7.0
-
-
-def test_controls_under_vmap_go_their_own_ways():
-    """Three seeds with three KLs and three targets, one of them off."""
-    h = H(beta_target_kl=jnp.asarray([0.01, 0.01, INF]), lr_target_kl=jnp.asarray([INF, 0.01, 0.01]))
-    axes = H(None, None, None, 0, 0, None)
-    control = jax.vmap(kl_control.init_control, in_axes=(axes,), axis_size=3)(h)
-    out = jax.jit(jax.vmap(kl_control.update_control, in_axes=(0, 0, axes)))(control, jnp.asarray([0.1, 0.001, 0.1]), h)
-    np.testing.assert_allclose(out.beta, [2.0, 0.5, 1.0])
-    np.testing.assert_allclose(out.lr_scale, [1.0, 1.5, 1 / 1.5])
-    np.testing.assert_allclose(out.clip_scale, 1.0)
-
-
-# Early stop --------------------------------------------------------------------------------------------------
-
-
-def test_should_stop_is_strict_and_for_good(run):
-    def history(kls, kappa):
-        stop = lambda stopped, kl: (kl_control.should_stop(stopped, kl, kappa),) * 2  # noqa: E731
-        return jax.lax.scan(stop, jnp.zeros((), bool), kls)[1]
-
-    kls = jnp.asarray([0.0, 0.02, 0.021, 0.0, 0.5])
-    np.testing.assert_array_equal(run(history, kls, jnp.float32(0.02)), [False, False, True, True, True])
-    np.testing.assert_array_equal(run(history, kls.at[1].set(jnp.inf), jnp.float32(jnp.inf)), [False] * 5)
-
-
-def test_select_leaves_trees_bitwise_unchanged():
-    """Awkward bit patterns (-0, NaN, subnormal, inf), integers and bools come through; lanes of a vmap apart."""
-    floats = np.array([0x80000000, 0x7FC00001, 0x00000001, 0x7F800000, 0x3F800000], np.uint32).view(np.float32)
-    old = {"w": jnp.asarray(floats), "count": jnp.int32(7), "flag": jnp.asarray([True, False])}
-    new = {"w": jnp.zeros(5), "count": jnp.int32(8), "flag": jnp.asarray([False, True])}
-
-    def same(a, b):
-        return all(
-            np.asarray(x).tobytes() == np.asarray(y).tobytes()
-            for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True)
-        )
-
-    assert same(trees.tree_where(jnp.bool_(False), new, old), old)
-    assert same(trees.tree_where(jnp.bool_(True), new, old), new)
-    lanes = jax.jit(jax.vmap(trees.tree_where, in_axes=(0, None, None)))(jnp.asarray([False, True]), new, old)
-    assert same(jax.tree.map(lambda x: x[0], lanes), old)
-    assert same(jax.tree.map(lambda x: x[1], lanes), new)
-
-
-# TRPO --------------------------------------------------------------------------------------------------------
 
 MDP = oracle.random_mdp(0)
 THETA = np.random.default_rng(5).normal(size=MDP.r.shape)
@@ -357,3 +186,15 @@ def test_eq06_improvement_is_monotone_on_the_tabular_mdp_and_reaches_the_optimum
     assert returns[0] < 0.5 * optimum
     assert returns[-1] > 0.99 * optimum
     assert len(returns) > 5
+
+
+@pytest.mark.parametrize("still", [False, True])
+def test_eq06_no_branch_of_a_step_makes_a_nan(still):
+    """Not the line search at a KL of 0 or below, nor a gradient of 0: jax_debug_nans would stop there."""
+    params, surrogate, kl = problem()
+    flat = lambda p: 0.0 * surrogate(p)  # noqa: E731
+    with jax.debug_nans(True):
+        step = jax.jit(lambda p: trpo.trpo_step(p, flat if still else surrogate, lambda p: -kl(p), 0.01, 1.0))
+        new, info = step(params)
+    np.testing.assert_array_equal(new["theta"], params["theta"])
+    assert float(info.step_fraction) == 0.0

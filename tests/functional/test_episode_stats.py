@@ -1,0 +1,49 @@
+"""Statistics of finished episodes against a loop in plain Python."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from purejaxppo.functional.episode_stats import init_episode_stats, summarize_episodes
+
+
+def slow_episodes(blocks, num_envs):
+    """For each block the (return, length) of every episode that ended in it, in plain Python."""
+    running = [[0.0, 0] for _ in range(num_envs)]
+    for rewards, done in blocks:
+        finished = []
+        for t in range(len(rewards)):
+            for n in range(num_envs):
+                running[n] = [running[n][0] + float(rewards[t, n]), running[n][1] + 1]
+                if done[t, n]:
+                    finished.append(tuple(running[n]))
+                    running[n] = [0.0, 0]
+        yield finished, running
+
+
+@pytest.mark.parametrize("end", [0.0, 0.02, 0.3, 1.0])
+def test_episode_summary_matches_a_python_loop(run, end):
+    rng = np.random.default_rng(5)
+    blocks = [(np.float32(rng.normal(-0.5, 2.0, size=(16, 3))), rng.uniform(size=(16, 3)) < end) for _ in range(4)]
+    state = init_episode_stats(3)
+    for (rewards, done), (finished, running) in zip(blocks, slow_episodes(blocks, 3), strict=True):
+        state, summary = run(summarize_episodes, state, jnp.asarray(rewards), jnp.asarray(done))
+        assert float(summary.num_episodes) == len(finished)
+        expected = [0.0] * 6  # where nothing finished
+        if finished:
+            values = np.array(finished)
+            expected = [f(values[:, i]) for i in (0, 1) for f in (np.mean, np.min, np.max)]
+        np.testing.assert_allclose(np.array(summary[1:]), expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(state.returns, [r for r, _ in running], rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(state.lengths, [length for _, length in running])
+        assert all(value.dtype == jnp.float32 and value.shape == () for value in summary)
+
+
+def test_episode_summary_counts_an_episode_over_two_blocks_whole_and_ignores_the_unfinished():
+    state = init_episode_stats(2)
+    state, summary = summarize_episodes(state, jnp.ones((5, 2)), jnp.zeros((5, 2), bool))
+    assert float(summary.num_episodes) == 0
+    assert np.array(summary).tolist() == [0.0] * 7  # numbers, so that jax_debug_nans has nothing to find
+    done = jnp.zeros((3, 2), bool).at[1, 0].set(True)
+    _, summary = summarize_episodes(state, jnp.ones((3, 2)), done)
+    assert np.array(summary).tolist() == [1.0, 7.0, 7.0, 7.0, 7.0, 7.0, 7.0]
