@@ -1,4 +1,4 @@
-# `make train` and `make test` work on a fresh machine: they make .venv, install into it what they need, and run.
+# `make train` and `make test` work on a fresh machine: they create .venv, install their requirements into it, and run.
 # Another Python: make test PYTHON=python3.12      Another run: make train CONFIG=configs/acrobot.toml ARGS="--seed 1"
 
 VENV   := .venv
@@ -10,20 +10,20 @@ COMMA  := ,
 .DEFAULT_GOAL := help
 .PHONY: help train test test-slow test-perf results mutants check format install clean
 
-help: ## Say what can be made
+help: ## List the targets
 	@echo "usage: make TARGET [PYTHON=python3.12] [CONFIG=configs/cartpole.toml] [ARGS='--seed 1']"
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1 \2/p' $(MAKEFILE_LIST) | while read -r name text; do \
-	  printf '  %-10s %s\n' "$$name" "$$text"; done
+	  printf '  %-11s %s\n' "$$name" "$$text"; done
 
-train: $(VENV)/.core-ready ## Train an agent on CONFIG; the run folder lands in runs/
+train: $(VENV)/.core-ready ## Train an agent with CONFIG; its results go to a folder in runs/
 	@echo "==> purejaxppo train $(CONFIG) $(ARGS)"
 	@$(BIN)/purejaxppo train $(CONFIG) $(ARGS)
 
-test: $(VENV)/.test-ready ## Run the tests, two files at a time (minutes)
+test: $(VENV)/.test-ready ## Run the tests, two files at a time (about 6 minutes)
 	@echo "==> pytest"
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-test-slow: $(VENV)/.test-ready ## Run the slow tests alone: whole learning runs, many seeds
+test-slow: $(VENV)/.test-ready ## Run the slow tests: whole learning runs, every environment (about an hour)
 	@echo "==> pytest -m slow"
 	@XLA_FLAGS="$$XLA_FLAGS" $(BIN)/python -m pytest -m slow $(ARGS)
 
@@ -35,47 +35,47 @@ test-suites: $(VENV)/.suites-ready ## Install every environment suite and run th
 	@echo "==> pytest -m suites"
 	@$(BIN)/python -m pytest -m suites tests/envs $(ARGS)
 
-results: $(VENV)/.test-ready ## Train what docs/results.md shows and print its tables (an hour)
+results: $(VENV)/.test-ready ## Train every run of docs/results.md and print its tables (about an hour)
 	@$(BIN)/python tests/learning.py gates
 	@$(BIN)/python tests/learning.py others
 	@$(BIN)/python tests/learning.py combinations
 
-mutants: $(VENV)/.test-ready ## Apply each fault of tests/mutants.toml to a copy and show that a test fails
+mutants: $(VENV)/.test-ready ## Apply each fault of tests/mutants.toml to a copy and check that a test fails
 	@$(BIN)/python tests/mutants.py $(ARGS)
 
-check: $(VENV)/.dev-ready ## Check format, lint, types and spelling, then run the tests
+check: $(VENV)/.dev-ready ## Check format, lint, types, spelling and notebooks, then run the tests and test-perf
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/codespell
 	$(BIN)/nbstripout --verify notebooks/*.ipynb
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
 
-format: $(VENV)/.dev-ready ## Bring the code into the house format
+format: $(VENV)/.dev-ready ## Fix lint and format the code
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-install: $(VENV)/.dev-ready ## Set up .venv with everything a developer needs
+install: $(VENV)/.dev-ready ## Create .venv with all development tools
 	@echo "==> ready: . $(BIN)/activate"
 
 clean: ## Remove .venv and caches (runs/ stays)
 	rm -rf $(VENV) .pytest_cache .ruff_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# ---- set-up: done once, and again when pyproject.toml or constraints.txt change
+# ---- set-up: runs once, and again after a change of pyproject.toml or constraints.txt
 
 $(BIN)/python:
 	@for candidate in "$(PYTHON)" python3.12 python3.11 python3.13 python3 python; do \
 	  if [ -n "$$candidate" ] && "$$candidate" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
 	  then found="$$candidate"; break; \
 	  elif [ -n "$$candidate" ] && [ "$$candidate" = "$(PYTHON)" ]; \
-	  then echo "make: PYTHON=$(PYTHON) is no Python >= 3.11 with venv" >&2; exit 1; fi; done; \
-	if [ -z "$$found" ]; then echo "make: no Python >= 3.11 with venv found; name one: make $(MAKECMDGOALS) PYTHON=/path/to/python" >&2; exit 1; fi; \
-	echo "==> making $(VENV) with $$("$$found" --version)"; \
+	  then echo "make: PYTHON=$(PYTHON) is not a Python >= 3.11 with venv" >&2; exit 1; fi; done; \
+	if [ -z "$$found" ]; then echo "make: found no Python >= 3.11 with venv; name one: make $(MAKECMDGOALS) PYTHON=/path/to/python" >&2; exit 1; fi; \
+	echo "==> creating $(VENV) with $$("$$found" --version)"; \
 	"$$found" -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 define install_with
-	@echo "==> installing $(1) into $(VENV) (minutes the first time, about 1 GB)"
+	@echo "==> installing $(1) into $(VENV) (takes minutes the first time, about 1 GB)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '$(1)'
 	@touch $@
 endef

@@ -1,11 +1,12 @@
-"""Ours against a peer on the same work: executed in turns, A B B A, so that whatever the machine does hits both.
+"""Compare purejaxppo with a peer on the same work.
 
     python benchmarks/compare.py --setup purejaxrl
     python benchmarks/compare.py --peer purejaxrl --checkout PATH --workload W1 W2 --json out.json --markdown out.md
 
-Each side is a worker process with an environment of its own (`peers/protocol.py`): it compiles once, then executes
-the whole training run once per request while the other side waits. What is compared is environment steps per second,
-pair by pair; beside it stands what both sides learned in a run of the length that `LEARNING_UPDATES` says.
+Each side is a worker process in its own virtual environment (`peers/protocol.py`). It compiles once, then executes a
+training run for each request while the other side waits. The sides alternate, A B B A, so that changes of the machine's
+speed affect both. The result is the ratio of environment steps per second of each pair, and the returns of both sides
+after a run of `LEARNING_UPDATES` updates. Both sides run under the XLA flags that the command line of purejaxppo sets.
 """
 
 from __future__ import annotations
@@ -34,44 +35,45 @@ import numpy as np
 HERE = pathlib.Path(__file__).absolute().parent
 VENVS = HERE / ".venvs"
 
-# Whole updates of one timed execution: 3 to 10 s of the slower side on 2 CPU cores. The time per update is constant.
+# Updates of one timed execution: 3 to 10 s of the slower side on 2 CPU cores. The time per update is constant.
 TIMED_UPDATES = {"W1": 2, "W2": 976, "W3": 64, "W4": 24, "W5": 4, "W6": 20}
-# Of one learning run: long enough that the return has risen far and, on W2, stands near its bound.
+# Updates of one learning run: enough for the return to rise far and, on W2, to come near its maximum.
 LEARNING_UPDATES = {"W1": 20, "W2": 976, "W3": 976, "W4": 122, "W5": 20, "W6": 100}
 
 
 @dataclasses.dataclass(frozen=True)
 class Peer:
-    """One peer: its adapter, what to install, the workloads it can do, and in what it differs from ours."""
+    """How to install and start a peer, and how its work differs from that of purejaxppo."""
 
-    adapter: str
-    options: tuple[str, ...] = ()
-    requirements: tuple[str, ...] = ()
-    workloads: tuple[str, ...] = ("W1", "W2", "W3", "W4", "W5", "W6")
+    adapter: str  # file in peers/
+    options: tuple[str, ...] = ()  # of the adapter
+    requirements: tuple[str, ...] = ()  # of its virtual environment
+    workloads: tuple[str, ...] = ("W1", "W2", "W3", "W4", "W5", "W6")  # that it can execute
     timed_updates: dict[str, int] = dataclasses.field(default_factory=dict)  # instead of TIMED_UPDATES
-    learning_updates: dict[str, int] = dataclasses.field(default_factory=dict)  # on both sides
-    environment: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)  # by workload
+    learning_updates: dict[str, int] = dataclasses.field(default_factory=dict)  # of both sides
+    environment: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)  # variables, by workload
     differs: str = ""
 
 
-# gymnax 0.0.9 is the last release with the 5-value step that these were written for; it needs six without saying so.
+# gymnax 0.0.9 is the last release with the step of five values that these peers expect. It imports six undeclared.
 GYMNAX = ("gymnax==0.0.9", "six==1.17.0")
 PEERS = {
-    "ours": Peer("ours.py", differs="what --config says"),
+    "ours": Peer("ours.py", differs="the settings of --config"),
     "purejaxrl": Peer(
         "purejaxrl_ppo.py",
         requirements=("jax==0.10.2", "distrax==0.1.9", "flax==0.12.8", "optax==0.2.8", *GYMNAX),
-        # Its vmapped QR waits for itself for ever on two threads of jaxlib 0.10.2; with one it does 245k steps/s,
-        # with eight 170k.
+        # Its vmapped QR decomposition deadlocks on two threads of jaxlib 0.10.2. With one thread it reaches 245k
+        # steps/s, with eight 170k.
         environment={"W3": {"NPROC": "1"}},
-        differs="time limits are terminations; W3: one thread, with two it hangs; W5: its continuous script, layers "
-        "of 64 in place of 256, on gymnax, statistics of observations and rewards moved at every step",
+        differs="time limits are terminations; W3: one thread, because it deadlocks on two; W5: its script for "
+        "continuous actions with layers of 64 instead of 256 on gymnax, which updates the statistics of observations "
+        "and rewards at every step",
     ),
     "rejax": Peer(
         "rejax_ppo.py",
         requirements=("jax==0.10.2", "rejax==0.1.3", "distrax==0.1.9", "flax==0.12.8", "optax==0.2.8", *GYMNAX),
-        differs="gradients clipped element by element, Adam eps 1e-8, layers not orthogonal, time limits are "
-        "terminations; its returns are of 128 episodes after training",
+        differs="gradients are clipped by element, Adam eps is 1e-8, the initialization is not orthogonal, time limits "
+        "are terminations; its returns are those of 128 episodes after training",
     ),
     "sb3": Peer(
         "stable_baselines.py",
@@ -80,8 +82,8 @@ PEERS = {
         workloads=("W2",),
         timed_updates={"W2": 32},
         learning_updates={"W2": 196},
-        differs="gymnasium's CartPole on the host, one thread of torch (quicker here than two); the clipped value loss "
-        "is not the larger of both",
+        differs="CartPole of gymnasium on the host, one thread of torch (faster here than two); the clipped value loss "
+        "is not the maximum of both losses",
     ),
     "sbx": Peer(
         "stable_baselines.py",
@@ -90,16 +92,17 @@ PEERS = {
         workloads=("W2",),
         timed_updates={"W2": 32},
         learning_updates={"W2": 196},
-        differs="gymnasium's CartPole on the host; no clipped value loss; gradients of actor and critic clipped apart",
+        differs="CartPole of gymnasium on the host; no clipped value loss; gradients of actor and critic are clipped "
+        "separately",
     ),
     "brax": Peer(
         "brax_ppo.py",
-        # its release calls what jax 0.10 has removed
+        # its release uses functions that jax 0.10 has removed
         requirements=("jax==0.9.2", "brax==0.14.2", "flax==0.12.6", "optax==0.2.8", *GYMNAX),
         workloads=("W5",),
-        differs="minibatches of whole sequences, constant learning rate, advantages anew for every minibatch, rewards "
-        "not scaled, Adam eps 1e-8, layers not orthogonal, resets to one cached state per environment; its returns are "
-        "of 128 episodes after training. It has no discrete policy, so W5 is all it can do",
+        differs="minibatches of whole sequences, constant learning rate, advantages recomputed for every minibatch, "
+        "rewards not scaled, Adam eps 1e-8, initialization not orthogonal, resets to one cached state per environment; "
+        "its returns are those of 128 episodes after training. It has no discrete policy and so executes W5 only",
     ),
 }
 
@@ -108,7 +111,7 @@ PEERS = {
 
 
 def spec_of(name: str, num_updates: int, num_seeds: int | None = None, config: dict[str, Any] | None = None) -> dict:
-    """The workload as plain JSON for a worker: `num_updates` updates of it, annealed to their end."""
+    """Return a workload as JSON for a worker: `num_updates` updates, annealed over them."""
     from purejaxppo.bench.workloads import WORKLOADS
 
     workload = WORKLOADS[name]
@@ -126,15 +129,15 @@ def spec_of(name: str, num_updates: int, num_seeds: int | None = None, config: d
 
 
 class Worker:
-    """A worker process. Raises RuntimeError with the end of what it said where it dies or does not answer in time."""
+    """A worker process. Its methods raise RuntimeError with its last output if it dies or does not answer in time."""
 
-    patience = 900.0  # seconds for one answer: compiling, or one execution
+    patience = 900.0  # seconds for one answer: compilation, or one execution
 
     def __init__(self, command: Sequence[str], spec: dict, env: dict[str, str] | None = None):
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the process
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.errors, "text": True}
         self.process = subprocess.Popen([*command, json.dumps(spec)], env=env, **pipes)  # type: ignore[call-overload]
-        self.lines: queue.Queue[str] = queue.Queue()  # what it prints; "" at the end
+        self.lines: queue.Queue[str] = queue.Queue()  # its output; "" at the end
         threading.Thread(target=self._listen, daemon=True).start()
         self.command = command
         self.ready: dict[str, Any] = {}
@@ -145,20 +148,20 @@ class Worker:
         self.lines.put("")
 
     def wait(self) -> dict[str, Any]:
-        """What it says once it has compiled."""
+        """Wait until it has compiled, and return its ready message."""
         self.ready = self._answer()
         return self.ready
 
     def run(self, seed: int) -> dict[str, Any]:
         """Execute once: {"seconds", "env_steps", "final_returns"}."""
-        with contextlib.suppress(BrokenPipeError):  # it is dead; what it said last is told below
+        with contextlib.suppress(BrokenPipeError):  # it has died; `_answer` raises an error with its last output
             self.process.stdin.write(f"run {seed}\n")
             self.process.stdin.flush()
         return self._answer()
 
     def _answer(self) -> dict[str, Any]:
         line, spoke = "\n", True
-        while line and not line.startswith("{"):  # libraries greet while they are imported: that is no answer
+        while line and not line.startswith("{"):  # skips what libraries print while they are imported
             try:
                 line = self.lines.get(timeout=self.patience)
             except queue.Empty:
@@ -168,12 +171,12 @@ class Worker:
         if not spoke:
             self.process.kill()
         code = self.process.wait()
-        end = f"ended with {code}" if spoke else f"gave no answer in {self.patience:.0f} s"
+        end = f"ended with {code}" if spoke else f"did not answer within {self.patience:.0f} s"
         self.errors.seek(0)
         raise RuntimeError(f"{shlex.join(self.command)} {end}:\n{self.errors.read()[-4000:]}")
 
     def close(self) -> None:
-        """End it; it ends by itself when its input does."""
+        """Close its input, upon which it ends."""
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
         try:
@@ -204,37 +207,40 @@ class Side:
             worker.close()
 
 
-# ---------------------------------------------------------------------------- turns and what they say
+# ---------------------------------------------------------------------------- interleaved executions
 
 
-def turns(pairs: int) -> list[tuple[str, str]]:
-    """The order of execution, A B B A A B B A ...: either side is first equally often."""
+def execution_order(pairs: int) -> list[tuple[str, str]]:
+    """Return the order of execution, A B B A A B B A ..., in which each side is first equally often."""
     return [("A", "B") if i % 2 == 0 else ("B", "A") for i in range(pairs)]
 
 
 def interleave(a: Worker, b: Worker, pairs: int) -> list[tuple[dict, dict]]:
-    """Execute in turns -> (reply of a, reply of b) for every pair. One execution of each before goes uncounted."""
+    """Execute both sides alternately and return (reply of a, reply of b) for each pair.
+
+    One execution of each before them warms up and is not counted.
+    """
     side = {"A": a, "B": b}
     for worker in side.values():
         worker.run(0)
     replies = []
-    for seed, order in enumerate(turns(pairs), start=1):
+    for seed, order in enumerate(execution_order(pairs), start=1):
         reply = {name: side[name].run(seed) for name in order}
         replies.append((reply["A"], reply["B"]))
     return replies
 
 
 def steps_per_second(reply: dict) -> float:
-    """Environment steps of all seeds per second of one execution."""
+    """Return the environment steps of all seeds per second of one execution."""
     return reply["env_steps"] / reply["seconds"]
 
 
 def median_interval(values: Sequence[float], level: float = 0.95) -> dict[str, float]:
-    """Median with its order-statistic interval: {"median", "low", "high", "coverage"}.
+    """Return the median with its order-statistic interval: {"median", "low", "high", "coverage"}.
 
-    The interval reaches from the k-th smallest to the k-th largest of n values and holds the true median with
-    probability 1 - 2 P(Binomial(n, 1/2) < k), whatever the distribution. k is the largest that reaches `level`, or 1
-    where none does (n < 6 for 95 %): then `coverage` is less than asked for.
+    The interval from the k-th smallest to the k-th largest of n values contains the true median with probability
+    1 - 2 P(Binomial(n, 1/2) < k), whatever the distribution. k is the largest that reaches `level`. If none does
+    (n < 6 for 95 %), k = 1 and `coverage` is less than `level`.
     """
     x, n = sorted(values), len(values)
 
@@ -246,9 +252,9 @@ def median_interval(values: Sequence[float], level: float = 0.95) -> dict[str, f
 
 
 def compare_returns(ours: Sequence[float], peer: Sequence[float], resamples: int = 10_000) -> dict[str, Any]:
-    """Final returns of both sides, one per seed: means and their difference with 95 % bootstrap intervals.
+    """Return the means of both sides' final returns, one per seed, and their difference, with 95 % bootstrap intervals.
 
-    "verdict" is "equal" where the interval of ours - peer holds 0, else "better" or "worse" (of ours).
+    "verdict" is "equal" if the interval of ours - peer contains 0, else "better" or "worse" (ours than the peer).
     """
     rng = np.random.default_rng(0)
 
@@ -270,20 +276,19 @@ def compare_returns(ours: Sequence[float], peer: Sequence[float], resamples: int
 
 
 def learn(side: Side, spec: dict, seeds: int) -> dict[str, Any]:
-    """Final returns of at least `seeds` seeds: as many executions as that takes."""
+    """Return the final returns of at least `seeds` seeds, from as many executions as that takes."""
     returns: list[float] = []
     with side.worker(spec) as worker:
         for seed in range(math.ceil(seeds / spec["num_seeds"])):
             returns += worker.run(seed)["final_returns"]
     if None in returns:
-        raise RuntimeError(
-            f"{spec['workload']}: no episode ended in the last tenth: the learning check needs more updates"
-        )
+        problem = "no episode ended in the last tenth of training; the check of learning needs more updates"
+        raise RuntimeError(f"{spec['workload']}: {problem}")
     return {"final_returns": returns, "env_steps_per_seed": spec["config"]["total_timesteps"]}
 
 
 def race(ours: Side, peer: Side, specs: tuple[dict, dict], pairs: int) -> dict[str, Any]:
-    """Speed of both sides on one workload: every time, the ratio of each pair, its median and interval."""
+    """Measure the speed of both sides on one workload: the ratio of each pair, its median and interval."""
     with ours.worker(specs[0]) as a, peer.worker(specs[1]) as b:
         replies = interleave(a, b, pairs)
         ready = {"ours": a.ready, "peer": b.ready}
@@ -306,7 +311,7 @@ HEADER = (
 
 
 def row(result: dict[str, Any]) -> str:
-    """One line of the Markdown table."""
+    """Return one line of the Markdown table."""
     ours, peer, ratio = result["ours"], result["peer"], result["ratio"]
     compiled = " / ".join("-" if s is None else f"{s:.1f} s" for s in (x["compile_seconds"] for x in (ours, peer)))
     learning = result.get("learning")
@@ -327,15 +332,15 @@ def row(result: dict[str, Any]) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers are of, and how busy it was with other things."""
+    """Describe the machine and its load."""
     names = [line for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
-    flags = {k: v for k, v in os.environ.items() if k.startswith(("XLA_", "JAX_", "OMP_"))}
+    variables = {k: v for k, v in os.environ.items() if k.startswith(("XLA_", "JAX_", "OMP_"))}
     return {
         "cpu": names[0].split(":")[1].strip() if names else platform.processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "system": platform.platform(terse=True),
         "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else [],
-        "flags": flags,
+        "variables": variables,
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),
     }
 
@@ -345,7 +350,7 @@ def _lines(path: str) -> list[str]:
 
 
 def about(report: dict[str, Any]) -> str:
-    """Machine, versions, flags and differences, under the table."""
+    """Return the notes under the table: machine, versions, flags and differences."""
     place, lines = report["machine"], []
     lines.append(
         f"{place['cpu']}, {place['cores']} cores, {place['system']}; load {place['load_average']} at the start."
@@ -353,18 +358,20 @@ def about(report: dict[str, Any]) -> str:
     for side in ("ours", "peer"):
         ready = report["results"][0][side]
         versions = ", ".join(f"{k} {v}" for k, v in ready["versions"].items())
-        lines.append(
-            f"{ready['peer']} on {ready.get('device', 'cpu')}: {versions}; flags: {report['flags'][side] or 'none'}."
-        )
+        lines.append(f"{ready['peer']} on {ready.get('device', 'cpu')}: {versions}.")
+    for result in report["results"]:
+        ours, peer = (result["flags"][side] or "none" for side in ("ours", "peer"))
+        same = f"XLA flags of both sides: {ours}"
+        lines.append(f"{result['workload']}: {same if ours == peer else f'XLA flags: {ours}; of the peer: {peer}'}.")
     counted = [
         f"{x['workload']} {x['ours']['kernels_per_env_step']:.0f} / {x['peer']['kernels_per_env_step']:.0f}"
         for x in report["results"]
         if all(x[side].get("kernels_per_env_step") for side in ("ours", "peer"))
     ]
     if counted:
-        lines.append(f"Kernels executed per step of all environments, ours / peer: {', '.join(counted)}.")
+        lines.append(f"Kernels per step of all environments, ours / peer: {', '.join(counted)}.")
     if report["differs"]:
-        lines.append(f"What differs in the peer: {report['differs']}.")
+        lines.append(f"Differences of the peer: {report['differs']}.")
     return "\n" + "\n".join(f"* {line}" for line in lines) + "\n"
 
 
@@ -372,7 +379,7 @@ def about(report: dict[str, Any]) -> str:
 
 
 def setup(name: str, cuda: bool = False) -> None:
-    """Make the peer's virtual environment and install its pinned requirements."""
+    """Create the peer's virtual environment with its pinned requirements."""
     import venv
 
     requirements = [r.replace("jax==", "jax[cuda12]==") if cuda else r for r in PEERS[name].requirements]
@@ -382,24 +389,24 @@ def setup(name: str, cuda: bool = False) -> None:
 
 
 def python_of(name: str) -> pathlib.Path:
-    """The Python of a peer: its own, or this one for ours."""
+    """Return the Python of a peer: that of its virtual environment, or this one for ours."""
     return pathlib.Path(sys.executable) if name == "ours" else VENVS / name / "bin" / "python"
 
 
 def side_of(name: str, args: argparse.Namespace) -> Side:
-    """Ours, or the named peer, as the command line describes it."""
+    """Return one side by its name in `PEERS`."""
     command: tuple[str, ...] = (str(python_of(name)), str(HERE / "peers" / PEERS[name].adapter), *PEERS[name].options)
     if name == "purejaxrl":
         if args.checkout is None:
-            raise SystemExit("compare.py: PureJaxRL is no package: give a clone of it with --checkout PATH")
+            raise SystemExit("compare.py: PureJaxRL is not a package; give a clone of it with --checkout PATH")
         command += ("--checkout", str(args.checkout.absolute()))
     if not pathlib.Path(command[0]).exists():
-        raise SystemExit(f"compare.py: {name} is not set up; do: python benchmarks/compare.py --setup {name}")
+        raise SystemExit(f"compare.py: {name} is not set up; run: python benchmarks/compare.py --setup {name}")
     return Side(command, environment(ours=name == "ours"))
 
 
 def environment(ours: bool) -> dict[str, str]:
-    """The environment variables of a worker. On a GPU each side may have somewhat less than half of the memory."""
+    """Return the environment variables of a worker. On a GPU each side gets 45 % of the memory."""
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.45"}
     if ours:
         env["PYTHONPATH"] = str(HERE.parent)
@@ -407,31 +414,34 @@ def environment(ours: bool) -> dict[str, str]:
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--setup", choices=sorted(set(PEERS) - {"ours"}), help="make the peer's environment, and stop")
-    which.add_argument("--peer", choices=sorted(PEERS), help="what to compare with")
-    which.add_argument("--peer-command", help="a command of your own that speaks peers/protocol.py")
-    parser.add_argument("--ours-command", help="the same in the place of ours")
-    parser.add_argument("--cuda", action="store_true", help="with --setup: the CUDA build of JAX")
+    which.add_argument(
+        "--setup", choices=sorted(set(PEERS) - {"ours"}), help="create the virtual environment of a peer, and exit"
+    )
+    which.add_argument("--peer", choices=sorted(PEERS), help="the peer to compare with")
+    which.add_argument("--peer-command", help="instead of --peer, a command that speaks peers/protocol.py")
+    parser.add_argument("--ours-command", help="the same, instead of purejaxppo")
+    parser.add_argument("--cuda", action="store_true", help="with --setup: install JAX for CUDA")
     parser.add_argument("--checkout", type=pathlib.Path, help="a clone of PureJaxRL")
     parser.add_argument("--workload", nargs="+", default=["W1"], help="W1 to W6")
-    parser.add_argument("--num-seeds", type=int, help="seeds side by side, in the place of the workload's")
+    parser.add_argument("--num-seeds", type=int, help="seeds per program, instead of those of the workload")
     parser.add_argument("--pairs", type=int, default=6, help="pairs of timed executions, at least 5")
     parser.add_argument(
-        "--updates", type=int, help="updates of one timed execution, in the place of the built-in number"
+        "--updates", type=int, help="updates of one timed execution, instead of the number for the workload"
     )
-    parser.add_argument("--learning-seeds", type=int, default=8, help="seeds of the learning check; 0: none")
+    parser.add_argument("--learning-seeds", type=int, default=8, help="seeds of the check of learning; 0: no check")
     parser.add_argument("--learning-updates", type=int, help="updates of one learning run")
     parser.add_argument(
-        "--config", nargs="*", default=[], metavar="NAME=VALUE", help="fields of Config, our side alone"
+        "--config", nargs="*", default=[], metavar="NAME=VALUE", help="fields of Config, for purejaxppo only"
     )
     parser.add_argument("--patience", type=float, default=Worker.patience, help="seconds to wait for one answer")
-    parser.add_argument("--flags", help="XLA_FLAGS of our side; without it those of this process")
-    parser.add_argument("--peer-flags", help="XLA_FLAGS of the peer")
-    parser.add_argument("--json", type=pathlib.Path, help="everything measured")
-    parser.add_argument("--markdown", type=pathlib.Path, help="the table")
+    parser.add_argument("--flags", help="XLA_FLAGS of both sides, to which defaults are added; without it those here")
+    parser.add_argument("--peer-flags", help="XLA_FLAGS of the peer, if they are to differ")
+    parser.add_argument("--fast-flags", action="store_true", help="add the flags of purejaxppo's --fast-flags")
+    parser.add_argument("--json", type=pathlib.Path, help="file for all results")
+    parser.add_argument("--markdown", type=pathlib.Path, help="file for the table")
     args = parser.parse_args(argv)
     if args.pairs < 5:
         parser.error("--pairs: at least 5")
@@ -439,18 +449,26 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def sides(args: argparse.Namespace) -> tuple[Side, Side, Peer]:
-    """(ours, peer, what is known of the peer)."""
+    """Return ours, the peer, and the description of the peer."""
     config = dict(item.split("=", 1) for item in args.config)
     config = {name: _value(text) for name, text in config.items()}
     custom = [shlex.split(c) if c else None for c in (args.ours_command, args.peer_command)]
     ours = Side(tuple(custom[0]), dict(os.environ)) if custom[0] else side_of("ours", args)
     peer = Side(tuple(custom[1]), dict(os.environ)) if custom[1] else side_of(args.peer, args)
     known = PEERS[args.peer] if args.peer else Peer("")
-    flagged = [
-        dataclasses.replace(side, env=side.env | ({} if flags is None else {"XLA_FLAGS": flags}))
-        for side, flags in ((ours, args.flags), (peer, args.peer_flags))
-    ]
-    return dataclasses.replace(flagged[0], config=config), flagged[1], known
+    return dataclasses.replace(ours, config=config), peer, known
+
+
+def flags_of(config: dict[str, Any], args: argparse.Namespace) -> dict[str, str]:
+    """Return XLA_FLAGS of both sides: by default the same ones, as `prepare_cpu` sets them for `config`."""
+    from purejaxppo.devices.cpu import xla_flags
+
+    minibatch_size = config["num_envs"] * config["num_steps"] // config["num_minibatches"]
+    given = (os.environ.get("XLA_FLAGS", "") if args.flags is None else args.flags).split()
+    names = {flag.lstrip("-").split("=", 1)[0] for flag in given}
+    wanted = xla_flags(minibatch_size, args.fast_flags)
+    ours = " ".join([*given, *(f"--{name}={value}" for name, value in wanted.items() if name not in names)])
+    return {"ours": ours, "peer": ours if args.peer_flags is None else args.peer_flags}
 
 
 def _value(text: str) -> Any:
@@ -461,12 +479,16 @@ def _value(text: str) -> Any:
 
 
 def measure(name: str, args: argparse.Namespace, ours: Side, peer: Side, known: Peer) -> dict[str, Any]:
-    """Speed and learning on one workload."""
-    peer = dataclasses.replace(peer, env=peer.env | known.environment.get(name, {}))
+    """Compare speed and learning on one workload."""
     updates = args.updates or TIMED_UPDATES[name]
-    theirs = args.updates or known.timed_updates.get(name, updates)
-    specs = (spec_of(name, updates, args.num_seeds), spec_of(name, theirs, args.num_seeds))
-    result = {"workload": name, **race(ours, peer, specs, args.pairs)}
+    peer_updates = args.updates or known.timed_updates.get(name, updates)
+    specs = (spec_of(name, updates, args.num_seeds), spec_of(name, peer_updates, args.num_seeds))
+    flags = flags_of(specs[0]["config"] | ours.config, args)
+    variables = {"XLA_FLAGS": flags["ours"], "PUREJAXPPO_FAST_FLAGS": str(int(args.fast_flags))}
+    ours = dataclasses.replace(ours, env=ours.env | variables)
+    variables = known.environment.get(name, {}) | {"XLA_FLAGS": flags["peer"]}
+    peer = dataclasses.replace(peer, env=peer.env | variables)
+    result = {"workload": name, "flags": flags, **race(ours, peer, specs, args.pairs)}
     if args.learning_seeds:
         updates = args.learning_updates or known.learning_updates.get(name, LEARNING_UPDATES[name])
         spec = spec_of(name, updates, args.num_seeds) | {"learning": True}
@@ -478,16 +500,15 @@ def measure(name: str, args: argparse.Namespace, ours: Side, peer: Side, known: 
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Set up a peer, or compare with one and write what was found after every workload."""
+    """Set up a peer, or compare with one and write the results after each workload."""
     args = parse(argv)
     if args.setup:
         return setup(args.setup, args.cuda)
     Worker.patience = args.patience
     ours, peer, known = sides(args)
-    if left := [w for w in args.workload if w not in known.workloads]:
-        raise SystemExit(f"compare.py: {args.peer} cannot do {' '.join(left)}: {known.differs}")
-    flags = {"ours": ours.env.get("XLA_FLAGS", ""), "peer": peer.env.get("XLA_FLAGS", "")}
-    report = {"machine": machine(), "flags": flags, "config": ours.config, "differs": known.differs, "results": []}
+    if impossible := [name for name in args.workload if name not in known.workloads]:
+        raise SystemExit(f"compare.py: {args.peer} cannot execute {' '.join(impossible)}: {known.differs}")
+    report = {"machine": machine(), "config": ours.config, "differs": known.differs, "results": []}
     print(HEADER, end="")
     for name in args.workload:
         result = measure(name, args, ours, peer, known)

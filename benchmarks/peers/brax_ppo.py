@@ -1,7 +1,7 @@
-"""Brax's PPO as a worker, on gymnax's Pendulum put behind brax's environment interface (it has no discrete policy).
+"""Brax's PPO as a worker, on gymnax's Pendulum behind brax's environment interface. It has no discrete policy.
 
-`train` of brax is a loop on the host that compiles anew on every call. For speed it is called once, and its progress
-function, called after every epoch, waits for the next request; an epoch is one timed execution.
+brax's `train` is a loop on the host that compiles again in every call. To measure speed it is called once. Its progress
+function, which it calls after every epoch, waits for the next request, so that an epoch is one timed execution.
 """
 
 import functools
@@ -18,7 +18,7 @@ from protocol import serve
 
 
 class Gymnax(Env):
-    """An environment of gymnax as one of brax, without its own reset: brax's wrappers keep the time limit."""
+    """A gymnax environment as a brax environment, without auto-reset: brax's wrappers apply the time limit."""
 
     def __init__(self, name):
         self.env, self.params = gymnax.make(name)
@@ -47,7 +47,7 @@ class Gymnax(Env):
 
 
 def settings(spec, env):
-    """Its arguments. Its value loss has a factor of one half: twice our coefficient is the same loss."""
+    """Return the arguments of `train`. Its value loss has a factor of one half, so its coefficient is twice ours."""
     config, h = spec["config"], spec["hyperparams"]
     sizes = tuple(spec["network"]["hidden_sizes"])
     network = functools.partial(
@@ -80,7 +80,7 @@ def settings(spec, env):
 
 
 class Epochs:
-    """One endless run in a thread of its own: `next()` lets it do one epoch and gives the seconds brax measured."""
+    """An endless run in a thread. `next()` lets it run one epoch and returns the seconds that brax measured."""
 
     def __init__(self, options, steps):
         self.go, self.done, self.walltime = queue.Queue(), queue.Queue(), 0.0
@@ -88,13 +88,13 @@ class Epochs:
         run = functools.partial(train.train, **options, progress_fn=self.progress)
         threading.Thread(target=run, daemon=True).start()
         first, second, third = self.done.get(timeout=600), self.next(), self.next()
-        self.compile_seconds = first + second - 2.0 * third  # it compiles for the first epoch and again for the second
+        self.compile_seconds = first + second - 2.0 * third  # it compiles in the first epoch and again in the second
 
     def progress(self, _, metrics):
         walltime = float(metrics["training/walltime"])
         self.done.put(walltime - self.walltime)
         self.walltime = walltime
-        self.go.get()  # nothing runs until the next one is asked for: the other side is timed meanwhile
+        self.go.get()  # waits, because the other side is timed meanwhile
 
     def next(self):
         self.go.put(None)
@@ -102,7 +102,7 @@ class Epochs:
 
 
 def build(spec):
-    """Speed: epochs of one run. Learning: a run per seed, and the return of 128 episodes after it."""
+    """For speed, run epochs of one run; for learning, one run per seed and 128 episodes after it."""
     assert spec["num_seeds"] == 1, "one seed at a time"
     steps = spec["config"]["total_timesteps"]
     options = settings(spec, Gymnax(spec["env"]))

@@ -1,17 +1,16 @@
-"""purejaxppo as a worker, through its public functions."""
+"""purejaxppo as a worker."""
 
 import jax
 import numpy as np
 from protocol import jax_worker, serve, tenth, whole
 
 import purejaxppo as pp
-from purejaxppo.devices.cpu import prepare_cpu
 
 
 def build(spec):
-    """Train `num_seeds` seeds in one program, by `sweep` where there is more than one."""
+    """Train `num_seeds` seeds in one program, with `sweep` if there are several."""
     config = pp.Config(**spec["config"])
-    prepare_cpu(config.timesteps_per_update // config.num_minibatches, spec["num_seeds"])  # as the command line does
+    pp.prepare_cpu(config.timesteps_per_update // config.num_minibatches, spec["num_seeds"])  # as the command line does
     env = pp.make(spec["env"])
     network = pp.NetworkConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in spec["network"].items()})
     algo = pp.make_ppo(env, pp.make_network(env, network), config)

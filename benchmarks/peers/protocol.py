@@ -1,11 +1,11 @@
-"""What every worker speaks: one JSON object per line, and how a JAX program is compiled and timed.
+"""The protocol of the workers: one JSON object per line. Compile and time a JAX program.
 
-A worker is started as `python ADAPTER.py [options] SPEC`, SPEC being the JSON of `compare.py`'s `Spec`. It compiles,
-prints {"ready": true, "peer", "versions", "workload", "compile_seconds", "env_steps", ...} and then answers every line
-`run SEED` with {"seconds", "env_steps", "final_returns"}: one number per seed trained, the mean return of the episodes
-that ended in the last tenth of training, null where none did. It ends when its input does.
+A worker is started as `python ADAPTER.py [options] SPEC` with the JSON of `spec_of` in compare.py. It compiles, prints
+{"ready": true, "peer", "versions", "workload", "compile_seconds", "env_steps", ...} and then answers each line
+`run SEED` with {"seconds", "env_steps", "final_returns"}. The returns have one number per seed: the mean return of the
+episodes that ended in the last tenth of training, or null if none did. The worker ends when its input does.
 
-Imports nothing but the standard library at the top: every peer has an environment of its own.
+The module imports only the standard library at the top, because each peer has its own virtual environment.
 """
 
 import importlib.metadata
@@ -20,13 +20,17 @@ import time
 
 
 def serve(peer, packages, build, **versions):
-    """Be a worker. build(spec) -> (run, facts): run(seed) -> reply, facts: what the ready line says beside the rest.
+    """Answer requests until the input ends.
 
-    packages: those whose versions it tells, beside the `versions` given.
+    Args:
+        peer: name of the peer, for the table.
+        packages: packages whose versions are reported.
+        build: (spec) -> (run, facts). run(seed) returns a reply; the facts are added to the ready message.
+        **versions: further versions to report.
     """
-    # Compile times are of a cold start; JAX reads this when it is imported.
+    # Compile times are those of a cold start. JAX reads this variable when it is imported.
     os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
-    out, sys.stdout = sys.stdout, sys.stderr  # whatever a library prints is not an answer
+    out, sys.stdout = sys.stdout, sys.stderr  # so that the output of a library is not taken for an answer
     spec = json.loads(sys.argv[-1])
 
     def answer(message):
@@ -43,18 +47,18 @@ def serve(peer, packages, build, **versions):
 
 
 def tenth(num_updates):
-    """How many updates the last tenth of training is, at least one."""
+    """Return the number of updates in the last tenth of training, at least one."""
     return math.ceil(num_updates / 10)
 
 
 def whole(spec):
-    """The number of updates of the run that `spec` describes."""
+    """Return the number of updates of the run that `spec` describes."""
     config = spec["config"]
     return config["total_timesteps"] // (config["num_envs"] * config["num_steps"])
 
 
 def compile_cold(function, *args):
-    """Trace, lower and compile `function` for `args` -> (program, seconds)."""
+    """Compile `function` for `args` and return the program and the seconds it took."""
     import jax
 
     start = time.perf_counter()
@@ -63,10 +67,8 @@ def compile_cold(function, *args):
 
 
 def kernels_per_env_step(program, num_steps):
-    """How many kernels a step of all environments is in a compiled program; None where its text does not show it."""
-    path = (
-        pathlib.Path(__file__).resolve().parents[2] / "purejaxppo" / "bench" / "hlo.py"
-    )  # needs nothing that a peer may lack
+    """Return the kernels of a compiled program per step of all environments, or None if its text does not show them."""
+    path = pathlib.Path(__file__).resolve().parents[2] / "purejaxppo" / "bench" / "hlo.py"  # standard library only
     spec = importlib.util.spec_from_file_location("hlo", path)
     sys.modules["hlo"] = hlo = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(hlo)
@@ -74,7 +76,7 @@ def kernels_per_env_step(program, num_steps):
 
 
 def stopwatch(program, *args):
-    """Execute once -> (what came out, seconds until all of it was there)."""
+    """Execute once and return the results and the seconds until all of them were ready."""
     import jax
 
     jax.block_until_ready(args)
@@ -84,10 +86,13 @@ def stopwatch(program, *args):
 
 
 def jax_worker(train, keys, final_returns, spec):
-    """(run, facts) of a peer that is one XLA program.
+    """Return (run, facts) of a peer whose training is one XLA program.
 
-    train(keys) -> anything, with the seeds as leading axis; keys(seeds, int array) -> keys; final_returns(out) ->
-    one return per seed, computed outside the time that is measured.
+    Args:
+        train: (keys) -> results with a leading axis of seeds.
+        keys: (seeds, an array of int) -> keys.
+        final_returns: (results) -> one return per seed. It is not part of the measured time.
+        spec: the work.
     """
     import jax
     import numpy as np

@@ -1,7 +1,7 @@
-"""PureJaxRL from a local checkout as a worker: its `ppo.py`, and `ppo_continuous_action.py` on a gymnax environment.
+"""PureJaxRL from a local checkout as a worker: its `ppo.py`, or `ppo_continuous_action.py` on a gymnax environment.
 
-Its algorithm is left alone. Set from outside are the config, and for continuous actions three names of the script: the
-environment (gymnax in the place of brax), the bounds of the actions and the width of the layers, which it fixes at 256.
+The algorithm is unchanged. The adapter sets the config. For continuous actions it also replaces the environment (gymnax
+instead of brax), the bounds of the actions, and the width of the layers, which is 256 in the script.
 """
 
 import argparse
@@ -21,7 +21,7 @@ UNUSED = ("brax", "brax.envs", "brax.envs.wrappers", "brax.envs.wrappers.trainin
 
 
 class Gymnax:
-    """A gymnax environment with its default parameters, where the continuous script has a brax one and passes None."""
+    """A gymnax environment with its default parameters, for a script that passes None for them."""
 
     def __init__(self, env, params):
         self.env, self.params = env, params
@@ -40,20 +40,20 @@ class Gymnax:
 
 
 def load(script, width=None):
-    """The module of a script, its imports of suites that no workload uses answered by nothing."""
+    """Return the module of a script. Imports of suites that no workload uses are mocked."""
     sys.path.insert(0, str(script.parent))
     sys.modules.update({name: mock.MagicMock() for name in UNUSED if name not in sys.modules})
     source = script.read_text()
     if width is not None:
         source, count = re.subn(r"(nn\.Dense\(\s*)256\b", rf"\g<1>{width}", source)
-        assert count == 4, f"{script}: {count} layers of width 256 where 4 were expected"
+        assert count == 4, f"{script}: expected 4 layers of width 256, found {count}"
     module = types.ModuleType(script.stem)
     exec(compile(source, str(script), "exec"), module.__dict__)
     return module
 
 
 def scripted(checkout, spec):
-    """make_train of the script for the workload."""
+    """Return `make_train` of the script for the workload."""
     env, params = gymnax.make(spec["env"])
     if hasattr(env.action_space(params), "n"):
         return load(checkout / "purejaxrl" / "ppo.py").make_train
@@ -65,7 +65,7 @@ def scripted(checkout, spec):
 
 
 def translated(spec):
-    """Its config. Its value loss has a factor of one half that ours has not: twice our coefficient is the same loss."""
+    """Return its config. Its value loss has a factor of one half, so its coefficient is twice ours."""
     config, h = spec["config"], spec["hyperparams"]
     assert h["vf_clip_eps"] == h["clip_eps"], "it has one range for both clips"
     assert spec["network"]["hidden_sizes"] == [64, 64]
@@ -94,7 +94,7 @@ def translated(spec):
 
 
 def build(checkout, spec):
-    """Train `num_seeds` seeds in one program, by vmap where there is more than one."""
+    """Train `num_seeds` seeds in one program, with vmap if there are several."""
     one = scripted(checkout, spec)(translated(spec))
 
     def train(keys):

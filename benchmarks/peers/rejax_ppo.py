@@ -7,7 +7,7 @@ from rejax.evaluate import evaluate
 
 
 def algorithm(spec):
-    """Its PPO with our settings. Its value loss has a factor of one half: twice our coefficient is the same loss."""
+    """Return its PPO with our settings. Its value loss has a factor of one half, so its coefficient is twice ours."""
     config, h, network = spec["config"], spec["hyperparams"], spec["network"]
     assert h["vf_clip_eps"] == h["clip_eps"], "it has one range for both clips"
     steps = config["num_epochs"] * config["num_minibatches"]
@@ -36,11 +36,11 @@ def algorithm(spec):
         normalize_rewards=config["scale_rewards"],
         reward_normalization_discount=h["gamma"],
     )
-    return ppo.replace(eval_callback=lambda ppo, state, key: ())  # no evaluation inside the time measured
+    return ppo.replace(eval_callback=lambda ppo, state, key: ())  # no evaluation within the measured time
 
 
 def build(spec):
-    """Train `num_seeds` seeds in one program; its returns are those of 128 episodes afterwards."""
+    """Train `num_seeds` seeds in one program. The final returns are those of 128 episodes after training."""
     ppo = algorithm(spec)
 
     def train(keys):

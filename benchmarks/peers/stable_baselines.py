@@ -1,4 +1,4 @@
-"""Stable-Baselines3 or SBX, its counterpart in JAX, as a worker: `stable_baselines.py sb3|sbx SPEC`. CartPole only."""
+"""Stable-Baselines3, or its JAX counterpart SBX, as a worker: `stable_baselines.py sb3|sbx SPEC`. CartPole only."""
 
 import functools
 import sys
@@ -13,7 +13,7 @@ PACKAGES = {"sb3": ("stable-baselines3", "torch"), "sbx": ("sbx-rl", "jax", "fla
 
 
 def model_of(library, spec, seed):
-    """A fresh model on fresh environments. Its value loss has no factor of one half, as ours."""
+    """Return a new model on new environments. Its value loss has no factor of one half, like ours."""
     config, h = spec["config"], spec["hyperparams"]
     networks = {"pi": spec["network"]["hidden_sizes"], "vf": spec["network"]["hidden_sizes"]}
     if library == "sb3":
@@ -46,7 +46,7 @@ def model_of(library, spec, seed):
 
 
 def final_return(model, total):
-    """Mean return of the episodes that ended in the last tenth of `total` steps, from what Monitor recorded."""
+    """Return the mean return of the episodes that ended in the last tenth of `total` steps, as recorded by Monitor."""
     vec = model.get_env()
     returns, ends = vec.env_method("get_episode_rewards"), map(np.cumsum, vec.env_method("get_episode_lengths"))
     late = 0.9 * total / vec.num_envs
@@ -55,16 +55,16 @@ def final_return(model, total):
 
 
 def timed(model, total):
-    """Seconds of learn() for `total` steps."""
+    """Return the seconds of learn() for `total` steps."""
     start = time.perf_counter()
     model.learn(total)
     return time.perf_counter() - start
 
 
 def build(library, spec):
-    """A run is one learn(). For speed it is always of the same model, since SBX compiles anew for every one."""
+    """Run learn() for each request. To measure speed it is always the same model, because SBX compiles each model."""
     assert spec["num_seeds"] == 1, "one seed at a time"
-    torch.set_num_threads(1)  # quicker than more for layers of this size, and steadier
+    torch.set_num_threads(1)  # faster and less variable than more for layers of this size
     config = spec["config"]
     total, update = config["total_timesteps"], config["num_envs"] * config["num_steps"]
     shared = model_of(library, spec, 0)

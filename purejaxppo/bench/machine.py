@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from purejaxppo import __version__
+from purejaxppo._util.version import __version__
 from purejaxppo.bench.timing import Report, TimingBudget, repeat, time_call
 from purejaxppo.devices.cpu import count_cores, prepare_cpu
 

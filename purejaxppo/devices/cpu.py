@@ -112,7 +112,7 @@ def count_cores() -> int:
 
 def _has_started() -> bool:
     """Return whether JAX has initialized its devices, after which their number cannot be set."""
-    current = jax.config.jax_num_cpu_devices
+    current = jax.config.jax_num_cpu_devices  # type: ignore[attr-defined]
     try:
         jax.config.update("jax_num_cpu_devices", current + 1)
     except RuntimeError:
