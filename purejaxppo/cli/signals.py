@@ -1,29 +1,43 @@
-"""Signals during a run, and work in a background thread."""
+"""Signals during a run, and work in a background thread so that signals are heard while the device is busy."""
 
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 WORKER = "purejaxppo-chunks"
+POLL_SECONDS = 0.1
+ECHO_SECONDS = 1.0  # a terminal that closes sends SIGHUP twice: the kernel and the shell do
+
+# A run that receives one of the first three finishes its chunk and saves; a second one ends it at once. SIGUSR1 is
+# the notice that schedulers such as SLURM give ahead of a time limit; SIGTERM follows when the limit is reached.
+STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
+NOTICE_SIGNALS = ("SIGUSR1",)
 
 
-def in_background(chunks: Iterator[Any], look: Callable[[], None]) -> Iterator[Any]:
-    """Yield from `chunks`, which run in a thread of their own: so Ctrl-C is heard while the device is busy.
+def in_background(items: Iterator[Any], stop: Callable[[], bool]) -> Iterator[Any]:
+    """Yield from `items`, each of which is computed in a background thread.
 
-    `look` is called ten times a second meanwhile.
+    The main thread stays free meanwhile, so that signals are handled while the device computes.
+
+    Args:
+        items: the iterator to advance.
+        stop: called ten times a second while an item is computed; if it returns True, nothing more is waited for.
     """
     pool = ThreadPoolExecutor(1, WORKER)
     nothing = object()
     try:
         while True:
-            future = pool.submit(next, chunks, nothing)
+            future = pool.submit(next, items, nothing)
             while not future.done():
-                wait([future], timeout=0.1)
-                look()
+                wait([future], timeout=POLL_SECONDS)
+                if stop() and not future.done():
+                    return
             if (item := future.result()) is nothing:
                 return
             yield item
@@ -31,9 +45,14 @@ def in_background(chunks: Iterator[Any], look: Callable[[], None]) -> Iterator[A
         pool.shutdown(wait=False, cancel_futures=True)
 
 
+def background_runs() -> bool:
+    """Return whether a background thread still computes."""
+    return any(thread.name.startswith(WORKER) for thread in threading.enumerate())
+
+
 @contextmanager
 def abort_on_interrupt() -> Iterator[None]:
-    """Ctrl-C ends the process here and now: raised while JAX loads, it may end in a callback that swallows it."""
+    """End the process at once on Ctrl-C: an exception raised while JAX loads may be swallowed by a callback."""
 
     def handle(*_: Any) -> None:
         os.write(2, b"purejaxppo: aborted\n")
@@ -51,20 +70,37 @@ def abort_on_interrupt() -> Iterator[None]:
 
 @contextmanager
 def collect_signals() -> Iterator[list[int]]:
-    """Collect Ctrl-C (and SIGTERM) in a list instead of raising; a second one raises KeyboardInterrupt."""
-    received: list[int] = []
+    """Collect the signals that ask a run to stop in a list, in the order of their arrival.
 
-    def handle(number: int, _: Any) -> None:
+    A second stop signal raises KeyboardInterrupt with the first signal as its argument. SIGHUP stays ignored if it
+    was, as under `nohup`. In any thread but the main one the list stays empty.
+    """
+    received: list[int] = []
+    arrived: dict[int, float] = {}
+    stops = [getattr(signal, name) for name in STOP_SIGNALS if hasattr(signal, name)]
+    notices = [getattr(signal, name) for name in NOTICE_SIGNALS if hasattr(signal, name)]
+
+    def handle(number: int, _: FrameType | None) -> None:
+        now = time.monotonic()
+        echo = number == getattr(signal, "SIGHUP", None) and now - arrived.get(number, -ECHO_SECONDS) < ECHO_SECONDS
+        arrived[number] = now
+        if echo or (number in notices and received):
+            return
         received.append(number)
-        if len(received) > 1:
-            raise KeyboardInterrupt
+        if sum(earlier in stops for earlier in received) > 1:
+            raise KeyboardInterrupt(received[0])
 
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    wanted = [number for number in (*stops, *notices) if not _is_ignored_hangup(number)]
+    before = {number: signal.signal(number, handle) for number in wanted}
     try:
         yield received
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+
+def _is_ignored_hangup(number: int) -> bool:
+    return number == getattr(signal, "SIGHUP", None) and signal.getsignal(number) == signal.SIG_IGN

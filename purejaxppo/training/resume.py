@@ -1,22 +1,39 @@
 """Resume a run: find its newest good checkpoint, compare settings, and load it."""
 
 import dataclasses
+import math
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from purejaxppo.config.errors import ConfigError
-from purejaxppo.config.toml import parse_toml
+from purejaxppo.config.checks import check
+from purejaxppo.config.errors import ConfigError, Problem
+from purejaxppo.config.schema import Run
+from purejaxppo.config.toml import dump_toml, parse_tables, parse_toml
 from purejaxppo.training.checkpoint_folder import find_checkpoint
 from purejaxppo.training.checkpoints import Checkpoint, listed, load_checkpoint, plain_value, settings_of
 from purejaxppo.training.errors import CheckpointError
-from purejaxppo.training.manifest import Manifest, read_manifest
+from purejaxppo.training.manifest import MANIFEST, Manifest, read_manifest
 from purejaxppo.training.runs import build
 from purejaxppo.types import Algorithm
 
-# Settings that may change when a run is resumed; all others change the shapes or the meaning of what was saved.
+# Fields of Config that may change when a run is resumed, as all Hyperparams may. The others change the shapes or the
+# meaning of what was saved.
 TUNABLE = ("total_timesteps", "num_devices", "microbatch_size")
+
+
+class SavedRun(NamedTuple):
+    """A run folder from which a run can be resumed."""
+
+    folder: Path
+    checkpoint: Path  # the newest one that is not damaged
+    manifest: Manifest
+    run: Run  # the settings, those changed when it was resumed before included
+    metrics_bytes: int  # length of metrics.csv at the checkpoint
+    seconds: float  # of training up to the checkpoint
+    overrides: tuple[dict[str, Any], ...]  # settings that were changed, as `settle` returns them
+    warnings: tuple[str, ...]  # about checkpoints that are damaged
 
 
 def restore(path: str | Path, algo: Algorithm | None = None, overrides: Iterable[str] = ()) -> Checkpoint:
@@ -40,7 +57,7 @@ def restore(path: str | Path, algo: Algorithm | None = None, overrides: Iterable
         warnings.warn(sentence, stacklevel=2)
     manifest = read_manifest(folder)
     if algo is None:
-        algo = _build(folder, manifest)
+        algo = build(_saved_settings(folder, manifest), (), str(folder))
     problems = setting_problems(manifest.settings, algo, tuple(overrides))
     if problems:
         raise CheckpointError(listed(f"{folder}: not a checkpoint of this algorithm", problems))
@@ -72,15 +89,96 @@ def setting_problems(saved: Mapping[str, Any], algo: Algorithm, overrides: tuple
     return problems
 
 
-def _build(folder: Path, manifest: Manifest) -> Algorithm:
-    """Return the algorithm of a run of the command line."""
+# ---- runs of the command line
+
+
+def open_run(folder: Path) -> SavedRun:
+    """Find the checkpoint from which the run in `folder` can be resumed.
+
+    Raises:
+        CheckpointError: there is none, or it is not one of `purejaxppo train`.
+    """
+    if (folder / MANIFEST).exists():
+        raise CheckpointError(f"{folder}: is a checkpoint, not a run folder; name the folder of the run")
+    checkpoint, damaged = find_checkpoint(folder)
+    manifest = read_manifest(checkpoint)
+    details = manifest.details
+    run = _saved_settings(checkpoint, manifest)
+    num_bytes, seconds, overrides = (details.get(name) for name in ("metrics_bytes", "seconds", "overrides"))
+    valid = isinstance(num_bytes, int) and 0 <= num_bytes < 2**63 and isinstance(overrides, list)
+    valid = valid and isinstance(seconds, int | float) and math.isfinite(seconds) and manifest.batch_shape == ()
+    if not valid:
+        raise CheckpointError(f"{checkpoint}: is not a checkpoint of a run of `purejaxppo train`")
+    return SavedRun(folder, checkpoint, manifest, run, num_bytes, seconds, tuple(map(dict, overrides)), damaged)
+
+
+def settle(saved: SavedRun, present: Run, explicit: Set[str]) -> tuple[Run, tuple[dict[str, Any], ...]]:
+    """Compare the settings of a run with those that it is to be resumed with.
+
+    Args:
+        saved: the run.
+        present: the settings asked for: those of a file, and of options.
+        explicit: dotted names of the settings that were given as options.
+
+    Returns:
+        The settings to continue with, and all overrides of the run, each a dict with the keys update, setting, old
+        and new.
+
+    Raises:
+        ConfigError: a setting differs that cannot change, or that was not given as an option.
+    """
+    before, after = _flat_settings(saved.run), _flat_settings(present)
+    original = {override["setting"]: override["old"] for override in reversed(saved.overrides)}
+    problems: list[Problem] = []
+    overrides = list(saved.overrides)
+    accepted = dict(before)
+    for name in sorted(before.keys() | after.keys()):
+        old, new = before.get(name), after.get(name)
+        if old == new or (name not in explicit and name in original and original[name] == plain_value(new)):
+            continue  # config.toml keeps the setting that the run began with
+        if not _is_tunable(name):
+            problems.append(
+                Problem(name, f" = {new!r}: it was {old!r}, and a resumed run cannot change it", "conflict")
+            )
+        elif name not in explicit:
+            option = f"--{name.replace('_', '-')} {new}"
+            problems.append(Problem(name, f" = {new!r}: it was {old!r}; to change it, pass {option}", "conflict"))
+        else:
+            values = {"old": plain_value(old), "new": plain_value(new)}
+            overrides.append({"update": saved.manifest.num_updates, "setting": name, **values})
+            accepted[name] = new
+    if problems:
+        raise ConfigError(problems, f"{saved.folder}")
+    config = {name: accepted[f"config.{name}"] for name in TUNABLE}
+    hyperparams = {name: accepted[f"hyperparams.{name}"] for name in saved.run.hyperparams._fields}
+    settled = dataclasses.replace(
+        saved.run,
+        config=dataclasses.replace(saved.run.config, **config),
+        hyperparams=saved.run.hyperparams._replace(**hyperparams),
+    )
+    return settled, tuple(overrides)
+
+
+def _is_tunable(name: str) -> bool:
+    table, _, key = name.partition(".")
+    return table == "hyperparams" or (table == "config" and key in TUNABLE)
+
+
+def _flat_settings(run: Run) -> dict[str, Any]:
+    """Return all settings of a run by their dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in parse_tables(dump_toml(run)).items():
+        flat |= {f"{key}.{name}": x for name, x in value.items()} if isinstance(value, dict) else {key: value}
+    return flat
+
+
+def _saved_settings(folder: Path, manifest: Manifest) -> Run:
+    """Return the settings of the run that a checkpoint belongs to."""
     text = manifest.details.get("run")
     if not isinstance(text, str):
         raise CheckpointError(f"{folder}: was saved without the settings of its run; pass the algorithm as well")
     try:
-        run, problems = parse_toml(text)
-        return build(run, problems, str(folder))
-    except ConfigError:
-        raise
-    except ValueError as error:
-        raise CheckpointError(f"{folder}: the settings of its run cannot be read: {error}") from None
+        run, problems = parse_toml(text, str(folder))
+        return check(run, problems, str(folder))
+    except ConfigError as error:
+        raise CheckpointError(f"{folder}: the settings of its run cannot be used: {error}") from None

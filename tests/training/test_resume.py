@@ -11,8 +11,11 @@ from probes import chain
 from states import OddAlgorithm, bits, odd_state
 
 import purejaxppo as pp
-from purejaxppo import CheckpointError, Config, Hyperparams, NetworkConfig
-from purejaxppo.training.resume import setting_problems
+from purejaxppo import CheckpointError, Config, ConfigError, Hyperparams, NetworkConfig
+from purejaxppo.config.schema import Run
+from purejaxppo.config.toml import dump_toml
+from purejaxppo.training.checkpoint_folder import save_in_run
+from purejaxppo.training.resume import TUNABLE, open_run, setting_problems, settle
 
 CONFIG = Config(num_envs=4, num_steps=8, num_epochs=2, num_minibatches=2, total_timesteps=32 * 5)
 ENV = chain(limit=6)
@@ -93,3 +96,86 @@ def test_the_algorithm_is_built_from_the_settings_of_a_run(tmp_path):
     algo, restored, _ = pp.restore(tmp_path / "c")
     assert algo.config == built.config
     assert bits(restored) == bits(state)
+
+
+# ---- runs of the command line
+
+
+RUN = Run(config=Config(num_envs=2), hyperparams=Hyperparams(learning_rate=1e-3))
+DETAILS = {"metrics_bytes": 100, "seconds": 2.5, "overrides": []}
+
+
+def saved_run(folder, settings=RUN, num_updates=7, **details):
+    state = odd_state(jax.random.key(0))._replace(num_updates=jnp.int32(num_updates))
+    details = {"run": dump_toml(settings), **DETAILS, **details}
+    save_in_run(folder, state, settings.hyperparams, OddAlgorithm(settings.config), details)
+    return open_run(folder)
+
+
+def changed(run, **settings):
+    config = {name: value for name, value in settings.items() if name in TUNABLE or name == "num_epochs"}
+    rest = {name: value for name, value in settings.items() if name not in config}
+    return dataclasses.replace(
+        run, config=dataclasses.replace(run.config, **config), hyperparams=run.hyperparams._replace(**rest)
+    )
+
+
+def test_the_same_settings_go_on_as_they_are(tmp_path):
+    saved = saved_run(tmp_path)
+    assert (saved.run, saved.metrics_bytes, saved.seconds, saved.manifest.num_updates) == (RUN, 100, 2.5, 7)
+    assert settle(saved, RUN, set()) == (RUN, ())
+
+
+def test_structural_settings_cannot_change_not_even_as_options(tmp_path):
+    saved = saved_run(tmp_path)
+    other = dataclasses.replace(changed(RUN, num_epochs=9), env="Pendulum-v1", seed=5)
+    with pytest.raises(ConfigError) as caught:
+        settle(saved, other, {"config.num_epochs", "env", "seed"})
+    assert [problem.key for problem in caught.value.problems] == ["config.num_epochs", "env", "seed"]
+    assert {problem.kind for problem in caught.value.problems} == {"conflict"}
+    assert "it was 'CartPole-v1'" in str(caught.value)
+
+
+def test_a_tunable_setting_changes_only_as_an_option_and_is_recorded(tmp_path):
+    saved = saved_run(tmp_path)
+    other = changed(RUN, learning_rate=2e-3, total_timesteps=900_000)
+    with pytest.raises(ConfigError) as caught:
+        settle(saved, other, {"config.total_timesteps"})
+    (problem,) = caught.value.problems
+    assert problem.key == "hyperparams.learning_rate"
+    assert "pass --hyperparams.learning-rate 0.002" in problem.text
+    run, overrides = settle(saved, other, {"config.total_timesteps", "hyperparams.learning_rate"})
+    assert run == other
+    assert overrides == (
+        {"update": 7, "setting": "config.total_timesteps", "old": 500_000, "new": 900_000},
+        {"update": 7, "setting": "hyperparams.learning_rate", "old": 1e-3, "new": 2e-3},
+    )
+
+
+def test_config_toml_may_keep_what_was_overridden_and_an_option_may_take_it_back(tmp_path):
+    other = changed(RUN, learning_rate=2e-3, target_kl=0.1)
+    before = [{"update": 3, "setting": "hyperparams.learning_rate", "old": 1e-3, "new": 2e-3}]
+    before += [{"update": 3, "setting": "hyperparams.target_kl", "old": "inf", "new": 0.1}]
+    saved = saved_run(tmp_path, other, overrides=before)
+    assert settle(saved, RUN, set()) == (other, tuple(before))
+    run, overrides = settle(saved, RUN, {"hyperparams.learning_rate", "hyperparams.target_kl"})
+    assert run == RUN
+    assert [override["new"] for override in overrides] == [2e-3, 0.1, 1e-3, "inf"]
+    saved_run(tmp_path, run, overrides=list(overrides))
+    with pytest.raises(ConfigError):
+        settle(saved, changed(RUN, learning_rate=3e-3), set())
+
+
+@pytest.mark.parametrize(
+    "details",
+    [{"metrics_bytes": -1}, {"metrics_bytes": "1"}, {"seconds": None}, {"overrides": {}}, {"run": "seed = -1"}],
+)
+def test_a_manifest_of_another_kind_is_refused(tmp_path, details):
+    with pytest.raises(CheckpointError):
+        saved_run(tmp_path, **details)
+
+
+def test_a_checkpoint_is_not_a_run_folder(tmp_path):
+    saved = saved_run(tmp_path)
+    with pytest.raises(CheckpointError, match="not a run folder"):
+        open_run(saved.checkpoint)

@@ -1,0 +1,41 @@
+"""One process writes a run; the lock of a dead one holds nobody up."""
+
+import subprocess
+import sys
+
+import pytest
+
+from purejaxppo.config.errors import UsageError
+from purejaxppo.training.run_lock import lock_run
+
+HOLDER = """
+import fcntl, os, sys
+fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX)
+print("held", flush=True)
+input()
+"""
+
+
+def test_a_second_writer_is_refused_until_the_first_ends(tmp_path):
+    with lock_run(tmp_path):
+        with pytest.raises(UsageError, match="another process writes this run"), lock_run(tmp_path):
+            pass
+        assert list(tmp_path.iterdir()) == []
+    with lock_run(tmp_path):
+        pass
+
+
+def test_the_lock_of_a_killed_process_is_gone(tmp_path):
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], **pipes) as process:
+        process.stdout.readline()
+        with pytest.raises(UsageError, match="another process"), lock_run(tmp_path):
+            pass
+        process.kill()
+    with lock_run(tmp_path):
+        pass
+
+
+def test_a_folder_that_is_gone_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError), lock_run(tmp_path / "none"):
+        pass
