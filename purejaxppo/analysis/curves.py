@@ -1,4 +1,4 @@
-"""Learning curves of a run."""
+"""The figure of a run: learning curve, and what the updates did to the policy and the value function."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,94 +10,162 @@ from purejaxppo.analysis.figures import new_figure, save_figure
 
 LINE, BAND, MARK = "#1f5fa8", "#9dc3ec", "#c0392b"
 
-MAX_POINTS, MIN_EPISODES = 200, 16  # of a curve; of a point
+MAX_POINTS = 200  # of a curve
+MIN_EPISODES = 16  # of a point of the learning curve
+
+# Metrics in the small panels, with their titles; by rows of two.
+PANELS = {
+    "kl": "KL(old ‖ new) of an update",
+    "clip_fraction": "clip fraction",
+    "explained_variance": "explained variance",
+    "entropy": "entropy",
+}
+
+
+# Data ----------------------------------------------------------------------------------------------------------------
 
 
 def learning_curve(metrics: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return what the curve shows: episode returns over steps and time, at most 200 points of 16 episodes or more.
+    """Return episode returns over environment steps, at most 200 points of 16 episodes or more.
 
-    Neighbouring updates are pooled: the mean is over all their episodes, min and max are the extremes among them.
-    Updates in which no episode ended are left out.
+    Neighboring updates are pooled: the mean is over all their episodes, min and max are the extremes among them.
+    Updates in which no episode finished are left out.
 
     Args:
-        metrics: columns [num_updates] as `metrics.csv` has them.
+        metrics: columns [num_updates] as in `metrics.csv`.
+
+    Returns:
+        Columns `timesteps`, `mean`, `min` and `max`, [points].
     """
     episodes = np.asarray(metrics["num_episodes"], np.float64)
-    pools = _pools(episodes)
+    pools = _pool_episodes(episodes)
     mean, low, high = (np.asarray(metrics[f"episode_return_{kind}"]) for kind in ("mean", "min", "max"))
     return {
         "timesteps": np.array([metrics["timesteps"][pool[-1]] for pool in pools]),
-        "wall_time": np.array([metrics["wall_time"][pool[-1]] for pool in pools]),
         "mean": np.array([np.average(mean[pool], weights=episodes[pool]) for pool in pools]),
         "min": np.array([low[pool].min() for pool in pools]),
         "max": np.array([high[pool].max() for pool in pools]),
     }
 
 
-def _pools(episodes: np.ndarray) -> list[np.ndarray]:
-    """Indices of the updates behind each point; where all episodes together are too few, one point has them all."""
-    some = np.flatnonzero(episodes > 0)
+def _pool_episodes(episodes: np.ndarray) -> list[np.ndarray]:
+    """Return the indices of the updates behind each point; if the run has fewer than 16 episodes, one point has all."""
+    finished = np.flatnonzero(episodes > 0)
     pools: list[np.ndarray] = []
-    room = np.zeros(0, int)
-    for part in np.array_split(some, min(MAX_POINTS, max(len(some), 1))):
-        room = np.concatenate([room, part])
-        if episodes[room].sum() >= MIN_EPISODES:
-            pools.append(room)
-            room = np.zeros(0, int)
-    if len(room):
+    pending = np.zeros(0, int)
+    for indices in np.array_split(finished, min(MAX_POINTS, max(len(finished), 1))):
+        pending = np.concatenate([pending, indices])
+        if episodes[pending].sum() >= MIN_EPISODES:
+            pools.append(pending)
+            pending = np.zeros(0, int)
+    if len(pending):
         last = pools.pop() if pools else np.zeros(0, int)
-        pools.append(np.concatenate([last, room]))
+        pools.append(np.concatenate([last, pending]))
     return pools
 
 
-def time_unit(seconds: float) -> tuple[float, str]:
-    """Return the unit, in seconds, and its name in which a duration is best read."""
-    if seconds > 3 * 3600:
-        return 3600.0, "hours"
-    return (60.0, "minutes") if seconds > 300 else (1.0, "seconds")
+def update_curve(metrics: Mapping[str, np.ndarray], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return one metric of the updates over environment steps, at most 200 points.
+
+    Neighboring updates are averaged. Values that are not finite are left out.
+
+    Args:
+        metrics: columns [num_updates] as in `metrics.csv`.
+        name: of the metric.
+
+    Returns:
+        Environment steps and values, [points].
+    """
+    values = np.asarray(metrics[name], np.float64)
+    finite = np.flatnonzero(np.isfinite(values))
+    pools = np.array_split(finite, min(MAX_POINTS, len(finite))) if len(finite) else []
+    steps = np.array([metrics["timesteps"][pool[-1]] for pool in pools])
+    return steps, np.array([values[pool].mean() for pool in pools])
+
+
+# Figure --------------------------------------------------------------------------------------------------------------
 
 
 def plot_curve(
     path: str | Path, metrics: Mapping[str, np.ndarray], title: str, evaluation: float | None = None
 ) -> None:
-    """Draw the episode return against environment steps and against wall time, and write it as PNG.
+    """Write the figure of a run as PNG, replacing the file atomically; for the arguments see `curve_figure`."""
+    save_figure(curve_figure(metrics, title, evaluation), path)
+
+
+def curve_figure(metrics: Mapping[str, np.ndarray], title: str, evaluation: float | None = None) -> Any:
+    """Return the figure of a run: episode returns on the left, KL, clip fraction, fit and entropy on the right.
 
     Args:
-        path: the file to write; replaced in one step.
-        metrics: columns [num_updates] as `metrics.csv` has them.
+        metrics: columns [num_updates] as in `metrics.csv`.
         title: what was trained.
-        evaluation: mean return of the final greedy evaluation, drawn as a line of its own where given.
+        evaluation: mean return of the final greedy evaluation, drawn as a horizontal line if given.
     """
-    from matplotlib.ticker import EngFormatter
-
-    curve = learning_curve(metrics)
-    first, last = (float(metrics["wall_time"][i]) if len(metrics["wall_time"]) else 0.0 for i in (0, -1))
-    unit, unit_name = time_unit(last - first)
-    figure = new_figure(4.5, title)
-    left, right = figure.subplots(1, 2, sharey=True)
-    _draw(left, curve["timesteps"], curve, evaluation)
-    # Compilation would squeeze a short run into a corner: the clock starts when the first update is done.
-    _draw(right, (curve["wall_time"] - first) / unit, curve, evaluation)
-    left.set_xlabel("environment steps")
-    left.xaxis.set_major_formatter(EngFormatter(sep=""))
-    left.set_ylabel("episode return")
-    right.set_xlabel(f"wall time in {unit_name} after compilation and first update ({first:.1f} s)")
-    if left.get_legend_handles_labels()[0]:
-        left.legend(loc="best", fontsize=9, framealpha=0.9)
-    save_figure(figure, path)
+    figure = new_figure(4.8, title)
+    grid = figure.add_gridspec(2, 3, width_ratios=[1.6, 1.0, 1.0])
+    returns = figure.add_subplot(grid[:, 0])
+    _draw_returns(returns, learning_curve(metrics), evaluation)
+    panels = [figure.add_subplot(grid[i // 2, 1 + i % 2]) for i in range(len(PANELS))]
+    for axes, (name, label) in zip(panels, PANELS.items(), strict=True):
+        _draw_metric(axes, name, label, *update_curve(metrics, name))
+    for axes in (returns, *panels):
+        _format_steps(axes, metrics["timesteps"])
+    for axes in panels[:2]:
+        axes.tick_params(labelbottom=False)
+    for axes in (returns, *panels[2:]):
+        axes.set_xlabel("environment steps")
+    return figure
 
 
-def _draw(axes: Any, x: np.ndarray, curve: Mapping[str, np.ndarray], evaluation: float | None) -> None:
+def _draw_returns(axes: Any, curve: Mapping[str, np.ndarray], evaluation: float | None) -> None:
+    axes.set_ylabel("episode return")
+    x = curve["timesteps"]
+    if len(x):
+        style = {"color": BAND, "alpha": 0.45, "label": "lowest to highest episode"}
+        if len(x) == 1:
+            axes.vlines(x, curve["min"], curve["max"], lw=6, **style)
+        else:
+            axes.fill_between(x, curve["min"], curve["max"], lw=0, **style)
+        axes.plot(x, curve["mean"], color=LINE, lw=2, marker=_marker(x), label="mean")
+    else:
+        axes.text(0.5, 0.6, "no episode finished", transform=axes.transAxes, ha="center", va="center", fontsize=12)
+    drawn = evaluation is not None and bool(np.isfinite(evaluation))
+    if drawn:
+        axes.axhline(evaluation, color=MARK, ls="--", lw=1.5, label=f"greedy evaluation: {evaluation:.5g}")
+    if len(x) or drawn:
+        # Above the axes, where it covers no data.
+        axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3, fontsize=8, frameon=False, columnspacing=1.2)
+    else:
+        axes.set_yticks([])
+
+
+def _draw_metric(axes: Any, name: str, label: str, x: np.ndarray, y: np.ndarray) -> None:
+    axes.set_title(label, fontsize=10, loc="left")
+    if not len(x):
+        axes.set_yticks([])
+        return
+    axes.plot(x, y, color=LINE, lw=1.5, marker=_marker(x))
+    if name in ("kl", "clip_fraction"):
+        axes.set_ylim(bottom=0)
+    if name == "explained_variance":  # it may start far below 0, where a worse fit says nothing more
+        axes.set_ylim(max(min(y.min() - 0.05, 0.0), -1.0), 1.02)
+
+
+def _format_steps(axes: Any, timesteps: np.ndarray) -> None:
+    """Show the whole run on the axis of environment steps, also the part without a point."""
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelleft=True)
-    if len(x) == 0:
-        axes.text(0.5, 0.5, "no episode ended", transform=axes.transAxes, ha="center", va="center", fontsize=12)
+    axes.tick_params(labelsize=9)
+    if len(timesteps):
+        axes.set_xlim(0, 1.02 * float(timesteps[-1]))
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     else:
-        axes.fill_between(
-            x, curve["min"], curve["max"], color=BAND, alpha=0.45, lw=0, label="lowest to highest episode"
-        )
-        axes.plot(x, curve["mean"], color=LINE, lw=2, marker="o" if len(x) < 3 else "", label="mean while training")
-    axes.set_xlim(left=0)
-    if evaluation is not None and np.isfinite(evaluation):
-        axes.axhline(evaluation, color=MARK, ls="--", lw=1.5, label=f"greedy evaluation: {evaluation:.5g}")
+        axes.set_xticks([])
+
+
+def _marker(x: np.ndarray) -> str:
+    """Mark the points of a curve that is too short for a line."""
+    return "o" if len(x) < 3 else ""

@@ -4,9 +4,11 @@ import io
 from pathlib import Path
 from typing import Any
 
+from purejaxppo._util.files import write_atomic
+
 
 def new_figure(height: float, title: str) -> Any:
-    """An empty figure that needs no display."""
+    """Return an empty matplotlib figure, 11 by `height` inches, that needs no display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -17,9 +19,7 @@ def new_figure(height: float, title: str) -> Any:
 
 
 def save_figure(figure: Any, path: str | Path) -> None:
-    """Write it as PNG; an old file is replaced in one step."""
-    from purejaxppo._util.files import write_atomic
-
+    """Write the figure as PNG, replacing the file atomically."""
     data = io.BytesIO()
     figure.savefig(data, format="png")
     write_atomic(path, data.getvalue())

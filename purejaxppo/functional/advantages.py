@@ -32,7 +32,8 @@ def next_state_values(
     """Return V(s'_t) of the state after each step, before any reset (9, C1).
 
     V(s'_t) = V(s_{t+1}) unless an episode ended at t. At a truncation the next row holds the first state of another
-    episode, so V(s'_t) is computed by `final_value`. After a termination the result has no meaning and is not used.
+    episode, so V(s'_t) is computed by `final_value`. After a termination the result has no meaning and is not
+    used. Pardo et al. (2018), "Time limits in reinforcement learning", arXiv:1712.00378.
 
     `final_value` is called in a loop. The number of iterations is the largest number of truncations in one environment,
     so under a long time limit the loop costs one evaluation of [N] states at most, not of [T, N].

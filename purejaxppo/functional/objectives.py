@@ -94,7 +94,7 @@ def is_clipped(
     """Return which samples have lost their gradient to the clip of (7).
 
     These are the samples with w > 1 + ε for Â > 0, and with w < 1 − ε or w > c for Â < 0. A sample with Â = 0 has no
-    gradient to lose. The mean of the result is the clip fraction.
+    gradient to lose. The mean of the result is the clip fraction. Schulman et al. (2017), arXiv:1707.06347.
 
     Args:
         ratio: w, [B].
