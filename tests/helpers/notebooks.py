@@ -1,4 +1,4 @@
-"""Notebooks run as a reader runs them: top to bottom, in a fresh kernel of the Python that runs the tests."""
+"""Run notebooks as a reader does: from top to bottom, in a new kernel of the Python that runs the tests."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).parents[2]
-STRICT = {  # what conftest.py sets in the tests' own process
+STRICT = {  # the strict modes of conftest.py, for the kernel
     "JAX_NUMPY_DTYPE_PROMOTION": "strict",
     "JAX_NUMPY_RANK_PROMOTION": "raise",
     "JAX_DEBUG_KEY_REUSE": "true",
@@ -18,14 +18,14 @@ STRICT = {  # what conftest.py sets in the tests' own process
 
 
 class ThisPython(AsyncKernelManager):
-    """No kernelspec of this machine is looked at: without one, "python3" is ipykernel under sys.executable."""
+    """Ignores the kernelspecs of this machine. Without one, "python3" is ipykernel under sys.executable."""
 
     def _kernel_spec_manager_default(self):
         return KernelSpecManager(kernel_dirs=[])
 
 
 class Client(NotebookClient):
-    """Counts in a cell's metadata how often the cell redrew what it shows: the outputs keep the last one alone."""
+    """Counts in a cell's metadata how often the cell updates its display. The outputs keep only the last one."""
 
     def process_message(self, msg, cell, cell_index):
         if msg["msg_type"] == "update_display_data":
@@ -34,18 +34,23 @@ class Client(NotebookClient):
 
 
 def read(path):
-    """The notebook as it is committed, checked against the format."""
+    """Return the committed notebook, checked against the format."""
     notebook = nbformat.read(ROOT / path, as_version=4)
     nbformat.validate(notebook)
     return notebook
 
 
 def execute(path, env=None, timeout=300, then=""):
-    """Run the notebook at `path` (relative to the repository) -> the notebook with its outputs.
+    """Run a notebook and return it with its outputs.
 
-    env: further environment variables of the kernel, such as {"PUREJAXPPO_FAST": "1"}. timeout: seconds per cell.
-    then: code for one more cell at the end, to look into what the notebook left behind.
-    Raises nbclient's CellExecutionError, with the traceback, at the first cell that fails.
+    Args:
+        path: the notebook, relative to the repository.
+        env: further environment variables of the kernel, such as {"PUREJAXPPO_FAST": "1"}.
+        timeout: seconds per cell.
+        then: code for one more cell at the end, which can inspect the variables of the notebook.
+
+    Raises:
+        CellExecutionError: a cell failed; has its traceback.
     """
     notebook = read(path)
     notebook.cells += [nbformat.v4.new_code_cell(then)] if then else []
@@ -57,7 +62,7 @@ def execute(path, env=None, timeout=300, then=""):
 
 
 def _environment(folder, env):
-    """Of the kernel: this checkout importable from anywhere, nobody's IPython profile, figures inline."""
+    """Return the variables of the kernel: this checkout is importable, no IPython profile, figures are inline."""
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     private = {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "IPYTHONDIR": folder}
     inherited = {key: value for key, value in os.environ.items() if key != "MPLBACKEND"}
@@ -65,29 +70,29 @@ def _environment(folder, env):
 
 
 def code(notebook):
-    """The cells of code."""
+    """Return the code cells."""
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
 def is_stripped(notebook):
-    """Whether no cell carries an output or a count, nor the notebook the version of whoever ran it last."""
+    """Return whether no cell has an output or a count, and the notebook no version of the last kernel."""
     ran = any(cell.outputs or cell.execution_count is not None for cell in code(notebook))
     return not ran and "version" not in notebook.metadata.get("language_info", {})
 
 
 def data(cell, mime):
-    """What a cell shows of one kind, such as "image/png": a list, one entry per output."""
+    """Return the outputs of a cell of one kind, such as "image/png"."""
     return [output.data[mime] for output in cell.outputs if mime in output.get("data", {})]
 
 
 def text(cell):
-    """What a cell prints and shows as plain text."""
+    """Return the printed and displayed text of a cell."""
     printed = [output.text for output in cell.outputs if output.output_type == "stream"]
     return "".join(printed + data(cell, "text/plain"))
 
 
 def warned(notebook):
-    """Warnings that a reader would see, as lines."""
+    """Return the lines of warnings that a reader sees."""
     streams = (output for cell in code(notebook) for output in cell.outputs if output.output_type == "stream")
     lines = (line for output in streams if output.name == "stderr" for line in output.text.splitlines())
     return [line for line in lines if "Warning" in line]

@@ -1,7 +1,4 @@
-"""notebooks/derivation.ipynb runs from top to bottom at toy size with its asserts; every figure is drawn.
-
-No output is committed.
-"""
+"""notebooks/derivation.ipynb runs at toy size, its asserts hold, its figures are drawn, and no output is committed."""
 
 import ast
 import base64
@@ -18,8 +15,8 @@ PATH = "notebooks/derivation.ipynb"
 ENV = {
     "PUREJAXPPO_FAST": "1",
     "JAX_PLATFORMS": "cpu",
-    "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",  # the sizes are toys: compiling is what takes the time
-    "JAX_DEBUG_KEY_REUSE": "false",  # under vmap the checker takes the move of a scan's keys for a use of them
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",  # most of the time is compilation
+    "JAX_DEBUG_KEY_REUSE": "false",  # under vmap the checker counts the keys that a scan passes on as used
 }
 FIGURES = 6
 BLUE = to_rgb("#2563a8")  # each figure draws with it
@@ -37,7 +34,7 @@ def test_the_first_code_cell_installs_the_library_unless_it_is_there():
 
 
 def test_every_experiment_asserts_what_its_text_says():
-    """Under each numbered heading the code asserts; that the asserts hold is the test below."""
+    """Each numbered section has asserts; the test below runs them."""
     section, asserts = "0", {}
     for cell in notebooks.read(PATH).cells:
         headings = re.findall(r"^## (\d)", cell.source, flags=re.MULTILINE) if cell.cell_type == "markdown" else []
@@ -55,12 +52,12 @@ def is_assert(node):
 
 
 def images(cell):
-    """The images [height, width, RGBA] that a cell has put out."""
+    """Return the images [height, width, RGBA] of a cell."""
     return [imread(io.BytesIO(base64.b64decode(png))) for png in notebooks.data(cell, "image/png")]
 
 
 def test_it_runs_and_every_figure_cell_draws_a_figure():
-    """An exception in a cell, such as a false assert, ends the run and fails; so does anything written to stderr."""
+    """An exception in a cell, such as a failed assert, fails the test, and so does any text on stderr."""
     cells = notebooks.code(notebooks.execute(PATH, ENV))
     assert all(cell.execution_count for cell in cells)
     streams = [x for cell in cells for x in cell.outputs if x.output_type == "stream"]

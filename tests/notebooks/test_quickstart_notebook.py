@@ -1,4 +1,4 @@
-"""The quickstart runs at toy size, shows what its text promises, and is committed without outputs."""
+"""notebooks/quickstart.ipynb runs at toy size, shows its figures, and is committed without outputs."""
 
 import base64
 import io
@@ -15,8 +15,8 @@ import notebooks
 PATH = "notebooks/quickstart.ipynb"
 ENV = {
     "PUREJAXPPO_FAST": "1",
-    "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",  # the toy run is nearly all compilation
-    "JAX_DEBUG_KEY_REUSE": "false",  # under vmap the checker takes the move of a scan's keys for a use of them
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",  # most of the time is compilation
+    "JAX_DEBUG_KEY_REUSE": "false",  # under vmap the checker counts the keys that a scan passes on as used
 }
 FACTS = """
 import json, sys
@@ -33,7 +33,7 @@ FIGURES = ("train", "curve", "evaluate", "seeds-plot", "sweep", "own-train")
 
 @pytest.fixture(scope="module")
 def run():
-    """The notebook with its outputs: no cell failed."""
+    """Return the notebook with its outputs; no cell has failed."""
     return notebooks.execute(PATH, ENV, then=FACTS)
 
 
