@@ -29,6 +29,11 @@ def lead(space, *axes):
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct((*axes, *x.shape), x.dtype), one)
 
 
+def x64():
+    """A context in which new arrays are 64 bits wide by default."""
+    return jax.enable_x64(True) if hasattr(jax, "enable_x64") else jax.experimental.enable_x64()
+
+
 def uniforms(rng, *shape):
     return jnp.asarray(rng.uniform(-1, 1, size=shape), jnp.float32)
 

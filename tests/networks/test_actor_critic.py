@@ -4,6 +4,7 @@ from functools import partial
 
 import flax.linen as nn
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from nets import (
     sample_block,
     shapes,
     small,
+    x64,
 )
 from probes import masked, quick_jit, reward_by_many_actions, reward_by_mixed_action
 
@@ -30,6 +32,7 @@ from purejaxppo.config.schema import Config, Hyperparams, NetworkConfig
 from purejaxppo.distributions import Categorical
 from purejaxppo.envs.spaces import Discrete, box
 from purejaxppo.networks.actor_critic import from_module, make_network, mlp
+from purejaxppo.networks.protocol import check_fit
 
 KINDS = ("mlp", "cnn", "gru", "lstm", "lru")
 
@@ -192,6 +195,118 @@ def test_bfloat16_products_except_those_of_the_heads(monkeypatch):
     found = operations(mlp(env, compute_dtype="bfloat16"), lead(env.observation_space, T, N))
     dtypes = [dtype for name, dtype in found if name == "dot_general"]
     assert sorted(map(str, dtypes)) == 4 * ["bfloat16"] + 2 * ["float32"]
+
+
+def a_key():
+    return jax.eval_shape(lambda: jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    ("kind", "observation", "actions", "options"),
+    [
+        ("mlp", "dict", "tuple", {"state_dependent_std": True, "layer_norm": True}),
+        ("gru", "asymmetric", "dict", {"action_distribution": "tanh_gaussian"}),
+        ("lstm", "large image", "multi-discrete", {"compute_dtype": "bfloat16"}),
+        ("cnn", "symbols", "discrete", {"symbols": "embedding"}),
+        ("lru", "masked", "discrete", {}),
+    ],
+)
+def test_everything_is_float32_when_the_default_is_float64(kind, observation, actions, options):
+    """Parameters, recurrent states, distributions, noise and values, under jax_enable_x64."""
+    env, config = env_of(OBSERVATIONS[observation], ACTIONS[actions]), small(kind=kind, encoder="cnn", **options)
+    with x64():
+        check_shapes(env, config)
+        network = make_network(env, config)
+        params, rnn_state = jax.eval_shape(lambda key: (network.init(key), network.initial_rnn_state(2)), a_key())
+        leaves = jax.tree.leaves((params, rnn_state))
+    assert {x.dtype for x in leaves} == {jnp.dtype("float32")}
+    assert shapes(params) == shapes(jax.eval_shape(network.init, a_key()))
+
+
+def test_initial_parameters_and_actions_are_the_same_with_float64_as_the_default():
+    env = env_of(box(-1, 1, (3,)), {"a": box(-1, 1, (2,)), "b": Discrete(3)})
+    network = make_network(env, small(kind="lru", shared_torso=True))
+    obs = np.asarray(sample_block(env.observation_space, T, N))
+
+    def run(key, obs):
+        init_key, action_key = jax.random.split(key)
+        params = network.init(init_key)
+        _, distribution, value = network.apply(params, network.initial_rnn_state(N), obs, jnp.zeros((T, N), bool))
+        return params, distribution.sample(action_key), value
+
+    expected = jax.tree.map(np.asarray, quick_jit(run)(jax.random.key(0), obs))
+    with x64():
+        found = jax.tree.map(np.asarray, quick_jit(run)(jax.random.key(0), obs))
+    assert shapes(found) == shapes(expected)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+@pytest.mark.parametrize("shape", [(), (2,)])
+def test_actions_of_a_float64_box_reach_the_environment_as_float64(shape):
+    env = env_of(box(-1, 1, (3,), np.float64), box(-1, 1, shape, np.float64))
+    with x64():
+        network = mlp(env, (8,))
+        assert not check_fit(env, network, Config(num_envs=2, num_steps=4, num_minibatches=2))
+
+        def act(key, obs):
+            init_key, action_key = jax.random.split(key)
+            _, distribution, _ = network.apply(network.init(init_key), (), obs, None)
+            drawn = distribution.sample(action_key)
+            return drawn, distribution.to_env(drawn), distribution.log_prob(drawn)
+
+        drawn, action, log_prob = jax.eval_shape(act, a_key(), lead(env.observation_space, T, N))
+    assert (drawn.dtype, log_prob.dtype) == (jnp.float32, jnp.float32)
+    assert (action.dtype, action.shape) == (jnp.float64, (T, N, *shape))
+
+
+# --- export -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "observation", "actions"),
+    [
+        ("mlp", "dict", "tuple"),
+        ("mlp", "vector", "discrete"),
+        ("cnn", "pixels", "discrete"),
+        ("cnn", "large image", "box"),
+        ("cnn", "symbols", "multi-discrete"),
+        ("gru", "vector", "discrete"),
+        ("lstm", "vector", "box"),
+        ("lru", "masked", "discrete"),
+    ],
+)
+def test_acting_exports_with_a_symbolic_number_of_environments(kind, observation, actions):
+    """One exported program gives the actions of the network for few and for many rows, greedy and sampled."""
+    env = env_of(OBSERVATIONS[observation], ACTIONS[actions])
+    network = make_network(env, small(kind=kind, symbols="embedding" if observation == "symbols" else "one_hot"))
+    params = params_of(network)
+
+    def act(params, rnn_state, obs, is_first, noise):
+        rnn_state, distribution, value = network.apply(params, rnn_state, obs, is_first)
+        return rnn_state, distribution.to_env(distribution.mode()), distribution.sample_from(noise), value
+
+    def arguments(n):
+        obs = sample_block(env.observation_space, 1, n)
+        _, distribution, _ = jax.eval_shape(
+            network.apply, params, network.initial_rnn_state(n), obs, np.ones((1, n), bool)
+        )
+        noise = jax.tree.map(np.asarray, distribution.noise(jax.random.key(1)))
+        return params, network.initial_rnn_state(n), obs, np.ones((1, n), bool), noise
+
+    (n,) = jax.export.symbolic_shape("n")
+    fixed = len(jax.tree.leaves(params))
+    leaves, structure = jax.tree.flatten(arguments(7))
+    axes = [None] * fixed + [x.shape.index(7) for x in leaves[fixed:]]
+    avals = [
+        jax.ShapeDtypeStruct(x.shape if axis is None else (*x.shape[:axis], n, *x.shape[axis + 1 :]), x.dtype)
+        for x, axis in zip(leaves, axes, strict=True)
+    ]
+    exported = jax.export.export(jax.jit(act))(*structure.unflatten(avals))
+    for rows in (2, 300):
+        found, expected = quick_jit(exported.call)(*arguments(rows)), quick_jit(act)(*arguments(rows))
+        assert shapes(found) == shapes(expected)
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 # --- modules of one's own ---------------------------------------------------------------------------------------------
