@@ -24,7 +24,7 @@ def shapes(tree):
 
 
 def lead(space, *axes):
-    """Shapes and dtypes of elements of a space with leading axes; nothing is computed."""
+    """Return the shapes and dtypes of elements of a space with leading axes."""
     one = jax.eval_shape(partial(sample_space, space), jax.eval_shape(lambda: jax.random.key(0)))
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct((*axes, *x.shape), x.dtype), one)
 
@@ -43,7 +43,7 @@ def dense(params, x):
 
 
 def env_of(observation_space, action_space):
-    """An environment of these spaces: random observations, reward 0, ends after a fifth of its steps on average."""
+    """Make an environment of these spaces: random observations, reward 1, a fifth of the steps end an episode."""
 
     def reset(key):
         return jnp.int32(0), sample_space(observation_space, key)
@@ -58,7 +58,7 @@ def env_of(observation_space, action_space):
 
 
 def params_of(network, seed=0):
-    """Parameters of the right shapes, normal, scaled by their fan-in."""
+    """Draw parameters of the right shapes, normal, scaled by their fan-in."""
     rng = np.random.default_rng(seed)
 
     def draw(x):
@@ -69,7 +69,7 @@ def params_of(network, seed=0):
 
 
 def sample_block(space, *lead, seed=0):
-    """Random elements of a bounded space, leaves [*lead, ...]; drawn with NumPy, so that nothing is compiled."""
+    """Draw elements of a bounded space, leaves [*lead, ...], with NumPy, so that nothing is compiled."""
     rng = np.random.default_rng(seed)
 
     def draw(leaf):

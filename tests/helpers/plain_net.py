@@ -1,4 +1,4 @@
-"""A plain actor-critic of three functions: two small tanh MLPs, large enough weights to tell states apart."""
+"""A plain actor-critic: two small tanh MLPs whose weights are large enough to distinguish states."""
 
 from typing import Any
 
@@ -12,12 +12,12 @@ from purejaxppo.networks.protocol import Network
 
 
 def bias(b: jax.Array, x: jax.Array) -> jax.Array:
-    """[D] with the rank of x."""
+    """Reshape b [D] to the rank of x."""
     return b.reshape((1,) * (x.ndim - 1) + (-1,))
 
 
 def plain(env: Env, width: int = 4) -> Network:
-    """A Network for a vector observation and a Discrete or Box action."""
+    """Make a Network for a vector observation and a Discrete or Box action."""
     size = env.observation_space.shape[0]
     discrete = isinstance(env.action_space, Discrete)
     outputs = env.action_space.n if discrete else env.action_space.shape[0]
@@ -34,10 +34,10 @@ def plain(env: Env, width: int = 4) -> Network:
         hidden = jnp.tanh(x @ params[f"{name}_w0"] + bias(params[f"{name}_b0"], x))
         return hidden @ params[f"{name}_w1"] + bias(params[f"{name}_b1"], x)
 
-    def apply(params: Any, carry: Any, obs: jax.Array, reset: jax.Array) -> tuple[Any, Any, jax.Array]:
+    def apply(params: Any, rnn_state: Any, obs: jax.Array, is_first: jax.Array) -> tuple[Any, Any, jax.Array]:
         out, value = head(params, "actor", obs), head(params, "critic", obs)[..., 0]
         if discrete:
-            return carry, Categorical(out), value
-        return carry, DiagonalGaussian(out, jnp.broadcast_to(bias(params["log_std"], out), out.shape)), value
+            return rnn_state, Categorical(out), value
+        return rnn_state, DiagonalGaussian(out, jnp.broadcast_to(bias(params["log_std"], out), out.shape)), value
 
     return Network(init, apply)

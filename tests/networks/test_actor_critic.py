@@ -41,7 +41,7 @@ KINDS = ("mlp", "cnn", "gru", "lstm", "lru")
 
 
 def check_shapes(env, config):
-    """What comes out of a block of time has the shapes and dtypes of the protocol and of the action space."""
+    """Check that the outputs for a block of time have the shapes and dtypes of the protocol and of the action space."""
     network = make_network(env, config)
 
     def run(key, obs):
@@ -165,7 +165,7 @@ def test_initial_policy_is_nearly_uniform_and_kernels_are_orthogonal(key):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_bfloat16_is_of_the_layers_only(kind):
-    """Parameters, gradients, rnn_state and outputs are float32, and the outputs near those of float32."""
+    """Parameters, gradients, recurrent states and outputs are float32, and the outputs near those of float32."""
     space = OBSERVATIONS["bool image" if kind == "cnn" else "vector"]
     configs = [small(kind=kind, compute_dtype=dtype) for dtype in ("float32", "bfloat16")]
     networks = [make_network(env_of(space, Discrete(3)), config) for config in configs]
@@ -391,7 +391,7 @@ def test_one_update_of_a_cnn_with_an_asymmetric_critic():
     ids=["tuples", "matrices", "masked", "multi-discrete", "mixed"],
 )
 def test_the_first_ratio_is_one(env, options):
-    """The density of the stored actions is that under which they were sampled, also where the environment clips."""
+    """The density of the stored actions is that under which they were sampled, also if the environment clips."""
     network = mlp(env, (8,), **options)
     algo = make_ppo(env, network, CONFIG)
 

@@ -1,4 +1,4 @@
-"""Dense layers: the numbers and derivatives of the plain product, from products laid out for a CPU."""
+"""Layers arranged for a CPU: values and derivatives of the plain product and convolution, and their operations."""
 
 import re
 

@@ -41,7 +41,7 @@ def test_log_std_is_unchanged_in_its_range_and_bounded_beyond():
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_entropy_alone_cannot_make_the_deviation_overflow_and_it_can_return(sign):
-    """A free action dimension: Adam raises (or lowers) its entropy for ever; then the reward pulls it back."""
+    """A free action dimension: Adam raises (or lowers) its entropy for 2000 steps, then reverses."""
     network = mlp(env_of(box(-1, 1, (3,)), box(-1, 1, (2,))), ())
     params, obs = params_of(network), sample_block(box(-1, 1, (3,)), 1, 4)
     optimizer = optax.adam(0.05)
@@ -103,7 +103,7 @@ def test_state_dependent_deviation_starts_at_log_std_init_and_cannot_overflow():
 # --- masks ------------------------------------------------------------------------------------------------------------
 
 
-# name: action space, mask space, and the masks of the categorical parts as one array [..., Σ n]
+# name: action space, mask space, and the masks of the categorical components as one array [..., Σ n]
 MASKS = {
     "discrete": (Discrete(5), BOOLS[5], lambda m: m),
     "numbers": (Discrete(5), box(0, 1, (5,), np.float32), lambda m: m.astype(np.float32)),
@@ -123,7 +123,7 @@ MASKS = {
 
 
 def masked_case(name, seed=0):
-    """(network, params, obs of a mask [T, N, 5], mask): the last mask leaves one action of each part."""
+    """(network, params, obs of a mask [T, N, 5], mask): the last mask leaves one action per component."""
     actions, mask_space, shape = MASKS[name]
     network = mlp(env_of({"x": box(-1, 1, (3,)), "action_mask": mask_space}, actions), (8,))
     rng = np.random.default_rng(seed)
@@ -135,7 +135,7 @@ def masked_case(name, seed=0):
 
 
 def probabilities(distribution):
-    """π of all categorical parts side by side [T, N, 5]."""
+    """π of all categorical components, concatenated [T, N, 5]."""
     parts = jax.tree.leaves(getattr(distribution, "parts", distribution), is_leaf=lambda x: hasattr(x, "logits"))
     logits = [x for part in parts if hasattr(part, "logits") for x in jax.tree.leaves(part.logits)]
     return np.concatenate([jax.nn.softmax(x) for x in logits], axis=-1)
@@ -181,7 +181,7 @@ def test_masked_actions_are_never_sampled(key):
 
 @pytest.mark.parametrize("name", MASKS)
 def test_a_state_without_an_allowed_action_has_no_policy(name):
-    """NaN there and nowhere else: no forbidden action is played as if nothing were wrong."""
+    """NaN there and nowhere else, so that no forbidden action is played silently."""
     network, params, obs_of, mask = masked_case(name)
     _, before, _ = network.apply(params, (), obs_of(mask), None)
     mask[0, 0] = False
@@ -215,7 +215,7 @@ def test_a_mask_that_does_not_fit_is_refused(actions, mask):
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (2, 3)])
-def test_actions_of_any_shape_have_the_density_of_their_numbers(shape):
+def test_actions_of_any_shape_have_the_density_of_their_components(shape):
     env = env_of(box(-1, 1, (3,)), {"a": box(-2, 2, shape), "b": Discrete(3)})
     network = mlp(env, (8,), log_std_init=-0.3)
     params, obs = params_of(network), sample_block(env.observation_space, T, N)

@@ -207,7 +207,7 @@ def slow_lru(p, rnn_state, x, is_first):
 
 
 def network_like(module, *example):
-    """A cell as far as `params_of` looks at it."""
+    """A Network as far as `params_of` reads it."""
     return Network(lambda key: module.init(key, *example), module.apply)
 
 
@@ -281,11 +281,17 @@ def run_update(env, network, config, params):
     return run(params, jax.random.key(0))
 
 
+@cache
+def recurrent_update(kind, burn_in=0):
+    """(state, metrics) after one iteration; a fifth of the steps end an episode, so that sequences have resets."""
+    network = network_of(kind)
+    config = Config(**(CONFIG.__dict__ | {"burn_in": burn_in}))
+    return run_update(env_of(SPACE, Discrete(3)), network, config, params_of(network))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_first_ratio_is_one_in_a_recurrent_update(kind):
-    network = network_of(kind)
-    env = env_of(SPACE, Discrete(3))  # a fifth of the steps end an episode: resets inside of sequences
-    state, metrics = run_update(env, network, CONFIG, params_of(network))
+    state, metrics = recurrent_update(kind)
     assert metrics.first_ratio_error < 1e-5
     assert metrics.num_episodes > 0
     assert metrics.kl > 0
@@ -380,13 +386,10 @@ def test_no_gradient_goes_through_a_burn_in():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_update_with_a_burn_in_starts_from_ratio_one(kind):
-    config = Config(**(CONFIG.__dict__ | {"burn_in": 2}))
-    network = network_of(kind)
-    _, metrics = run_update(env_of(SPACE, Discrete(3)), network, config, params_of(network))
-    _, without = run_update(env_of(SPACE, Discrete(3)), network, CONFIG, params_of(network))
+    (_, metrics), (_, without) = recurrent_update(kind, burn_in=2), recurrent_update(kind)
     assert metrics.first_ratio_error < 1e-5
     assert metrics.kl > 1e-6
-    assert metrics.kl != without.kl  # and later minibatches do start from elsewhere
+    assert metrics.kl != without.kl  # later minibatches start from other states
 
 
 def with_idle_state(network):
