@@ -18,8 +18,7 @@ from purejaxppo.envs.auto_reset import auto_reset
 from purejaxppo.envs.protocol import Env
 from purejaxppo.envs.spaces import normalized_leaves
 from purejaxppo.envs.wrappers.actions import clip_action
-from purejaxppo.functional.advantages import TARGETS
-from purejaxppo.functional.objectives import OBJECTIVES
+from purejaxppo.functional.bindings import OBJECTIVES, TARGETS
 from purejaxppo.networks.protocol import Network, check_fit
 from purejaxppo.optimizer import MakeOptimizer, make_optimizer
 from purejaxppo.ppo import init, update
@@ -48,7 +47,7 @@ def make_ppo(
         network: the actor-critic.
         config: static settings.
         objective: replaces `config.objective`: (ratio, advantage, kl, hyperparams) -> surrogate per sample.
-        target_fn: replaces `config.targets`: see `purejaxppo.functional.advantages.TargetFn`.
+        target_fn: replaces `config.targets`: see `purejaxppo.functional.bindings.TargetFn`.
         shuffle: replaces `config.shuffle`: (key, size) -> permutation of 0..size-1.
         optimizer: replaces Adam: (hyperparams) -> optax.GradientTransformation on the parameter tree. The
             hyperparameters are traced and those of the iteration, so that schedules and sweeps stay one program.

@@ -12,7 +12,7 @@ from purejaxppo._util.aliases import Params
 from purejaxppo.config.schema import Hyperparams
 from purejaxppo.envs.masks import action_mask, has_action
 from purejaxppo.envs.spaces import Space
-from purejaxppo.functional.diagnostics import Diagnostics
+from purejaxppo.functional.diagnostics import Diagnostics, explained_variance
 from purejaxppo.functional.episode_stats import EpisodeSummary
 from purejaxppo.functional.objectives import kl_k3
 
@@ -26,7 +26,7 @@ class Metrics(NamedTuple):
     policy_loss: Array
     value_loss: Array
     entropy: Array
-    clip_fraction: Array
+    clip_fraction: Array  # share of samples whose gradient the clip of (7) removes, or would under other objectives
     grad_norm: Array  # before clipping
     max_ratio: Array  # over all minibatches
     first_ratio_error: Array  # max |w - 1| at the first minibatch; 0 up to rounding in a correct implementation
@@ -84,14 +84,14 @@ NUM_MEANS = 5  # of the statistics above; the other two of a microbatch are maxi
 
 
 def minibatch_stats(
-    surrogate: Array, value_error: Array, entropy: Array, kl: Array, ratio: Array, clip_eps: Array | float
+    surrogate: Array, value_error: Array, entropy: Array, kl: Array, ratio: Array, clipped: Array
 ) -> Array:
     """Return the statistics of a microbatch, from values per sample [L, C]: MinibatchStats but grad_norm, [7].
 
     Each is reduced separately: stacking first makes XLA's CPU backend recompute the producers for each reduction.
     """
     change = jnp.abs(ratio - 1.0)
-    means = (-surrogate, value_error, entropy, (change > clip_eps).astype(jnp.float32), kl)
+    means = (-surrogate, value_error, entropy, clipped.astype(jnp.float32), kl)
     return jnp.stack([*(x.mean() for x in means), ratio.max(), change.max()])
 
 
@@ -113,11 +113,10 @@ def batch_metrics(batch: Any, ratio: Array, kl: Array) -> dict[str, Array]:
         ratio: (4) under the updated policy, [L, M].
         kl: KL(π_old ‖ π), [L, M].
     """
-    unexplained = jnp.var(batch.target - batch.value) / jnp.var(batch.target)
     return {
         "kl": kl.mean(),
         "kl_k3": kl_k3(jnp.log(ratio)).mean(),
-        "explained_variance": 1.0 - unexplained,
+        "explained_variance": explained_variance(batch.value, batch.target),
         "advantage_std": jnp.std(batch.advantage),
     }
 

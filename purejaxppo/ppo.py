@@ -21,12 +21,12 @@ from purejaxppo.batching import burn_in, plan
 from purejaxppo.config.schema import Hyperparams
 from purejaxppo.functional import (
     advantages,
+    bindings,
     diagnostics,
     episode_stats,
     kl_control,
     objectives,
     running_stats,
-    trpo,
 )
 from purejaxppo.types import Batch, Components, Observation, Params, PRNGKey, RnnState, TrainState, Transition
 
@@ -46,7 +46,7 @@ def init(ppo: Components, key: PRNGKey, h: Hyperparams) -> TrainState:
         is_first=jnp.ones(num_envs, bool),
         obs_moments=running_stats.init_moments(trees.drop_time_axis(obs)),
         reward_scaler=running_stats.init_reward_scaler(num_envs),
-        control=kl_control.init_control(h),
+        control=bindings.init_control(h),
         last_residual=jnp.float32(0.0),
         episodes=episode_stats.init_episode_stats(num_envs),
         key=key,
@@ -79,7 +79,7 @@ def anneal(ppo: Components, state: TrainState, h: Hyperparams) -> Hyperparams:
     """Return the hyperparameters of this iteration: KL-driven controls applied, step sizes annealed linearly."""
     progress = state.num_updates.astype(jnp.float32) / max(ppo.config.num_updates, 1)
     remaining = jnp.maximum(1.0 - h.lr_anneal * progress, 0.0)
-    h = kl_control.apply_control(state.control, h)
+    h = bindings.apply_control(state.control, h)
     return h._replace(learning_rate=h.learning_rate * remaining, trpo_delta=h.trpo_delta * remaining)
 
 
@@ -136,7 +136,7 @@ def process_rewards(
     episodes, finished = episode_stats.summarize_episodes(state.episodes, rollout.reward, done)
     state = state._replace(episodes=episodes)
     if ppo.config.scale_rewards:
-        scaler, rewards = running_stats.scale_rewards(state.reward_scaler, rollout.reward, done, h.gamma)
+        scaler, rewards = running_stats.scale_rewards(state.reward_scaler, rollout.reward, done, h.gamma, h.reward_clip)
         state = state._replace(reward_scaler=scaler)
         rollout = rollout._replace(reward=rewards)
     extra: dict[str, Array] = {}
@@ -151,8 +151,10 @@ def compute_targets(ppo: Components, params: Params, state: TrainState, rollout:
     """Return the training data of a rollout: advantages and value targets (9)(10), divided into sequences."""
     values, next_values = state_values(ppo, params, state, rollout)
     rewards, terminated, truncated = rollout.reward, rollout.terminated, rollout.truncated
-    if ppo.config.truncation == "mask":  # terminated, with δ_t = 0
-        rewards = jnp.where(truncated & ~terminated, values, rewards)
+    excluded = ()
+    if ppo.config.truncation == "mask":  # terminated, with δ_t = 0, and without effect on the policy
+        excluded = truncated & ~terminated
+        rewards = jnp.where(excluded, values, rewards)
     if ppo.config.truncation != "bootstrap":
         terminated = terminated | truncated
         truncated = jnp.zeros_like(truncated)
@@ -167,6 +169,7 @@ def compute_targets(ppo: Components, params: Params, state: TrainState, rollout:
         value=values,
         advantage=advantage,
         target=target,
+        excluded=excluded,
         next_obs=() if ppo.auxiliary_loss is hooks.no_auxiliary_loss else observe(ppo, state, rollout.final_obs),
     )
     return ppo.plan.to_sequences(batch)
@@ -239,9 +242,11 @@ def optimize(
     return unravel(params), opt_state, steps
 
 
-def surrogate_advantage(ppo: Components, advantage: Array) -> Array:
+def surrogate_advantage(ppo: Components, advantage: Array, excluded: Array | tuple[()]) -> Array:
     """Return the advantages of a minibatch for the surrogate; value targets are never normalized."""
-    return advantages.normalize_advantages(advantage) if ppo.config.normalize_advantages else advantage
+    if not ppo.config.normalize_advantages:
+        return advantage
+    return advantages.normalize_advantages(advantage, None if isinstance(excluded, tuple) else ~excluded)
 
 
 def loss(ppo: Components, h: Hyperparams, params: Params, batch: Batch) -> tuple[Array, Array]:
@@ -251,7 +256,8 @@ def loss(ppo: Components, h: Hyperparams, params: Params, batch: Batch) -> tuple
     value_error = objectives.value_loss(value, batch.target, batch.value, h.vf_clip_eps)
     total = objectives.total_loss(surrogate, value_error, entropy, h.vf_coef, h.ent_coef)
     total += ppo.auxiliary_loss(params, batch, h)
-    return total, metrics.minibatch_stats(surrogate, value_error, entropy, kl, ratio, h.clip_eps)
+    clipped = objectives.is_clipped(ratio, batch.advantage, *bindings.clip_range(h))
+    return total, metrics.minibatch_stats(surrogate, value_error, entropy, kl, ratio, clipped)
 
 
 def evaluate_actions(ppo: Components, params: Params, batch: Batch) -> tuple[Array, Array, Array, Array]:
@@ -266,8 +272,8 @@ def trpo_update(ppo: Components, params: Params, batch: Batch, h: Hyperparams) -
     """Move the policy by one trust-region step (6) if the config says so."""
     if ppo.config.policy_step != "trpo":
         return params
-    advantage = surrogate_advantage(ppo, batch.advantage)
-    return trpo.natural_step(lambda params: evaluate_actions(ppo, params, batch), params, advantage, h)
+    advantage = surrogate_advantage(ppo, batch.advantage, batch.excluded)
+    return bindings.natural_step(lambda params: evaluate_actions(ppo, params, batch), params, advantage, h)
 
 
 # Metrics and statistics ----------------------------------------------------------------------------------------------
@@ -317,4 +323,4 @@ def update_statistics(ppo: Components, state: TrainState, rollout: Transition, k
     moments = state.obs_moments
     if ppo.config.normalize_observations:
         moments = running_stats.update_moments(moments, rollout.obs)
-    return state._replace(obs_moments=moments, control=kl_control.update_control(state.control, kl, h))
+    return state._replace(obs_moments=moments, control=bindings.update_control(state.control, kl, h))

@@ -78,6 +78,7 @@ class Batch(NamedTuple):
     value: Array  # V(s_t) before the update
     advantage: Array  # not normalized
     target: Array  # of the value function
+    excluded: Array | tuple[()] = ()  # bool, without effect on the policy; for truncation "mask" only
     burn_in: BurnInSteps | tuple[()] = ()  # the steps before each sequence, if there is a burn-in
     next_obs: Observation = ()  # normalized, after the action and before any reset; for an auxiliary loss only
 
@@ -89,7 +90,7 @@ class Components(NamedTuple):
     network: Network
     config: Config
     objective: Callable[..., Array]  # (ratio, advantage, kl, hyperparams) -> surrogate per sample, to be maximized
-    target_fn: Callable[..., tuple[Array, Array]]  # see `purejaxppo.functional.advantages.TargetFn`
+    target_fn: Callable[..., tuple[Array, Array]]  # see `purejaxppo.functional.bindings.TargetFn`
     shuffle: Callable[[PRNGKey, int], Array]  # (key, size) -> permutation of 0..size-1, int32 [size]
     normalized: tuple[bool, ...]  # for each leaf of an observation: is it normalized?
     optimizer: Optimizer

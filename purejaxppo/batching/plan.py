@@ -115,16 +115,16 @@ class Plan(NamedTuple):
         carry: Any,
         batch: Any,
         order: Array,
-        normalize: Callable[[Array], Array],
+        normalize: Callable[[Array, Any], Array],
     ) -> tuple[Any, Any]:
         """Scan `step` over the minibatches of one epoch.
 
         Args:
             step: (carry, minibatch) -> (carry, outputs).
             carry: of the scan.
-            batch: leaves [L, M, ...], with a field `advantage`.
+            batch: leaves [L, M, ...], with the fields `advantage` and `excluded`.
             order: a permutation of the M sequences, int32 [M].
-            normalize: of the advantages of one minibatch, [P, L, C] -> [P, L, C].
+            normalize: (advantage, excluded) of one minibatch, [P, L, C] each -> advantage [P, L, C].
 
         Returns:
             The last carry and the outputs, stacked over minibatches.
@@ -133,8 +133,11 @@ class Plan(NamedTuple):
         size = order.size // self.num_minibatches
         microbatches = num_microbatches(size, self.length, self.partition)
         index = to_device_layout(order, self.num_envs, devices).reshape(self.num_minibatches, microbatches, -1)
-        advantage = replicate(batch.advantage, devices).at[:, index].get(mode="promise_in_bounds")
-        advantage = jax.vmap(normalize)(jnp.moveaxis(advantage, 0, 2))
+
+        def gather(x: Array) -> Array:
+            return jnp.moveaxis(replicate(x, devices).at[:, index].get(mode="promise_in_bounds"), 0, 2)
+
+        advantage = jax.vmap(normalize)(*jax.tree.map(gather, (batch.advantage, batch.excluded)))
         data, take = pack(batch, devices)
 
         def body(carry: Any, inputs: tuple[Array, Array]) -> tuple[Any, Any]:

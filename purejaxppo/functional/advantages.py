@@ -244,11 +244,3 @@ def td_lambda_targets(
     """
     advantages = gae(rewards, values, next_values, terminated, truncated, gamma, lam)
     return lax.stop_gradient(advantages + values)
-
-
-def __getattr__(name: str):  # until the page imports the bindings from their module
-    from purejaxppo.functional import bindings
-
-    if name in ("OBJECTIVES", "TARGETS", "Objective", "TargetFn"):
-        return getattr(bindings, name)
-    raise AttributeError(name)

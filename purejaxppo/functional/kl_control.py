@@ -84,11 +84,3 @@ def should_stop(stopped: Array, kl: Array | float, target_kl: Array | float) -> 
         [] bool.
     """
     return stopped | (kl > target_kl)
-
-
-def __getattr__(name: str):  # until the page imports the bindings from their module
-    from purejaxppo.functional import bindings
-
-    if name in ("init_control", "update_control", "apply_control"):
-        return getattr(bindings, name)
-    raise AttributeError(name)

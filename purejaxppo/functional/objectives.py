@@ -232,11 +232,3 @@ def kl_k3(log_ratio: Array) -> Array:
         k3 in nats, [B].
     """
     return jnp.expm1(log_ratio) - log_ratio
-
-
-def __getattr__(name: str):  # until the page imports the bindings from their module
-    from purejaxppo.functional import bindings
-
-    if name in ("OBJECTIVES", "TARGETS", "Objective", "TargetFn"):
-        return getattr(bindings, name)
-    raise AttributeError(name)

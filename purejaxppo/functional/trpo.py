@@ -167,11 +167,3 @@ def trpo_step(
     length = jnp.linalg.norm(gradient)
     residual = jnp.linalg.norm(damped(x) - gradient) / jnp.where(length > 0, length, jnp.ones_like(length))
     return new_params, TrpoInfo(kl, improvement, fraction, residual)
-
-
-def __getattr__(name: str):  # until the page imports the bindings from their module
-    from purejaxppo.functional import bindings
-
-    if name == "natural_step":
-        return bindings.natural_step
-    raise AttributeError(name)

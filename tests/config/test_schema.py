@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from purejaxppo.config.schema import TABLES, Config, Hyperparams, NetworkConfig, minibatch_shape
-from purejaxppo.functional.advantages import TARGETS
-from purejaxppo.functional.objectives import OBJECTIVES
+from purejaxppo.functional.bindings import OBJECTIVES, TARGETS
 
 
 def test_static_settings_are_hashable_and_frozen():

@@ -28,7 +28,7 @@ def test_early_stop_leaves_the_first_step_and_nothing_else():
         batch = ppo.compute_targets(parts, state.params, after, rollout, h)
         order = parts.shuffle(jax.random.split(epoch_key, 2)[0], 24)
         one = jax.tree.map(lambda x: x[:, order[:12]], batch)
-        one = one._replace(advantage=ppo.surrogate_advantage(parts, one.advantage))
+        one = one._replace(advantage=ppo.surrogate_advantage(parts, one.advantage, ()))
         grads = jax.grad(partial(ppo.loss, parts, h), has_aux=True)(state.params, one)[0]
         params, unravel = ravel_pytree(state.params)
         step = parts.optimizer.step

@@ -13,8 +13,7 @@ from plain_net import plain
 import purejaxppo as pp
 from purejaxppo import Config, Hyperparams, ppo
 from purejaxppo.batching.shuffles import SHUFFLES
-from purejaxppo.functional.advantages import TARGETS
-from purejaxppo.functional.objectives import OBJECTIVES
+from purejaxppo.functional.bindings import OBJECTIVES, TARGETS
 from purejaxppo.metrics import unstack_stats
 from purejaxppo.training.loop import as_traced
 

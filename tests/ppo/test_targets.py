@@ -75,3 +75,16 @@ def test_actions_are_stored_as_drawn_and_clipped_behind_the_log_probability():
     mean, log_std = (np.asarray(x, np.float64) for x in (rollout.distribution.mean, rollout.distribution.log_std))
     normal = -0.5 * ((rollout.action - mean) / np.exp(log_std)) ** 2 - log_std - 0.5 * np.log(2 * np.pi)
     np.testing.assert_allclose(batch.log_prob.reshape(8, 3), normal.sum(-1), rtol=1e-4)
+
+
+def test_a_masked_truncation_does_not_push_the_policy():
+    """In the mode "mask" the advantage of a cut step is 0 after normalization, and the others have mean 0 without it."""
+    algo = algorithm(ENDLESS, Config(**(vars(TINY) | {"truncation": "mask"})))
+    _, after, rollout, _, _ = values_of(algo)
+    batch = ppo.compute_targets(parts_of(algo), after.params, after, rollout, as_traced(None))
+    cut = np.asarray(rollout.truncated).reshape(1, -1)
+    np.testing.assert_array_equal(batch.excluded, cut)
+    advantage = np.asarray(ppo.surrogate_advantage(parts_of(algo), batch.advantage, batch.excluded))
+    assert cut.sum() == 6
+    np.testing.assert_array_equal(advantage[cut], 0.0)
+    np.testing.assert_allclose([advantage[~cut].mean(), advantage[~cut].std()], [0.0, 1.0], atol=1e-5)
