@@ -78,7 +78,7 @@ def test_actions_are_stored_as_drawn_and_clipped_behind_the_log_probability():
 
 
 def test_a_masked_truncation_does_not_push_the_policy():
-    """In the mode "mask" the advantage of a cut step is 0 after normalization, and the others have mean 0 without it."""
+    """In the mode "mask" the normalized advantage of a cut step is 0, and the others have mean 0 without it."""
     algo = algorithm(ENDLESS, Config(**(vars(TINY) | {"truncation": "mask"})))
     _, after, rollout, _, _ = values_of(algo)
     batch = ppo.compute_targets(parts_of(algo), after.params, after, rollout, as_traced(None))
