@@ -1,4 +1,4 @@
-"""`python -m purejaxppo`."""
+"""Run the command line: `python -m purejaxppo`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The command line, one file per command.
+"""The command line, one file per command; `commands` lists them.
 
 Imports every other room; no room imports it.
 """

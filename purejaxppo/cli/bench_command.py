@@ -5,30 +5,39 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
-from purejaxppo._util.text import nearest
-from purejaxppo.cli.commands import Bench
 from purejaxppo.cli.exit_codes import FAILED, FINISHED
-from purejaxppo.config.errors import Problem, UsageError
+from purejaxppo.cli.options import Interval
+from purejaxppo.config.errors import ConfigError, Problem
+from purejaxppo.config.names import suggestion
 
 
-def run_bench(args: Bench) -> int:
-    """Measure, and leave a table, a picture and, where wanted, all numbers as JSON."""
+@dataclass(frozen=True)
+class Bench:
+    """Measure the speed of PPO on this machine: a table, and a figure bench.png. Takes minutes."""
+
+    workload: tuple[str, ...] = ()  # such as W1 W2; default: all that suit the platform
+    json: Path | None = None  # file for all measured values
+    out: Path | None = None  # folder of the figure; default: that of the JSON file, or the working directory
+    scaling: bool = False  # also measure speed against the number of environments, and time per update over a long run
+    repetitions: Annotated[int, Interval("[1, 1000]")] = 5  # timed repetitions; their median is reported
+    seconds: Annotated[float, Interval("[0, 3600]")] = 0.5  # shortest duration of a repetition
+
+
+def run_bench(args: Bench, problems: Sequence[Problem]) -> int:
+    """Measure, print a table, draw a figure and, if asked for, write all values as JSON."""
     from purejaxppo.bench.workloads import WORKLOADS
 
     out = args.out or (args.json.parent if args.json else Path())
-    problems = _bench_problems(args, out, list(WORKLOADS))
+    problems = [*problems, *_workload_problems(args.workload, list(WORKLOADS)), *_path_problems(args, out)]
     if problems:
-        raise UsageError("bench cannot be run so:\n" + "\n".join(f"  {problem}" for problem in problems))
+        raise ConfigError(problems, "bench")
 
-    from rich.console import Console
-
-    from purejaxppo._util.files import write_atomic
     from purejaxppo._util.text import duration
-    from purejaxppo.bench.benchmark import run_benchmark as measure
-    from purejaxppo.bench.figure import plot_bench
-    from purejaxppo.bench.table import bench_table
+    from purejaxppo.bench.benchmark import run_benchmark
     from purejaxppo.bench.timing import TimingBudget
 
     started = time.monotonic()
@@ -38,40 +47,49 @@ def run_bench(args: Bench) -> int:
 
     chosen = {name: WORKLOADS[name] for name in args.workload}
     curves = WORKLOADS["W1"].run if args.scaling else None
-    report = measure(chosen or None, TimingBudget(args.repetitions, args.seconds), say, curves)
-    if args.json:
-        write_atomic(args.json, json.dumps(report, indent=1))
-    plot_bench(out / "bench.png", report)
-    Console().print(bench_table(report))
-    print(f"kept: {', '.join(str(path) for path in (args.json, out / 'bench.png') if path)}")
+    report = run_benchmark(chosen or None, TimingBudget(args.repetitions, args.seconds), say, curves)
+    _keep(report, args.json, out)
     failed = {name: result["error"] for name, result in report["workloads"].items() if "error" in result}
     for name, error in failed.items():
         print(f"purejaxppo: {name} failed: {error}", file=sys.stderr)
     return FAILED if failed else FINISHED
 
 
-def _bench_problems(args: Bench, out: Path, names: Sequence[str]) -> list[Problem]:
-    """What is wrong with the options: better said now than after minutes."""
-    problems = [
-        Problem(
-            "--workload",
-            f" {name}: no such workload; did you mean {' or '.join(nearest(name, names, 2))}? "
-            f"(one of {', '.join(names)})",
-            "choice",
-        )
-        for name in args.workload
-        if name not in names
-    ]
-    if not 1 <= args.repetitions <= 1000:
-        problems.append(Problem("--repetitions", f" {args.repetitions}: must lie between 1 and 1000", "range"))
-    if not 0.0 <= args.seconds <= 3600.0:
-        problems.append(Problem("--seconds", f" {args.seconds}: must lie between 0 and 3600", "range"))
+def _keep(report: Any, file: Path | None, out: Path) -> None:
+    """Write and print the results."""
+    from purejaxppo._util.files import write_atomic
+    from purejaxppo.bench.figure import plot_bench
+    from purejaxppo.bench.table import bench_table
+    from purejaxppo.tracking.terminal import make_console
+
+    if file:
+        write_atomic(file, json.dumps(report, indent=1))
+    plot_bench(out / "bench.png", report)
+    make_console().print(bench_table(report))
+    print(f"kept: {', '.join(str(path) for path in (file, out / 'bench.png') if path)}")
+
+
+def _workload_problems(given: Sequence[str], names: Sequence[str]) -> list[Problem]:
+    problems = []
+    for name in given:
+        if name not in names:
+            near = suggestion(name, names)
+            hint = f"did you mean {near}? " if near else ""
+            problems.append(
+                Problem("--workload", f" {name}: no such workload; {hint}(one of {', '.join(names)})", "choice")
+            )
+    return problems
+
+
+def _path_problems(args: Bench, out: Path) -> list[Problem]:
+    """Check that the results can be written, before minutes of measuring."""
+    problems = []
     if args.json and args.json.is_dir():
         problems.append(Problem("--json", f" {args.json}: is a folder, not a file", "file"))
-    option = "--out" if args.out or not args.json else "--json"
     folders = {"--json": args.json.parent} if args.json else {}
+    folders |= {"--out": out} if args.out or not args.json else {}
     return problems + [
-        Problem(option, f" {folder}: no folder that can be written to", "file")
-        for option, folder in (folders | {option: out}).items()
+        Problem(option, f" {folder}: is not a folder that can be written to", "file")
+        for option, folder in folders.items()
         if not (folder.is_dir() and os.access(folder, os.W_OK))
     ]

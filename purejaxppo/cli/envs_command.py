@@ -2,23 +2,34 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
 
-from purejaxppo._util.text import nearest
-from purejaxppo.cli.commands import Envs
 from purejaxppo.cli.exit_codes import FINISHED
-from purejaxppo.config.errors import UsageError
+from purejaxppo.cli.options import Argument
+from purejaxppo.config.errors import ConfigError, Problem
+from purejaxppo.config.names import suggestion
 
 
-def run_envs(args: Envs) -> int:
-    """Print every environment id, by suite."""
+@dataclass(frozen=True)
+class Envs:
+    """List the environments that can be trained on."""
+
+    suite: Annotated[str, Argument("SUITE")] = ""  # list one suite only
+
+
+def run_envs(args: Envs, problems: Sequence[Problem]) -> int:
+    """Print the id of every environment, by suite."""
     from purejaxppo.envs.registry import available
 
     suites = available()
+    problems = list(problems)
     if args.suite and args.suite not in suites:
-        listed = ", ".join(suites)
-        raise UsageError(
-            f'no suite "{args.suite}"; did you mean {nearest(args.suite, suites)[0]}? (installed: {listed})'
-        )
+        near = suggestion(args.suite, suites)
+        hint = f"did you mean {near}? " if near else ""
+        problems.append(Problem(args.suite, f": no such suite; {hint}(installed: {', '.join(suites)})", "choice"))
+    if problems:
+        raise ConfigError(problems, "envs")
     for suite, names in suites.items():
         if args.suite in ("", suite):
             _print_names(suite, names)
@@ -30,8 +41,9 @@ def _print_names(suite: str, names: Sequence[str]) -> None:
         print("\n".join(f"{suite}/{name}" for name in names))
         return
     from rich.columns import Columns
-    from rich.console import Console
 
-    console = Console(highlight=False)
+    from purejaxppo.tracking.terminal import make_console
+
+    console = make_console()
     console.print(f"[bold]{suite}[/bold] ({len(names)})")
     console.print(Columns(names, padding=(0, 2), column_first=True))

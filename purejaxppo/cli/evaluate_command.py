@@ -1,56 +1,86 @@
 """`purejaxppo evaluate`."""
 
-from typing import Any
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
 
-from purejaxppo.cli.commands import Evaluate
 from purejaxppo.cli.exit_codes import FINISHED
-from purejaxppo.config.errors import UsageError
+from purejaxppo.cli.options import Argument, Interval
+from purejaxppo.config.errors import ConfigError, Problem, UsageError
 from purejaxppo.config.schema import Run
-from purejaxppo.config.toml import load_toml, parse_toml
+from purejaxppo.config.toml import name_source, parse_toml
 from purejaxppo.devices.compile_cache import use_compile_cache
-from purejaxppo.training.runs import build, evaluate_policy, evaluation_line
+from purejaxppo.training.results import EVALUATION_EPISODES, evaluate_policy, evaluation_line
+from purejaxppo.training.run_folder import CONFIG_FILE, POLICY_FILE
+from purejaxppo.training.runs import build
 
 
-def run_evaluate(args: Evaluate) -> int:
-    """Play whole episodes with the policy of a run folder and print how they went."""
-    file, policy_file = args.run_dir / "config.toml", args.run_dir / "policy.safetensors"
-    problems = [f"  --num-episodes {args.num_episodes}: must be at least 1"] if args.num_episodes < 1 else []
-    problems += [f"  --seed {args.seed}: must lie between 0 and {2**32 - 1}"] if not 0 <= args.seed < 2**32 else []
-    problems += [f"  {path}: no such file" for path in (file, policy_file) if not path.is_file()]
+@dataclass(frozen=True)
+class Evaluate:
+    """Play whole episodes with a trained policy and print statistics of their returns.
+
+    RUN is a run folder or a policy file. The policy file contains the settings that it was trained with, so nothing
+    else is needed.
+    """
+
+    run: Annotated[Path, Argument("RUN")]  # folder that `purejaxppo train` made, or its policy.safetensors
+    num_episodes: Annotated[int, Interval("[1, 1000000]")] = EVALUATION_EPISODES  # first episodes of new environments
+    seed: Annotated[int, Interval("[0, 4294967295]")] = 0  # seed of the evaluation
+    sampled: bool = False  # sample actions from the policy; otherwise take the most likely ones
+
+
+def run_evaluate(args: Evaluate, problems: Sequence[Problem]) -> int:
+    """Play whole episodes with the policy of a run and print statistics of their returns."""
+    file = args.run if args.run.is_file() else args.run / POLICY_FILE
+    problems = [*problems]
+    if not file.is_file() and not any(problem.key == "RUN" for problem in problems):
+        problems.append(Problem(str(file), ": no such file", "file"))
     if problems:
-        raise UsageError(f"{args.run_dir} cannot be evaluated so:\n" + "\n".join(problems))
-    run = load_toml(file)
+        raise ConfigError(problems, "evaluate")
 
     from purejaxppo.training.policy_file import CheckpointError, load_policy, read_metadata
 
-    algo = build(run, (), str(file))
     try:
-        policy = load_policy(policy_file, algo)
-        differences = _differences(run, read_metadata(policy_file).get("config", ""))
+        text = read_metadata(file).get("config", "")
+        if not text:
+            raise UsageError(f"{file} does not contain the settings that it was trained with")
+        run, found = parse_toml(text, str(file))
+        algo = build(run, found, name_source(str(file), text))
+        policy = load_policy(file, algo)
     except CheckpointError as error:
         raise UsageError(str(error)) from None
-    if differences:
-        raise UsageError(f"{file} is not what this policy was trained with:\n" + "\n".join(differences))
+    _note_differences(run, file)
     use_compile_cache()
     name = "sampled" if args.sampled else "greedy"
-    print(
-        f"{run.env}: "
-        + evaluation_line(name, evaluate_policy(algo, policy, args.seed, args.num_episodes, not args.sampled))
-    )
+    evaluation = evaluate_policy(algo, policy, args.seed, args.num_episodes, not args.sampled)
+    print(f"{run.env}: {evaluation_line(name, evaluation)}")
     return FINISHED
 
 
-def _differences(run: Run, trained: str) -> list[str]:
-    """What a policy depends on and the config that it was trained with has otherwise; nothing where none was kept."""
-    if not trained:
-        return []
-    before, _ = parse_toml(trained)
+def _note_differences(trained: Run, file: Path) -> None:
+    """Say that a config.toml beside the policy is not used if it differs in what a policy depends on."""
+    beside = file.parent / CONFIG_FILE
+    if file.name != POLICY_FILE or not beside.is_file():
+        return
+    try:
+        run, _ = parse_toml(beside.read_text(encoding="utf-8-sig"))
+    except (ConfigError, ValueError, OSError):
+        return
+    before, now = _relevant(trained), _relevant(run)
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    if names:
+        listed = "\n".join(f"  {name} = {now.get(name)!r}: the policy has {before.get(name)!r}" for name in names)
+        print(
+            f"purejaxppo: warning: {beside} differs from the settings in the policy file, which are used",
+            file=sys.stderr,
+        )
+        print(listed, file=sys.stderr)
 
-    def about(run: Run) -> dict[str, Any]:
-        network = {f"network.{name}": value for name, value in vars(run.network).items()}
-        params = {f"env_params.{name}": value for name, value in run.env_params.items()}
-        return {"env": run.env, "config.normalize_observations": run.config.normalize_observations} | network | params
 
-    old, new = about(before), about(run)
-    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    return [f"  {name} = {new.get(name)!r}: it was {old.get(name)!r}" for name in names]
+def _relevant(run: Run) -> dict[str, Any]:
+    """Return the settings that a policy depends on, by dotted key."""
+    network = {f"network.{name}": value for name, value in vars(run.network).items()}
+    params = {f"env_params.{name}": value for name, value in run.env_params.items()}
+    return {"env": run.env, "config.normalize_observations": run.config.normalize_observations} | network | params

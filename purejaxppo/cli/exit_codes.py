@@ -1,4 +1,4 @@
-"""Exit codes of the commands; a signal adds 128."""
+"""Exit codes of the commands. A run that a signal stopped exits with 128 + the number of the signal."""
 
 FINISHED = 0
 FAILED = 1

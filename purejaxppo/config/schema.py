@@ -27,25 +27,25 @@ class Config:
 
     num_envs: int = 64  # N, environments that run in parallel
     num_steps: int = 128  # T, steps of each environment per update
-    num_epochs: int = 4  # passes over each rollout
+    num_epochs: int = 4  # passes over each rollout, K
     num_minibatches: int = 4  # minibatches per epoch
     total_timesteps: int = 500_000  # environment steps of the whole run; annealing ends here
-    objective: Literal["clip", "kl", "cpi", "none"] = "clip"  # PPO-Clip, PPO-KL, unclipped ratio, or no policy loss
-    targets: Literal["gae", "monte_carlo", "n_step", "td_lambda"] = "gae"  # targets of the value function
+    objective: Literal["clip", "kl", "cpi", "none"] = "clip"  # of the policy: PPO-Clip, PPO-KL, unclipped, none
+    targets: Literal["gae", "monte_carlo", "n_step", "td_lambda"] = "gae"  # regression targets of the value function
     n_step: int = 5  # horizon of targets "n_step"
     policy_step: Literal["gradient", "trpo"] = "gradient"  # minibatch gradient steps, or one TRPO step per rollout
     sequence_length: int = 0  # steps of back-propagation through time; 0: num_steps. Recurrent networks only
     burn_in: int = 0  # steps replayed before a sequence to refresh its recurrent state. Recurrent networks only
-    normalize_observations: bool = False  # by their running mean and variance, which are constant within an update
-    scale_rewards: bool = False  # divide by the running standard deviation of the discounted return
+    normalize_observations: bool = False  # by a running mean and variance that are constant within an update
+    scale_rewards: bool = False  # divide rewards by the running standard deviation of the discounted return
     normalize_advantages: bool = True  # to mean 0 and standard deviation 1 in each minibatch
-    truncation: Literal["bootstrap", "terminal", "mask"] = "bootstrap"  # at a time limit: use V, use 0, leave step out
-    recompute_advantages: bool = False  # before every epoch, not only before the first
-    shuffle: Literal["hash", "permutation"] = "hash"  # how minibatches are drawn; permutation: uniform, but slower
+    truncation: Literal["bootstrap", "terminal", "mask"] = "bootstrap"  # after a time limit: V(s), 0, or no sample
+    recompute_advantages: bool = False  # recompute advantages before every epoch, not only before the first
+    shuffle: Literal["hash", "permutation"] = "hash"  # order of samples; permutation: exactly uniform, but slower
     microbatch_size: int = 0  # samples per gradient computation; 0: what fits the cache of a CPU, all on a GPU
     num_devices: int = 0  # devices per run; 0: chosen automatically on a CPU, otherwise 1
-    resets: Literal["fresh", "every_step", "pool"] = "fresh"  # reset states: one per step up front, in the step, a pool
-    diagnostics: bool = False  # additional, more expensive metrics
+    resets: Literal["fresh", "every_step", "pool"] = "fresh"  # new episodes start from fresh states or a pool of them
+    diagnostics: bool = False  # compute additional, more expensive metrics
 
     @property
     def timesteps_per_update(self) -> int:
@@ -66,17 +66,19 @@ class NetworkConfig:
     hidden_sizes: tuple[int, ...] = (64, 64)  # widths of the dense layers
     activation: Literal["tanh", "relu", "silu", "swish", "gelu", "elu"] = "tanh"  # after every layer; swish is silu
     critic_hidden_sizes: tuple[int, ...] = ()  # widths of the critic's dense layers; empty: hidden_sizes
-    critic_activation: Literal["same", "tanh", "relu", "silu", "swish", "gelu", "elu"] = "same"  # of the critic
-    layer_norm: bool = False  # normalize before every activation
-    shared_torso: bool = False  # one torso for actor and critic, not one each
-    encoder: Literal["dense", "cnn"] = "dense"  # layers that read images; kind "cnn" implies "cnn"
-    symbols: Literal["one_hot", "embedding", "scalar"] = "one_hot"  # how a Box of integer codes is read
+    critic_activation: Literal["same", "tanh", "relu", "silu", "swish", "gelu", "elu"] = (
+        "same"  # of the critic's layers
+    )
+    layer_norm: bool = False  # layer normalization before every activation
+    shared_torso: bool = False  # one torso for actor and critic instead of one each
+    encoder: Literal["dense", "cnn"] = "dense"  # layers for images; kind "cnn" implies "cnn"
+    symbols: Literal["one_hot", "embedding", "scalar"] = "one_hot"  # how grids of integer codes are read
     embedding_size: int = 16  # values per code. Symbols "embedding" only
     rnn_size: int = 128  # width of the recurrent state. Recurrent networks only
-    log_std_init: float = 0.0  # first log standard deviation of a Gaussian policy
-    action_distribution: Literal["gaussian", "tanh_gaussian"] = "gaussian"  # of continuous actions
+    log_std_init: float = 0.0  # initial log standard deviation of a Gaussian policy
+    action_distribution: Literal["gaussian", "tanh_gaussian"] = "gaussian"  # for continuous actions
     state_dependent_std: bool = False  # standard deviation as an output of the network, not a parameter
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"  # of the layers; parameters stay float32
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"  # dtype of the layers; parameters stay float32
 
     @property
     def convolves(self) -> bool:
@@ -87,13 +89,13 @@ class NetworkConfig:
 class Hyperparams(NamedTuple):
     """Traced numbers: each may be an array under `vmap`. `inf` switches a limit off."""
 
-    learning_rate: Number = 2.5e-4  # of Adam
-    lr_anneal: Number = 1.0  # 1: learning rate (and trpo_delta) fall linearly to 0 over the run, 0: constant
+    learning_rate: Number = 2.5e-4  # learning rate of Adam
+    lr_anneal: Number = 1.0  # 1: learning rate and trpo_delta fall linearly to 0 over the run; 0: constant
     gamma: Number = 0.99  # discount factor γ
     gae_lambda: Number = 0.95  # λ of generalized advantage estimation
-    clip_eps: Number = 0.2  # ε, range of the clipped ratio. Objective "clip" only
+    clip_eps: Number = 0.2  # ε, half the range of the clipped ratio. Objective "clip" only
     clip_asymmetry: Number = 1.0  # the upper bound of the ratio is 1 + clip_asymmetry * clip_eps
-    dual_clip: Number = math.inf  # bound on the ratio of samples with a negative advantage
+    dual_clip: Number = math.inf  # upper bound of the ratio of samples with a negative advantage
     vf_coef: Number = 0.5  # weight of the value loss (mean squared error)
     vf_clip_eps: Number = math.inf  # range of the clipped value loss
     ent_coef: Number = 0.0  # weight of the entropy bonus
@@ -102,11 +104,11 @@ class Hyperparams(NamedTuple):
     adam_b2: Number = 0.999  # decay of Adam's mean of squared gradients
     adam_eps: Number = 1e-5  # added to Adam's denominator
     reward_clip: Number = 10.0  # bound on scaled rewards; inf: off
-    target_kl: Number = math.inf  # KL from which on the remaining minibatches of an update are skipped
+    target_kl: Number = math.inf  # above this KL the remaining minibatches of an update are skipped
     beta: Number = 1.0  # initial weight of the KL penalty. Objective "kl" only
-    beta_target_kl: Number = math.inf  # KL that beta adapts to
-    lr_target_kl: Number = math.inf  # KL that the learning rate adapts to
-    clip_target_kl: Number = math.inf  # KL that the clip range adapts to
+    beta_target_kl: Number = math.inf  # beta adapts so that the KL stays near this
+    lr_target_kl: Number = math.inf  # the learning rate adapts so that the KL stays near this
+    clip_target_kl: Number = math.inf  # the clip range adapts so that the KL stays near this
     value_lambda: Number = 0.95  # λ of targets "td_lambda"
     trpo_delta: Number = 0.01  # KL bound of a TRPO step
     trpo_damping: Number = 0.1  # added to the diagonal of the Fisher matrix in a TRPO step

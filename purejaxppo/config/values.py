@@ -98,15 +98,17 @@ def value_problems(key: str, value: Any, hint: Any) -> list[Problem]:
         return [] if isinstance(value, bool | np.bool_) else [wrong_type(key, value, "true or false")]
     if hint is str:
         return [] if isinstance(value, str) else [wrong_type(key, value, "a string")]
-    if hint is int:
-        return integer_problems(key, value, INTERVALS[key])
-    if hint is float:
-        return _float_problems(key, value, INTERVALS[key])
+    if hint in (int, float):
+        return number_problems(key, value, hint, INTERVALS[key])
     return _sizes_problems(key, value)
 
 
-def integer_problems(key: str, value: Any, interval: str) -> list[Problem]:
-    """Check that a value is an integer inside of an interval."""
+def number_problems(key: str, value: Any, hint: type, interval: str) -> list[Problem]:
+    """Check that a value is an int or a float, as `hint` says, and inside of an interval."""
+    return _integer_problems(key, value, interval) if hint is int else _float_problems(key, value, interval)
+
+
+def _integer_problems(key: str, value: Any, interval: str) -> list[Problem]:
     if not is_int(value):
         return [wrong_type(key, value, "an integer")]
     numbers = np.asarray(max(-(2.0**63), min(2.0**63, value)))  # an integer can exceed every float
@@ -135,7 +137,7 @@ def _choice_problems(key: str, value: Any, choices: tuple[str, ...]) -> list[Pro
 def _sizes_problems(key: str, value: Any) -> list[Problem]:
     if not isinstance(value, list | tuple) or not all(is_int(size) for size in value):
         return [wrong_type(key, value, "a list of integers")]
-    found = [(i, problem) for i, size in enumerate(value) for problem in integer_problems(key, size, INTERVALS[key])]
+    found = [(i, problem) for i, size in enumerate(value) for problem in _integer_problems(key, size, INTERVALS[key])]
     return [problem._replace(key=f"{key}[{i}]") for i, problem in found]
 
 

@@ -7,12 +7,27 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+MIN_COMPILE_SECONDS = 0.3  # programs that compile faster are not kept
 
-def compile_cache() -> Path | None:
-    """Return the folder of compiled programs, made if need be; None where the cache is off or not safe to use.
 
-    PUREJAXPPO_COMPILE_CACHE is `off` or a folder; otherwise it lies under XDG_CACHE_HOME or ~/.cache. Programs are
-    loaded from it as they are, so it must belong to the user alone; and they fit one kind of processor only.
+def use_compile_cache() -> None:
+    """Make JAX keep compiled programs in `cache_folder`. JAX's own environment variables have priority."""
+    import jax
+
+    folder = None if os.environ.get("JAX_COMPILATION_CACHE_DIR") else cache_folder()
+    if folder is None:
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_SECONDS)
+
+
+def cache_folder() -> Path | None:
+    """Return the folder of compiled programs, created if necessary; None if the cache is off or not safe to use.
+
+    The environment variable PUREJAXPPO_COMPILE_CACHE is `off` or a folder. By default the folder is under
+    XDG_CACHE_HOME or ~/.cache. Programs are executed as they are found, so only the user may be able to write them;
+    and they run on one kind of processor only, which names the last component of the path.
     """
     choice = os.environ.get("PUREJAXPPO_COMPILE_CACHE", "").strip()
     if choice.lower() in ("off", "0", "no", "false"):
@@ -33,19 +48,9 @@ def compile_cache() -> Path | None:
 
 
 def _processor() -> str:
-    """A short name for this kind of processor and what it can do."""
+    """Return a short name for this kind of processor and its instruction sets."""
     about = platform.processor()
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         about = "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
     return f"{platform.machine()}-{hashlib.sha256(about.encode()).hexdigest()[:8]}"
-
-
-def use_compile_cache() -> None:
-    """Make JAX keep compiled programs in the folder of `compile_cache`."""
-    import jax
-
-    folder = None if os.environ.get("JAX_COMPILATION_CACHE_DIR") else compile_cache()
-    if folder is not None:
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)

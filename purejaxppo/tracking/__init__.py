@@ -1,4 +1,4 @@
-"""Where metrics go: rows, CSV files, the progress display.
+"""Where metrics go: rows, CSV files and the progress display.
 
 Knows rows of numbers only, never the training loop.
 """

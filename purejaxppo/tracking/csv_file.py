@@ -1,6 +1,7 @@
 """Where the numbers of a run go. A sink is a function (rows) -> None: anything can be one, CSV is built in."""
 
 import csv
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,14 +19,16 @@ Sink = Callable[[Sequence[Row]], None]
 def rows_of(
     metrics: Any, first_update: int, timesteps_per_update: int, started: float, ended: float
 ) -> list[dict[str, float]]:
-    """Turn the metrics of one chunk into a row per update: timesteps, wall_time, then the fields of Metrics.
+    """Return the metrics of a chunk as one row per update: timesteps, wall_time, then the fields of Metrics.
+
+    Statistics of episodes are NaN in the rows of updates in which no episode finished.
 
     Args:
         metrics: NamedTuple of arrays [chunk].
-        first_update: updates done before this chunk.
+        first_update: number of updates before this chunk.
         timesteps_per_update: environment steps of one update.
-        started: seconds since the start of the run at which the chunk began.
-        ended: and ended; the updates of a chunk share its time equally.
+        started: seconds from the start of the run to the start of the chunk.
+        ended: seconds from the start of the run to the end of the chunk; its updates share the time equally.
     """
     columns = {name: np.asarray(values, np.float64) for name, values in flat(metrics).items()}
     count = len(next(iter(columns.values())))
@@ -35,8 +38,15 @@ def rows_of(
             "timesteps": (first_update + i + 1) * timesteps_per_update,
             "wall_time": started + (ended - started) * (i + 1) / count,
         }
-        rows.append(place | {name: float(values[i]) for name, values in columns.items()})
+        rows.append(_without_placeholders(place | {name: float(values[i]) for name, values in columns.items()}))
     return rows
+
+
+def _without_placeholders(row: dict[str, float]) -> dict[str, float]:
+    """Replace the statistics of no episodes, which are 0 on the device, by NaN."""
+    if row.get("num_episodes") != 0:
+        return row
+    return {name: math.nan if name.startswith("episode_") else value for name, value in row.items()}
 
 
 @contextmanager

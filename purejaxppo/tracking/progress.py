@@ -1,8 +1,8 @@
-"""How a run is doing, while it runs: a live display in a terminal, plain lines everywhere else."""
+"""Show the progress of a run: a live display in a capable terminal, plain lines everywhere else."""
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -14,122 +14,28 @@ from rich.table import Table
 from rich.text import Text
 
 from purejaxppo._util.text import duration, short
+from purejaxppo.tracking.meter import Report, empty_report
+from purejaxppo.tracking.terminal import make_console
 
 LINES = 20  # plain lines per run
 
 
-class Report(NamedTuple):
-    """Where a run stands. A number that is not known yet is NaN."""
-
-    timesteps: int
-    total: int
-    seconds: float  # since the start, compilation included
-    steps_per_second: float  # compilation left out
-    episode_return: float  # mean of the episodes that ended last
-    kl: float
-
-    @property
-    def seconds_left(self) -> float:
-        """Estimate of what is left, from the speed so far."""
-        rate = self.steps_per_second
-        return (self.total - self.timesteps) / rate if rate > 0 else math.nan
-
-
-class Meter:
-    """Turns chunks of rows into reports.
-
-    The first chunk holds the compilation, so that the speed is measured from its end on.
-    """
-
-    def __init__(self, total: int):
-        self.report = Report(0, total, 0.0, math.nan, math.nan, math.nan)
-        self.first: Mapping[str, float] | None = None
-
-    def chunk(self, rows: Sequence[Mapping[str, float]]) -> Report:
-        """Take in the rows of the next chunk, as `loggers.rows_of` makes them."""
-        last = rows[-1]
-        rate = math.nan
-        if self.first is None:
-            self.first = last
-        elif last["wall_time"] > self.first["wall_time"]:
-            steps = last["timesteps"] - self.first["timesteps"]
-            rate = steps / (last["wall_time"] - self.first["wall_time"])
-        ended = [row for row in rows if row["num_episodes"] > 0]
-        mean = self.report.episode_return
-        if ended:
-            count = sum(row["num_episodes"] for row in ended)
-            mean = sum(row["episode_return_mean"] * row["num_episodes"] for row in ended) / count
-        total = self.report.total
-        self.report = Report(int(last["timesteps"]), total, last["wall_time"], rate, mean, last["kl"])
-        return self.report
-
-
-def _known(value: float, form: str, unit: str = "") -> str:
-    return f"{value:{form}}{unit}" if math.isfinite(value) else "–"
-
-
-def describe(report: Report) -> list[tuple[str, str]]:
-    """Return (name, value) of what the display shows, in its order."""
-    rate = short(report.steps_per_second) if math.isfinite(report.steps_per_second) else "–"
-    return [
-        ("env steps", f"{short(report.timesteps)} of {short(report.total)}"),
-        ("steps/s", rate),
-        ("return", _known(report.episode_return, ".4g")),
-        ("KL", _known(report.kl, ".4f")),
-        ("ETA", duration(report.seconds_left)),
-    ]
-
-
-def line(report: Report) -> str:
-    """Write a report as one plain line."""
-    (_, steps), *rest = describe(report)
-    numbers = "  ".join(f"{name} {value:<6}" for name, value in rest)
-    return f"{report.timesteps / report.total:4.0%}  {steps:>14} env steps  {numbers}".rstrip()
-
-
-class _View:
-    """What the live display draws; it is drawn anew several times a second, while the program runs on the device."""
-
-    def __init__(self, total: int):
-        self.report = Report(0, total, 0.0, math.nan, math.nan, math.nan)
-        self.started, self.note = time.monotonic(), "compiling"
-        self.spinner = Spinner("dots")
-
-    def __rich__(self) -> Any:
-        elapsed = duration(time.monotonic() - self.started)
-        top = Table.grid(padding=(0, 1), expand=True)
-        top.add_column(ratio=1)
-        top.add_column(justify="right", min_width=4)
-        bar = ProgressBar(total=self.report.total, completed=self.report.timesteps)
-        top.add_row(bar, f"{self.report.timesteps / self.report.total:.0%}")
-        if self.report.timesteps == 0:
-            return Group(top, self._noted(f"{self.note} {elapsed}"))
-        numbers = Text()
-        for name, value in describe(self.report):
-            numbers.append(f"{name} ", "dim").append(value, "bold").append("  ")
-        return Group(top, numbers, *([self._noted(self.note)] if self.note else []))
-
-    def _noted(self, text: str) -> Any:
-        self.spinner.update(text=text)
-        return self.spinner
-
-
 class Display(NamedTuple):
-    """What a run tells the display."""
+    """A display, as the loop that trains sees it."""
 
     update: Callable[[Report], None]
-    say: Callable[[str], None]  # a remark, such as "stopping after this chunk"
+    say: Callable[[str], None]  # shows a remark, such as "stopping after this chunk"
 
 
 @contextmanager
 def display(total: int, console: Console | None = None) -> Iterator[Display]:
-    """Show the progress of a run of `total` environment steps: live in a terminal, else about 20 plain lines.
+    """Show the progress of a run: live if the console is a terminal, otherwise as about 20 plain lines.
 
     Args:
         total: environment steps of the whole run.
-        console: where to write; standard output unless given.
+        console: where to write; unless given, standard output, which counts as a terminal if it is a capable one.
     """
-    console = console or Console()
+    console = console or make_console()
     if not console.is_terminal:
         yield _plain_display(console)
         return
@@ -145,6 +51,57 @@ def display(total: int, console: Console | None = None) -> Iterator[Display]:
         live.refresh()
 
 
+def report_columns(report: Report) -> list[tuple[str, str]]:
+    """Return (name, value) of what a display shows, in its order."""
+    rate = short(report.steps_per_second) if math.isfinite(report.steps_per_second) else "–"
+    return [
+        ("env steps", f"{short(report.timesteps)} of {short(report.total)}"),
+        ("steps/s", rate),
+        ("return", _known(report.episode_return, ".4g")),
+        ("KL", _known(report.kl, ".4f")),
+        ("ETA", duration(report.seconds_left)),
+    ]
+
+
+def _known(value: float, form: str) -> str:
+    return f"{value:{form}}" if math.isfinite(value) else "–"
+
+
+def report_line(report: Report) -> str:
+    """Return a report as one plain line."""
+    (_, steps), *rest = report_columns(report)
+    values = "  ".join(f"{name} {value:<6}" for name, value in rest)
+    return f"{report.timesteps / report.total:4.0%}  {steps:>14} env steps  {values}".rstrip()
+
+
+class _View:
+    """The content of the live display, rendered several times a second while the device computes."""
+
+    def __init__(self, total: int):
+        self.report = empty_report(total)
+        self.started = time.monotonic()
+        self.note = "compiling"
+        self.spinner = Spinner("dots")
+
+    def __rich__(self) -> Any:
+        elapsed = duration(time.monotonic() - self.started)
+        top = Table.grid(padding=(0, 1), expand=True)
+        top.add_column(ratio=1)
+        top.add_column(justify="right", min_width=4)
+        bar = ProgressBar(total=self.report.total, completed=self.report.timesteps)
+        top.add_row(bar, f"{self.report.timesteps / self.report.total:.0%}")
+        if self.report.timesteps == 0:
+            return Group(top, self._spinning(f"{self.note} {elapsed}"))
+        values = Text()
+        for name, value in report_columns(self.report):
+            values.append(f"{name} ", "dim").append(value, "bold").append("  ")
+        return Group(top, values, *([self._spinning(self.note)] if self.note else []))
+
+    def _spinning(self, text: str) -> Any:
+        self.spinner.update(text=text)
+        return self.spinner
+
+
 def _plain_display(console: Console) -> Display:
     shown = -1
 
@@ -156,7 +113,7 @@ def _plain_display(console: Console) -> Display:
         place = report.timesteps * LINES // report.total
         if place > shown or report.timesteps >= report.total:
             shown = place
-            say(line(report))
+            say(report_line(report))
 
     say("compiling")
     return Display(update, say)

@@ -1,19 +1,19 @@
-"""A stand-in for an Algorithm that compiles in no time, for tests of what happens around it.
+"""A stand-in for an Algorithm that compiles quickly, for tests of the code around it.
 
-Run as a program it is the command line with that stand-in: python fakes.py COST train ..., where COST is the work of
-one update.
+As a program it is the command line with that stand-in: python fakes.py COST train ..., where COST is the work of one
+update; a negative COST makes `build` wait forever.
 """
 
 import sys
+import time
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from purejaxppo.cli import main
+from purejaxppo.cli import main, train_command
 from purejaxppo.functional.running_stats import init_moments
 from purejaxppo.metrics import Metrics
-from purejaxppo.training import runs
 from purejaxppo.types import Algorithm
 
 FAULTS = ("masked_states", "nonfinite_observations", "nonfinite_rewards", "nonfinite_parameters")
@@ -31,6 +31,7 @@ class FakeEnv(NamedTuple):
 
     name: str = "fake"
     observation_space: None = None
+    action_space: None = None
 
 
 def fake_algorithm(config, env=None, cost: int = 0, bad_update: int = -1, bad_value: float = float("nan")):
@@ -43,7 +44,7 @@ def fake_algorithm(config, env=None, cost: int = 0, bad_update: int = -1, bad_va
         work = jax.lax.fori_loop(0, cost, lambda i, x: jnp.sin(x + 1.0), jnp.zeros(64))
         done = state.num_updates + 1
         count = done.astype(jnp.float32) + 0.0 * work.sum()
-        values = dict.fromkeys(Metrics._fields, count) | {"diagnostics": ()}
+        values = dict.fromkeys(Metrics._fields, count) | {"diagnostics": (), "extra": ()}
         loss = jnp.where(done == bad_update, bad_value, count)
         values |= {"total_loss": loss, "episode_return_mean": 10.0 * count, "num_episodes": jnp.float32(1.0)}
         values |= dict.fromkeys(FAULTS, jnp.float32(0.0)) | {"first_fault_step": jnp.float32(-1.0)}
@@ -54,5 +55,12 @@ def fake_algorithm(config, env=None, cost: int = 0, bad_update: int = -1, bad_va
 
 if __name__ == "__main__":
     cost = int(float(sys.argv[1]))
-    runs.build = lambda run, problems=(), source="": fake_algorithm(run.config, cost=cost)
+
+    def build(run, problems=(), source=""):
+        print("building", flush=True)
+        while cost < 0:
+            time.sleep(1.0)
+        return fake_algorithm(run.config, cost=cost)
+
+    train_command.build = build
     sys.exit(main.main(sys.argv[2:]))

@@ -1,0 +1,52 @@
+"""Output that a run can lose without ending: a closed pipe, a terminal that is gone, a full disk."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO
+
+
+class TolerantStream:
+    """A text stream whose errors are not raised; after the first one nothing more is written to a lost reader."""
+
+    def __init__(self, stream: TextIO):
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        """Write `text` if that is possible."""
+        try:
+            return self.stream.write(text)
+        except (OSError, ValueError):  # ValueError: the stream was closed
+            self.discard()
+            return len(text)
+
+    def flush(self) -> None:
+        """Flush the stream if that is possible."""
+        try:
+            self.stream.flush()
+        except (OSError, ValueError):
+            self.discard()
+
+    def discard(self) -> None:
+        """Send what is still buffered, and everything that follows, nowhere."""
+        with suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.stream.fileno())
+            os.close(nowhere)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+@contextmanager
+def tolerant_output() -> Iterator[None]:
+    """Ignore errors of standard output and standard error, in the whole process."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = TolerantStream(sys.stdout), TolerantStream(sys.stderr)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        sys.stdout, sys.stderr = before

@@ -1,0 +1,98 @@
+"""The results of a run: final evaluation, summary and learning curve."""
+
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from purejaxppo._util.version import __version__
+from purejaxppo.config.schema import Run
+from purejaxppo.training.run_folder import CURVE_FILE, METRICS_FILE, SUMMARY_FILE
+
+EVALUATION_EPISODES = 128
+
+EVALUATION_KEY = 0xE7A1  # folded into the key of the seed, so that evaluation and training draw different numbers
+
+
+class Outcome(NamedTuple):
+    """How training ended."""
+
+    status: str  # finished, interrupted or diverged
+    code: int  # exit code
+    num_updates: int
+    seconds: float
+    seconds_first_update: float  # compilation included
+    policy: Any  # the last one with finite parameters and metrics; None if there is none
+    message: str  # why training ended early; "" if it finished
+
+
+def evaluate_policy(algo: Any, policy: Any, seed: int, num_episodes: int, greedy: bool) -> dict[str, float]:
+    """Play whole episodes and return statistics of their returns and lengths."""
+    import jax
+    import numpy as np
+
+    from purejaxppo.training.evaluation import evaluate
+
+    key = jax.random.fold_in(jax.random.key(seed), EVALUATION_KEY)
+    result = evaluate(algo, policy, key, num_episodes, greedy)
+    returns, lengths = np.asarray(result.returns, np.float64), np.asarray(result.lengths, np.float64)
+    figures = {"mean": returns.mean(), "std": returns.std(), "min": returns.min(), "median": np.median(returns)}
+    figures |= {"max": returns.max(), "mean_length": lengths.mean()}
+    counts = {"episodes": len(returns), "unfinished": int((~np.asarray(result.finished)).sum())}
+    return {name: float(f"{value:.7g}") for name, value in figures.items()} | counts
+
+
+def evaluation_line(name: str, evaluation: Mapping[str, float]) -> str:
+    """Return the statistics of one evaluation as a line.
+
+    Args:
+        name: "greedy" or "sampled".
+        evaluation: what `evaluate_policy` returned.
+    """
+    e = evaluation
+    text = f"{name + ' evaluation':<18}  return {e['mean']:.5g} ± {e['std']:.3g}  "
+    text += f"({e['min']:.5g} to {e['max']:.5g}, {e['episodes']} episodes)"
+    return text + (f"; {e['unfinished']} did not finish" if e["unfinished"] else "")
+
+
+def write_results(folder: Path, run: Run, outcome: Outcome, evaluations: Mapping[str, Mapping[str, float]]) -> None:
+    """Write the summary and the learning curve of a run into its folder."""
+    import tomli_w
+
+    from purejaxppo._util.files import write_atomic
+
+    write_atomic(folder / SUMMARY_FILE, tomli_w.dumps(_summary(run, outcome, evaluations)))
+    if outcome.num_updates:
+        from purejaxppo.analysis.curves import plot_curve
+        from purejaxppo.tracking.csv_file import read_csv
+
+        greedy = evaluations["greedy"]["mean"] if "greedy" in evaluations else None
+        title = f"{run.env}, PPO, seed {run.seed}"
+        plot_curve(folder / CURVE_FILE, read_csv(folder / METRICS_FILE), title, greedy)
+
+
+def _summary(run: Run, outcome: Outcome, evaluations: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    import jax
+
+    return {
+        "status": outcome.status,
+        "env": run.env,
+        "seed": run.seed,
+        "num_updates": outcome.num_updates,
+        "timesteps": outcome.num_updates * run.config.timesteps_per_update,
+        "seconds": round(outcome.seconds, 3),
+        "seconds_first_update": round(outcome.seconds_first_update, 3),
+        "device": jax.devices()[0].device_kind,
+        "versions": _versions(),
+        "evaluation": evaluations,
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {"purejaxppo": __version__}
+    for name in ("jax", "jaxlib", "flax", "optax"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,25 @@
+"""Fixtures of the tests of the command line."""
+
+import pytest
+from command_line import TINY
+
+from purejaxppo.cli import train_command
+
+
+@pytest.fixture(autouse=True)
+def no_compile_cache(monkeypatch):
+    monkeypatch.setenv("PUREJAXPPO_COMPILE_CACHE", "off")
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """A settings file of a run of a second."""
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture
+def nothing_runs(monkeypatch):
+    """Fail if training begins."""
+    monkeypatch.setattr(train_command, "run_session", lambda *_: pytest.fail("training began"))

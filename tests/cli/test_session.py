@@ -1,0 +1,157 @@
+"""How a training session ends: finished, diverged, or stopped by signals; what it keeps each time."""
+
+import signal
+import tomllib
+
+import fakes
+import pytest
+from command_line import RUN_FILES, finish, start_fake, wait_for
+from safetensors.numpy import load_file
+
+from purejaxppo.cli import session, train_command
+from purejaxppo.cli.main import main
+from purejaxppo.config.checks import check
+from purejaxppo.tracking.csv_file import read_csv
+
+
+def faked(monkeypatch, **kwargs) -> None:
+    """Let `train` run the stand-in of `fakes`, whose policy cannot play."""
+
+    def build(run, problems=(), source=""):
+        check(run, problems, source)
+        return fakes.fake_algorithm(run.config, **kwargs)
+
+    monkeypatch.setattr(train_command, "build", build)
+    figures = {"mean": 1.0, "std": 0.0, "min": 1.0, "median": 1.0, "max": 1.0, "mean_length": 1.0}
+    monkeypatch.setattr(session, "evaluate_policy", lambda *_: figures | {"episodes": 128, "unfinished": 0})
+
+
+def params_of(folder) -> list[float]:
+    """The parameters of a kept policy of `fakes`, which count the updates."""
+    return load_file(folder / "policy.safetensors")["params"].tolist()
+
+
+@pytest.mark.parametrize("num_updates", [1, 2, 7, 450])
+def test_every_update_is_logged_once_whatever_the_chunks(monkeypatch, tiny, tmp_path, num_updates):
+    faked(monkeypatch)
+    args = ["train", tiny, "--out", tmp_path / "run", "--config.total-timesteps", 128 * num_updates]
+    assert main([str(arg) for arg in args]) == 0
+    metrics = read_csv(tmp_path / "run" / "metrics.csv")
+    assert metrics["total_loss"].tolist() == list(range(1, num_updates + 1))
+    assert metrics["timesteps"].tolist() == [128 * i for i in range(1, num_updates + 1)]
+    assert params_of(tmp_path / "run") == [num_updates] * 3
+
+
+def test_a_chunk_has_room_for_a_limited_number_of_updates(monkeypatch, tiny, tmp_path):
+    """The metrics of a hundredth of 10⁹ updates would not fit the memory."""
+    asked = []
+
+    def iterate(algo, state, h, num_updates, chunk):
+        asked.append(chunk)
+        raise KeyboardInterrupt
+
+    faked(monkeypatch)
+    monkeypatch.setattr("purejaxppo.training.loop.iterate", iterate)
+    main(["train", str(tiny), "--out", str(tmp_path / "run"), "--config.total-timesteps", str(128 * 10**9)])
+    assert asked == [session.MAX_CHUNK]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_ends_the_run(monkeypatch, capsys, tiny, tmp_path, value):
+    faked(monkeypatch, bad_update=5, bad_value=value)
+    assert main(["train", str(tiny), "--out", str(tmp_path / "run")]) == 1
+    message = capsys.readouterr().err
+    for part in ("update 5", f"became {value}", "the policy after update 4"):
+        assert part in message
+    assert len(read_csv(tmp_path / "run" / "metrics.csv")["kl"]) == 5
+    assert params_of(tmp_path / "run") == [4.0] * 3
+    summary = tomllib.loads((tmp_path / "run" / "summary.toml").read_text())
+    assert (summary["status"], summary["evaluation"]) == ("diverged", {})
+
+
+def test_a_loss_that_is_not_finite_from_the_start_leaves_no_policy(monkeypatch, capsys, tiny, tmp_path):
+    faked(monkeypatch, bad_update=1)
+    assert main(["train", str(tiny), "--out", str(tmp_path / "run")]) == 1
+    assert "no policy was kept" in capsys.readouterr().err
+    assert {entry.name for entry in (tmp_path / "run").iterdir()} == RUN_FILES - {"policy.safetensors"}
+
+
+# ---- signals
+
+
+def long_run(tiny, folder, cost):
+    return start_fake(cost, "train", tiny, "--out", folder, "--config.total-timesteps", 128 * 10**6)
+
+
+def rows_written(folder) -> int:
+    file = folder / "metrics.csv"
+    return len(file.read_text().splitlines()) - 1 if file.exists() else 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_and_keeps_what_was_learned(tiny, tmp_path, number):
+    folder = tmp_path / "run"
+    process = long_run(tiny, folder, 1e4)
+    wait_for(lambda: rows_written(folder) > 5)
+    process.send_signal(number)
+    code, out, err = finish(process)
+    assert code == 128 + number
+    assert (
+        err == f"purejaxppo: stopped before the end of the run; to evaluate the policy: purejaxppo evaluate {folder}\n"
+    )
+    assert "interrupted: " in out
+    assert out.count("stopping after this chunk") <= 1
+    assert {entry.name for entry in folder.iterdir()} == RUN_FILES
+    updates = len(read_csv(folder / "metrics.csv")["kl"])
+    assert params_of(folder) == [updates] * 3
+    assert tomllib.loads((folder / "summary.toml").read_text())["num_updates"] == updates < 10**6
+
+
+def test_a_second_signal_does_not_wait_for_the_device(tiny, tmp_path):
+    process = long_run(tiny, tmp_path / "run", 1e9)  # the first update alone takes many minutes
+    while "compiling" not in process.stdout.readline():
+        pass
+    process.send_signal(signal.SIGINT)
+    assert "stopping" in process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    code, out, err = finish(process)
+    assert (code, err) == (130, "purejaxppo: stopped before the end of the run\n")
+    assert "stopping" not in out  # it was said once
+
+
+def test_a_second_signal_keeps_what_was_learned(tiny, tmp_path):
+    folder = tmp_path / "run"
+    process = long_run(tiny, folder, 3e6)  # an update takes some tenths of a second
+    wait_for(lambda: rows_written(folder) > 0)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    code, _, err = finish(process)
+    assert code == 130
+    assert "to evaluate the policy" in err
+    assert {entry.name for entry in folder.iterdir()} == RUN_FILES
+    updates = len(read_csv(folder / "metrics.csv")["kl"])
+    assert params_of(folder) == [updates] * 3
+
+
+def test_ctrl_c_before_training_ends_the_process_with_nothing_made(tiny, tmp_path):
+    """The stand-in waits where JAX and the environment would be loaded, however fast this machine is."""
+    process = start_fake(-1, "train", tiny, "--out", tmp_path / "run")
+    while "building" not in process.stdout.readline():
+        pass
+    process.send_signal(signal.SIGINT)
+    code, _, err = finish(process)
+    assert (code, err) == (130, "purejaxppo: aborted\n")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_reader_that_goes_away_does_not_stop_the_run(tiny, tmp_path):
+    folder = tmp_path / "run"
+    process = long_run(tiny, folder, 1e4)
+    wait_for(lambda: rows_written(folder) > 0)
+    process.stdout.close()
+    seen = rows_written(folder)
+    wait_for(lambda: rows_written(folder) > seen + 200)  # two more lines of the display
+    process.send_signal(signal.SIGTERM)
+    process.stdout = None
+    assert finish(process)[0] == 128 + signal.SIGTERM
+    assert {entry.name for entry in folder.iterdir()} == RUN_FILES
