@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
@@ -13,7 +12,7 @@ from purejaxppo.cli.exit_codes import FAILED, FINISHED, USAGE_ERROR
 from purejaxppo.cli.help_text import command_help, general_help
 from purejaxppo.cli.options import Command, build_options, options_of
 from purejaxppo.cli.parser import parse
-from purejaxppo.cli.signals import WORKER
+from purejaxppo.cli.signals import background_runs
 from purejaxppo.cli.streams import prepare_streams
 from purejaxppo.cli.train_command import default_run
 from purejaxppo.config.errors import ConfigError, UsageError
@@ -105,7 +104,7 @@ def _with_exit_code(run: Callable[[], int]) -> int:
 
 def _leave(code: int) -> int:
     """Return the exit code, or end the process at once if a background thread still computes."""
-    if any(thread.name.startswith(WORKER) for thread in threading.enumerate()):
+    if background_runs():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -89,10 +89,11 @@ def train_and_log(run: Run, algo: Any, folder: Path) -> Outcome:
     with collect_signals() as received, csv_sink(folder / METRICS_FILE) as write, display(total) as show:
         said: list[int] = []
 
-        def poll() -> None:
+        def poll() -> bool:
             if received and not said:
                 said.append(received[0])
                 show.say("stopping after this chunk (Ctrl-C again stops at once)")
+            return False
 
         with suppress(KeyboardInterrupt):  # the second Ctrl-C does not wait for the chunk
             for state, metrics in in_background(_chunks(run, algo), poll):

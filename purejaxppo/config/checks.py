@@ -258,6 +258,11 @@ def ignored_settings(
         ignored |= dict.fromkeys(keys, "needs a recurrent network")
     if network is not None and network.kind == "cnn":
         ignored["network.encoder"] = 'network.kind = "cnn" implies encoder = "cnn"'
+    if network is not None and network.shared_torso:
+        keys = ("network.critic_hidden_sizes", "network.critic_activation")
+        ignored |= dict.fromkeys(keys, "needs shared_torso = false")
+    if network is not None and network.symbols != "embedding":
+        ignored["network.embedding_size"] = 'needs symbols = "embedding"'
     if continuous is False:
         keys = ("network.log_std_init", "network.action_distribution", "network.state_dependent_std")
         ignored |= dict.fromkeys(keys, "needs continuous actions")

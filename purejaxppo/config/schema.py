@@ -66,9 +66,7 @@ class NetworkConfig:
     hidden_sizes: tuple[int, ...] = (64, 64)  # widths of the dense layers
     activation: Literal["tanh", "relu", "silu", "swish", "gelu", "elu"] = "tanh"  # after every layer; swish is silu
     critic_hidden_sizes: tuple[int, ...] = ()  # widths of the critic's dense layers; empty: hidden_sizes
-    critic_activation: Literal["same", "tanh", "relu", "silu", "swish", "gelu", "elu"] = (
-        "same"  # of the critic's layers
-    )
+    critic_activation: Literal["same", "tanh", "relu", "silu", "swish", "gelu", "elu"] = "same"  # of the critic
     layer_norm: bool = False  # layer normalization before every activation
     shared_torso: bool = False  # one torso for actor and critic instead of one each
     encoder: Literal["dense", "cnn"] = "dense"  # layers for images; kind "cnn" implies "cnn"

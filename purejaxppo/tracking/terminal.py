@@ -19,5 +19,5 @@ def is_capable(file: IO[str]) -> bool:
 
 def make_console(file: IO[str] | None = None) -> Console:
     """Return a console for `file`, standard output unless given, with colors only if `is_capable`."""
-    file = file or sys.stdout
-    return Console(file=file, force_terminal=is_capable(file), highlight=False)
+    stream = sys.stdout if file is None else file
+    return Console(file=stream, force_terminal=is_capable(stream), highlight=False)

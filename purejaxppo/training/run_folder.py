@@ -21,21 +21,23 @@ def folder_problems(out: Path | None) -> list[Problem]:
     """Return what makes `out` unusable as the folder of a new run."""
     if out is None:
         return []
+    if "\0" in str(out):
+        return [Problem(OPTION, f" {str(out)!r}: contains a NUL character", "file")]
     try:
         if not out.exists():
             return _parent_problems(out)
         if not out.is_dir():
             return [_problem(out, "is a file, not a folder")]
         held = {entry.name for entry in out.iterdir()}
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        return [_problem(out, f"cannot be used: {getattr(error, 'strerror', None) or error}")]
+    except OSError as error:
+        return [_problem(out, f"cannot be used: {error.strerror}")]
     if held & {CONFIG_FILE, METRICS_FILE, POLICY_FILE}:
         return [_problem(out, "holds another run; name a new or empty folder")]
     return [_problem(out, "is not empty; name a new or empty folder")] if held else []
 
 
 def _problem(out: Path, text: str) -> Problem:
-    return Problem(OPTION, f" {str(out)!r}: {text}" if "\0" in str(out) else f" {out}: {text}", "file")
+    return Problem(OPTION, f" {out}: {text}", "file")
 
 
 def _parent_problems(out: Path) -> list[Problem]:

@@ -23,7 +23,9 @@ def build(run: Run, problems: Iterable[Problem] = (), source: str = "") -> Any:
     from purejaxppo.envs.registry import make
     from purejaxppo.networks.actor_critic import make_network
 
-    problems, env, network = list(problems), None, None
+    problems = list(problems)
+    env: Any = None
+    network: Any = None
     known = {problem.key.partition(".")[0] for problem in problems}
     if "env" not in known and isinstance(run.env, str):
         try:

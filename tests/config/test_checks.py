@@ -199,6 +199,9 @@ def test_settings_are_ignored_by_what_reads_them():
     assert "network.log_std_init" not in ignored_settings(Config(), NetworkConfig(), continuous=True)
     assert "network.encoder" in ignored_settings(Config(), NetworkConfig(kind="cnn"))
     assert "config.recompute_advantages" in ignored_settings(Config(num_epochs=1))
+    assert "hyperparams.reward_clip" not in ignored_settings(Config(scale_rewards=True))
+    assert "network.critic_activation" in ignored_settings(Config(), NetworkConfig(shared_torso=True))
+    assert "network.embedding_size" not in ignored_settings(Config(), NetworkConfig(symbols="embedding"))
 
 
 def test_only_settings_that_were_changed_are_worth_a_warning():

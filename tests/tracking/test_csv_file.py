@@ -1,4 +1,4 @@
-"""Rows of a run: right times, nothing lost on the way to disk and back."""
+"""Rows of a run: right times, and every number survives the file."""
 
 from typing import NamedTuple
 
@@ -70,3 +70,19 @@ def test_nothing_is_overwritten(tmp_path):
     with pytest.raises(FileExistsError), csv_sink(tmp_path / "m.csv"):
         pass
     assert (tmp_path / "m.csv").read_text() == "precious"
+
+
+class EpisodeMetrics(NamedTuple):
+    kl: np.ndarray
+    num_episodes: np.ndarray
+    episode_return_mean: np.ndarray
+    episode_length_max: np.ndarray
+
+
+def test_statistics_of_no_episodes_are_unknown_not_zero():
+    """In the program they are 0, because it has no NaN."""
+    chunk = EpisodeMetrics(np.zeros(2), np.array([0.0, 2.0]), np.array([0.0, 0.0]), np.array([0.0, 5.0]))
+    none, two = rows_of(chunk, 0, 8, 0.0, 1.0)
+    assert np.isnan([none["episode_return_mean"], none["episode_length_max"]]).all()
+    assert (none["kl"], none["num_episodes"]) == (0.0, 0.0)
+    assert (two["episode_return_mean"], two["episode_length_max"]) == (0.0, 5.0)

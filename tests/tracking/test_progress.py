@@ -1,4 +1,4 @@
-"""What the display says is true, and fits."""
+"""Displays of progress: live only in a capable terminal, otherwise a few plain lines."""
 
 import io
 import math
@@ -7,59 +7,12 @@ import re
 import pytest
 from rich.console import Console
 
-from purejaxppo._util.text import duration, short
-from purejaxppo.tracking.progress import LINES, Meter, Report, display, line
+from purejaxppo.tracking.meter import Report, empty_report
+from purejaxppo.tracking.progress import LINES, display, report_line
 
 
-def row(timesteps, wall_time, num_episodes=1.0, episode_return_mean=0.0, kl=0.0):
-    return {
-        "timesteps": timesteps,
-        "wall_time": wall_time,
-        "num_episodes": num_episodes,
-        "episode_return_mean": episode_return_mean,
-        "kl": kl,
-    }
-
-
-def test_speed_leaves_compilation_out_and_gives_the_time_left():
-    meter = Meter(10_000)
-    first = meter.chunk([row(1000, 30.0)])
-    assert math.isnan(first.steps_per_second)
-    assert math.isnan(first.seconds_left)
-    second = meter.chunk([row(2000, 30.5), row(3000, 31.0)])
-    assert second.steps_per_second == 2000.0
-    assert second.seconds_left == 3.5
-    assert second.seconds == 31.0
-
-
-def test_returns_are_weighted_by_episodes_and_kept_while_none_ends():
-    meter = Meter(100)
-    rows = [row(10, 1.0, 1, 10.0), row(20, 2.0, 3, 30.0), row(30, 3.0, 0, math.nan)]
-    assert meter.chunk(rows).episode_return == (10.0 + 3 * 30.0) / 4
-    assert meter.chunk([row(40, 4.0, 0, math.nan)]).episode_return == 25.0
-    assert meter.chunk([row(50, 5.0, 2, 7.0)]).episode_return == 7.0
-
-
-def test_unknown_return_is_a_dash():
-    report = Meter(100).chunk([row(10, 1.0, 0, math.nan)])
-    assert math.isnan(report.episode_return)
-    assert "return –" in line(report)
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [(0, "0"), (950, "950"), (999.6, "1k"), (12_345, "12.3k"), (500_000, "500k"), (999_600, "1M"), (1.05e6, "1.05M")],
-)
-def test_counts_as_people_say_them(count, text):
-    assert short(count) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.4, "0:00"), (7, "0:07"), (59.7, "1:00"), (754, "12:34"), (11_100, "3:05:00")]
-)
-def test_durations(seconds, text):
-    assert duration(seconds) == text
-    assert duration(math.nan) == duration(math.inf) == "–"
+def test_an_unknown_return_is_a_dash():
+    assert "return –" in report_line(empty_report(100)._replace(timesteps=10))
 
 
 def plain_lines(updates: int) -> list[str]:
@@ -92,3 +45,14 @@ def test_live_display_fits_a_terminal_and_shows_the_numbers():
     assert max(len(part.strip("\r")) for part in text.split("\n")) <= 80
     for number in ("1G of 1G", "1.23M", "-1235", "0.0123", "ETA 0:00"):
         assert number in text
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_output_that_is_redirected_gets_plain_lines_even_if_color_is_forced(monkeypatch, encoding):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    raw = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding=encoding, errors="replace"))
+    with display(100) as show:
+        show.update(Report(100, 100, 1.0, math.nan, 20.0, 0.01))
+    assert b"\x1b" not in raw.getvalue()
+    assert len(raw.getvalue().splitlines()) == 2

@@ -1,0 +1,45 @@
+"""Faults of an update: the mask, the environment and learning are told apart."""
+
+import math
+
+import pytest
+
+from purejaxppo.training.faults import find_fault
+
+SOUND = {"policy_loss": 0.1, "value_loss": 1.0, "entropy": 0.5, "total_loss": 0.6, "grad_norm": 1.0, "kl": 0.01}
+SOUND |= {"masked_states": 0.0, "nonfinite_observations": 0.0, "nonfinite_rewards": 0.0}
+SOUND |= {"first_fault_step": -1.0, "nonfinite_parameters": 0.0}
+NAN = math.nan
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        (
+            {"masked_states": 1.0, "first_fault_step": 4.0, "total_loss": NAN},
+            ["Toy allowed no action in 1 state,", "step 4"],
+        ),
+        ({"nonfinite_observations": 2.0, "first_fault_step": 0.0}, ["infinite observation in 2 steps", "step 0"]),
+        (
+            {"nonfinite_rewards": 3.0, "first_fault_step": 7.0, "value_loss": NAN},
+            ["infinite reward in 3 steps", "step 7"],
+        ),
+        ({"value_loss": math.inf, "total_loss": math.inf, "grad_norm": NAN}, ["value_loss became inf. "]),
+        ({"grad_norm": NAN, "nonfinite_parameters": 5.0}, ["grad_norm became nan, then 5 parameters became"]),
+        ({"nonfinite_parameters": 1.0}, ["1 parameter became"]),
+        ({"kl": math.inf}, ["KL divergence", "inf"]),
+    ],
+)
+def test_the_first_cause_is_named(changes, parts):
+    message = find_fault(SOUND | changes, "Toy")
+    for part in parts:
+        assert part in message
+
+
+def test_the_environment_comes_before_what_it_causes():
+    changes = {"nonfinite_rewards": 1.0, "policy_loss": NAN, "total_loss": NAN, "nonfinite_parameters": 9.0}
+    assert "parameter" not in find_fault(SOUND | changes, "Toy")
+
+
+def test_a_sound_update_has_no_fault():
+    assert find_fault(SOUND, "Toy") == ""
