@@ -1,6 +1,7 @@
-"""The README says what is so: its code runs, its links lead somewhere, its command line answers as printed."""
+"""The README is true: its code runs, its links and tests exist, its tables and messages are those of the repository."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import jax
@@ -14,32 +15,45 @@ TEXT = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.S)
 
 
+def lines_of(block):
+    return [line for line in block.splitlines() if line.strip()]
+
+
 @pytest.fixture(scope="module")
-def names():
-    """The first block's names at toy size; the others go on from there, as a reader would."""
-    space = {}
-    with jax.debug_key_reuse(False):  # of the vmapped lines: the checker takes the move of a scan's keys for a use
-        exec(BLOCKS[0].replace("500_000", "4_096"), space)
-    return space
+def script():
+    """The names that the first block defines, at toy size, and the lines that it prints."""
+    printed = []
+    names = {"print": lambda *values: printed.append(" ".join(map(str, values)))}
+    code = BLOCKS[0].replace("200_000", "4_096").replace("chunk=10", "chunk=1")
+    assert code != BLOCKS[0]
+    with jax.debug_key_reuse(False):
+        exec(code, names)
+    return names, printed
 
 
-def test_the_first_script_runs_and_is_ten_lines(names):
-    lines = [line for line in BLOCKS[0].splitlines() if line.strip()]
-    assert len(lines) <= 10
+def test_the_first_script_is_short_and_prints_while_it_trains(script):
+    names, printed = script
+    assert len(lines_of(BLOCKS[0])) <= 10
+    assert [line.split(":")[0] for line in printed] == ["update 1", "update 2"]
+    assert names["state"].num_updates == 2
+
+
+def test_the_same_run_is_a_function_that_can_be_mapped(script):
+    names, printed = script
+    del printed[:]
+    with jax.debug_key_reuse(False):  # under vmap the checker counts the keys that a scan passes on as used
+        exec(BLOCKS[1], names)
     assert names["metrics"].kl.shape == (3, 8, 2)  # settings, seeds, updates
+    assert [line.split(":")[0] for line in printed] == ["greedy return", "return by setting"]
 
 
-def test_the_loop_over_chunks_runs(names, capsys):
-    exec(BLOCKS[1].replace("chunk=10", "chunk=1"), names)
-    assert len(capsys.readouterr().out.splitlines()) == 2
-
-
-def test_your_own_environment_and_network_train(names):
+def test_your_own_environment_and_networks_train(script):
+    names, _ = script
     exec(BLOCKS[2], names)
     config = pp.Config(num_envs=4, num_steps=4, total_timesteps=32)
-    for block in BLOCKS[3:5]:  # two functions; a flax module
+    for block in BLOCKS[3:5]:  # a pair of functions, and a flax module
         exec(block, names)
-        assert len([line for line in block.splitlines() if line.strip()]) <= 10
+        assert len(lines_of(block)) <= 10
         algo = names["algo"]
         state, metrics = pp.train(pp.make_ppo(algo.env, algo.network, config), jax.random.key(0))
         assert state.num_updates == 2
@@ -47,14 +61,45 @@ def test_your_own_environment_and_network_train(names):
 
 
 def test_links_lead_somewhere():
-    targets = re.findall(r"\]\(([^)#]+)\)", TEXT)
+    targets = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", TEXT)
     assert len(targets) >= 4
     assert [t for t in targets if not t.startswith("http") and not (ROOT / t).exists()] == []
 
 
+def test_links_to_sections_lead_to_headings():
+    found = re.findall(r"\]\(([^)#]+)#([^)]+)\)", TEXT)
+    assert found
+    for file, anchor in found:
+        headings = re.findall(r"^#+ (.*)$", (ROOT / file).read_text(), re.M)
+        assert anchor in {heading.lower().replace(" ", "-") for heading in headings}
+
+
 def test_tests_named_exist():
-    for file, name in re.findall(r"`(tests/\w+\.py)(?:::(\w+))?`", TEXT):
+    found = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", TEXT)
+    assert len(found) >= 4
+    for file, name in found:
         assert f"def {name}" in (ROOT / file).read_text() if name else (ROOT / file).exists()
+
+
+def test_the_table_of_files_is_the_floors_of_the_house():
+    """Each row names the rooms of one floor, lowest first. The entry point `__main__` is left out."""
+    tree = (ROOT / "tests" / "test_house.py").read_text()
+    floors = re.search(r"^FLOORS = (\(.*?^\))", tree, re.S | re.M)
+    expected = [names for names in eval(floors[1]) if names != {"__main__"}]
+    rows = re.findall(r"^\| ((?:`[a-z_]+` ?)+)\| .*\|$", TEXT, re.M)
+    assert [set(re.findall(r"`(\w+)`", row)) for row in rows] == expected
+
+
+def test_results_are_those_of_the_results_page():
+    results = (ROOT / "docs" / "results.md").read_text().splitlines()
+    rows = re.findall(r"^\| [A-Z][\w-]+ \| \d+k \|.*$", TEXT, re.M)
+    assert len(rows) == 4
+    assert [row for row in rows if row not in results] == []
+
+
+def test_the_number_of_faults_is_that_of_the_file():
+    mutants = tomllib.loads((ROOT / "tests" / "mutants.toml").read_text())["mutant"]
+    assert f"Each of {len(mutants)} faults" in TEXT
 
 
 def test_the_error_printed_is_the_error_given(capsys, monkeypatch):
