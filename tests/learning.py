@@ -62,7 +62,7 @@ COMBINATIONS: list[tuple[str, dict, dict[str, dict]]] = [
     ("clip, Monte-Carlo targets", {"targets": "monte_carlo"}, {"": {}}),
     ("clip, 16-step targets", {"targets": "n_step", "n_step": 16}, {"": {}}),
     ("clip, TD(λ) targets", {"targets": "td_lambda"}, {"": {"value_lambda": 0.9}}),
-    ("clip, advantages anew each epoch", {"recompute_advantages": True}, {"": {}}),
+    ("clip, advantages recomputed each epoch", {"recompute_advantages": True}, {"": {}}),
 ]
 
 
