@@ -218,7 +218,7 @@ def test_masked_actions_are_never_sampled():
         assert (counts[np.array(row) > -1e9] > 1000).all()
 
 
-def test_eq12_masked_multi_categorical_equals_its_unmasked_parts():
+def test_eq12_masked_multi_categorical_equals_its_unmasked_components():
     fill = np.array(MASKS)[:, None]
     normal = np.random.default_rng(8).normal(size=(2, 4, 4))
     old, new = (
@@ -539,14 +539,14 @@ def test_a_joint_squashes_what_is_to_be_squashed():
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_joint_is_the_sum_of_its_parts(mode):
+def test_joint_is_the_sum_of_its_components(mode):
     old, new = make("joint", 20), make("joint", 30)
     action = jax.jit(Joint.sample)(old, jax.random.key(12))
-    assert sorted(action) == sorted(old.parts)
+    assert sorted(action) == sorted(old.components)
 
     def by_hand(old, new, action):
-        parts = [(part, new.parts[name], action[name]) for name, part in old.parts.items()]
-        terms = [(p.log_prob(a), p.entropy(), p.kl(q)) for p, q, a in parts]
+        components = [(component, new.components[name], action[name]) for name, component in old.components.items()]
+        terms = [(p.log_prob(a), p.entropy(), p.kl(q)) for p, q, a in components]
         return [sum(column[1:], start=column[0]) for column in zip(*terms, strict=True)]
 
     everything = lambda old, new, action: (old.log_prob(action), old.entropy(), old.kl(new))  # noqa: E731
@@ -567,7 +567,7 @@ def test_joint_of_a_tuple_and_of_a_joint():
     np.testing.assert_array_equal(nested.mode()[0], categorical.mode())
 
 
-def test_joint_parts_of_one_kind_get_noise_of_their_own():
+def test_joint_components_of_one_kind_get_separate_noise():
     gaussian = make("gaussian", 18)
     noise = Joint((gaussian, gaussian)).noise(jax.random.key(14), (500,))
     assert abs(np.corrcoef(f64(noise[0]).ravel(), f64(noise[1]).ravel())[0, 1]) < 0.05

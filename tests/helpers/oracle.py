@@ -1,7 +1,7 @@
-"""The slow forms that the library is held against: plain NumPy float64, written from the formulas.
+"""Slow reference forms of the library in plain NumPy float64, written from the formulas.
 
-Nothing here imports JAX or the project. Loops are left as loops where that is what the formula says. Indices: s state,
-a action, t time; r[s, a] reward, P[s, a, s'] transition probability, rho0[s] start distribution, pi[s, a] policy.
+Nothing here imports JAX or the project. Sums of the formulas are loops. Indices: s state, a action, t time; r[s, a]
+reward, P[s, a, s'] transition probability, rho0[s] start distribution, pi[s, a] policy.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ class MDP(NamedTuple):
 
 
 def random_mdp(seed: int, num_states: int = 5, num_actions: int = 3, gamma: float = 0.8) -> MDP:
-    """Sparse-ish random transitions, normal rewards, and a start distribution far from the stationary one."""
+    """Draw concentrated transitions, normal rewards, and a start distribution far from the stationary one."""
     rng = np.random.default_rng(seed)
     P = rng.dirichlet(np.full(num_states, 0.3), size=(num_states, num_actions))
     r = rng.normal(size=(num_states, num_actions))
@@ -179,7 +179,7 @@ def gae_double_sum(rewards, values, next_values, terminated, truncated, gamma: f
 
 
 def monte_carlo(rewards, next_values, terminated, truncated, gamma: float) -> np.ndarray:
-    """Discounted rewards to the end of the episode, bootstrapped where it was cut, [T]."""
+    """Discounted rewards to the end of the episode, plus the bootstrap value unless it terminated, [T]."""
     T = len(rewards)
     return np.array([n_step_return(rewards, next_values, terminated, truncated, gamma, t, T) for t in range(T)])
 
@@ -211,7 +211,7 @@ def per_environment(fn: Callable[..., np.ndarray], *columns: np.ndarray, **setti
 
 
 def clipped_piecewise(r: float, A: float, low: float, high: float, dual: float = np.inf) -> float:
-    """(7) by cases: A > 0 counts r up to `high`; A < 0 counts r from `low` on, and no more than `dual`."""
+    """(7) by cases: min(r, high) A for A > 0; max(r, low) A for A < 0, with r at most `dual`."""
     if A > 0:
         return A * high if r > high else A * r
     if A < 0:
@@ -220,14 +220,14 @@ def clipped_piecewise(r: float, A: float, low: float, high: float, dual: float =
 
 
 def clipped_gradient(r: float, A: float, low: float, high: float, dual: float = np.inf) -> float:
-    """d/dr of the above, off its kinks."""
+    """d/dr of `clipped_piecewise`, except at its kinks."""
     if A > 0:
         return A if r < high else 0.0
     return A if low < r < dual else 0.0
 
 
 def clipped_value_error(v: float, target: float, old: float, c: float) -> float:
-    """(11) with a clip range c: the worse of the free and the clipped squared error."""
+    """(11) with a clip range c: the larger of the unclipped and the clipped squared error."""
     clipped = old + c if v > old + c else (old - c if v < old - c else v)
     return max((v - target) ** 2, (clipped - target) ** 2)
 
@@ -236,7 +236,7 @@ def clipped_value_error(v: float, target: float, old: float, c: float) -> float:
 
 
 class Rollout(NamedTuple):
-    """What the iteration is given; rows are flattened as t * N + n where minibatch indices count them."""
+    """Input of the iteration; minibatch indices count its rows as t * N + n."""
 
     obs: np.ndarray  # [T, N, D]
     actions: np.ndarray  # [T, N] int, or [T, N, A] float
@@ -247,7 +247,7 @@ class Rollout(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """Hyperparameters of the iteration; `learning_rate` is that of this iteration, annealing done."""
+    """Hyperparameters of the iteration; `learning_rate` is annealed already."""
 
     objective: str = "clip"  # "clip", "kl" or "cpi"
     normalize_advantages: bool = True
@@ -302,7 +302,7 @@ def policy_terms(
 
 
 def minibatch_loss(params: Params, old: Params, batch: dict[str, np.ndarray], c: Settings) -> float:
-    """(13) over one minibatch: -mean L + c_v mean (V - R)^2 - c_ent mean H; advantages as they come.
+    """(13) over one minibatch: -mean L + c_v mean (V - R)^2 - c_ent mean H, with the advantages of the batch.
 
     (V - R)^2 is max((V - R)^2, (clip(V, V_old +- vf_clip_eps) - R)^2); L of (7) is no less than dual_clip A for A < 0.
     """
@@ -329,13 +329,13 @@ def loss_gradient(params: Params, old: Params, batch: dict[str, np.ndarray], c: 
 
 
 def clip_by_global_norm(grad: Params, max_norm: float) -> tuple[Params, float]:
-    """All gradients times one factor, so that their common norm is at most `max_norm`; and the norm before."""
+    """Scale all gradients by one factor, so that their joint norm is at most `max_norm`; return the old norm, too."""
     norm = float(np.sqrt(sum((g**2).sum() for g in grad.values())))
     return {name: g * min(1.0, max_norm / norm) for name, g in grad.items()}, norm
 
 
 def adam_step(params: Params, mu: Params, nu: Params, grad: Params, step: int, c: Settings) -> tuple:
-    """Step number `step` = 1, 2, ... of Adam with bias correction; eps stands outside the root."""
+    """Step number `step` = 1, 2, ... of Adam with bias correction; eps is added to the root."""
     mu = {name: c.adam_b1 * mu[name] + (1 - c.adam_b1) * g for name, g in grad.items()}
     nu = {name: c.adam_b2 * nu[name] + (1 - c.adam_b2) * g**2 for name, g in grad.items()}
     out = {}
@@ -347,7 +347,7 @@ def adam_step(params: Params, mu: Params, nu: Params, grad: Params, step: int, c
 
 
 class Golden(NamedTuple):
-    """What an iteration ends with."""
+    """Result of an iteration."""
 
     params: Params
     mu: Params  # Adam's first moment

@@ -156,8 +156,8 @@ def test_initial_policy_is_nearly_uniform_and_kernels_are_orthogonal(key):
         assert not layer["bias"].any()
     assert np.abs(params["params"]["actor_0"]["kernel"] - params["params"]["critic_0"]["kernel"]).max() > 0.1
     _, distribution, _ = network.apply(params, (), sample_block(env.observation_space, 1, 64), None)
-    assert np.abs(jax.nn.softmax(distribution.parts["a"].logits) - 0.25).max() < 0.02
-    assert np.abs(distribution.parts["b"].mean).max() < 0.05
+    assert np.abs(jax.nn.softmax(distribution.components["a"].logits) - 0.25).max() < 0.02
+    assert np.abs(distribution.components["b"].mean).max() < 0.05
 
 
 # --- precision --------------------------------------------------------------------------------------------------------

@@ -229,10 +229,10 @@ def test_actions_of_any_shape_have_the_density_of_their_components(shape):
     distribution, action, log_prob = run(params, jax.random.key(1))
     joint = distribution.base if shape != (1,) else distribution
     assert isinstance(distribution, Shaped) == (shape != (1,))
-    mean, log_std = (np.float64(x) for x in joint.parts["a"])
+    mean, log_std = (np.float64(x) for x in joint.components["a"])
     z = (np.float64(action["a"]).reshape(mean.shape) - mean) / np.exp(log_std)
     density = (-0.5 * z**2 - log_std - 0.5 * np.log(2 * np.pi)).sum(-1)
-    log_probs = np.float64(jax.nn.log_softmax(joint.parts["b"].logits))
+    log_probs = np.float64(jax.nn.log_softmax(joint.components["b"].logits))
     density += np.take_along_axis(log_probs, np.asarray(action["b"])[..., None], -1)[..., 0]
     np.testing.assert_allclose(log_prob, density, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(np.asarray(distribution.mode()["a"]).reshape(mean.shape), np.float32(mean))
