@@ -49,9 +49,7 @@ class Diagnostics(NamedTuple):
     lower_bound: Array  # of J(π) − J(π_old): predicted / (1 − γ) − C kl_max; −inf if γ = 1
 
 
-def mean_residual(
-    rewards: Any, values: Array, next_values: Array, terminated: Array, gamma: Array | float | None = None
-) -> Array:
+def mean_residual(rollout: Any, values: Array, next_values: Array, gamma: Array | float) -> Array:
     """Return the mean TD residual (9) of a rollout, r + γ V(s') − V(s).
 
     If V is the value of π_old and π made the rollout, this is (1 − γ)(J(π) − J(π_old)), by the performance-difference
@@ -59,18 +57,15 @@ def mean_residual(
     same mean over the rollout of π_old removes most of the error of V.
 
     Args:
-        rewards: r_t, [T, N].
+        rollout: fields `reward` and `terminated`, [T, N].
         values: V(s_t), [T, N].
         next_values: V(s'_t), [T, N].
-        terminated: [T, N] bool.
         gamma: discount γ, [].
 
     Returns:
         [], reward per step.
     """
-    if gamma is None:  # until the page passes rewards and flags instead of a rollout
-        return mean_residual(rewards.reward, values, next_values, rewards.terminated, terminated)
-    return jnp.mean(td_residuals(rewards, values, next_values, terminated, gamma))
+    return jnp.mean(td_residuals(rollout.reward, values, next_values, rollout.terminated, gamma))
 
 
 def improvement(ratio: Array, kl: Array, advantage: Array, realized: Array, gamma: Array | float) -> Diagnostics:

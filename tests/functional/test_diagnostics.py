@@ -1,6 +1,7 @@
 """Improvement diagnostics against their formulas, the exact MDP, and a run."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -98,7 +99,8 @@ def test_the_mean_residual_by_the_old_values_is_the_improvement():
     V = oracle.state_values(mdp, old)
     rewards, *values = (jnp.asarray(x, jnp.float32)[None] for x in (mdp.r[states, actions], V[states], V[after]))
     gain = oracle.expected_return(mdp, new) - oracle.expected_return(mdp, old)
-    found = mean_residual(rewards, *values, jnp.zeros(rewards.shape, bool), mdp.gamma)
+    rollout = SimpleNamespace(reward=rewards, terminated=jnp.zeros(rewards.shape, bool))
+    found = mean_residual(rollout, *values, mdp.gamma)
     np.testing.assert_allclose(found, (1 - mdp.gamma) * gain, atol=0.01)
     assert abs((1 - mdp.gamma) * gain) > 0.03  # else nothing is shown
 
