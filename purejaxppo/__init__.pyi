@@ -16,8 +16,12 @@ from .training.checkpoints import save as save
 from .training.errors import CheckpointError as CheckpointError
 from .training.evaluation import evaluate as evaluate
 from .training.evaluation import record as record
+from .training.health import RunError as RunError
+from .training.health import RunWarning as RunWarning
+from .training.health import failed_runs as failed_runs
 from .training.loop import init_state as init_state
 from .training.loop import iterate as iterate
+from .training.loop import rollout as rollout
 from .training.loop import train as train
 from .training.resume import restore as restore
 from .training.sweeps import sweep as sweep

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -38,6 +39,7 @@ def adam(h: Hyperparams) -> optax.GradientTransformation:
     )
 
 
+@cache
 def vector_optimizer(make: MakeOptimizer = adam) -> Optimizer:
     """Return an optimizer that treats all parameters as one vector.
 

@@ -1,128 +1,320 @@
-"""How good is the policy now: whole episodes in fresh environments, apart from training."""
+"""Evaluate a policy: whole episodes in fresh environments, independent of training."""
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import Array
 
 from purejaxppo._util.trees import add_time_axis, drop_time_axis, tree_where
-from purejaxppo.envs.spaces import normalized_leaves
+from purejaxppo.envs.masks import action_mask, has_action
+from purejaxppo.envs.spaces import Space, normalized_leaves
 from purejaxppo.functional.running_stats import normalize
+from purejaxppo.training.arguments import as_count, as_key, batch_shape, check_algorithm, check_policy
+from purejaxppo.training.health import (
+    MASK,
+    OBSERVATION,
+    PARAMETERS,
+    REWARD,
+    Fault,
+    RunError,
+    RunWarning,
+    is_traced,
+    nonfinite_per_env,
+)
 from purejaxppo.types import Algorithm, TrainState
 
-Array = jax.Array
+MAX_STEPS = 10_000  # steps of an episode, unless given
+MAX_EPISODES = 100_000_000
+BATCH_EPISODES = 16_384  # episodes played side by side
+BATCH_BYTES = 2**28  # of the environments played side by side
+FAULTS = ("", MASK, OBSERVATION, REWARD, PARAMETERS)  # what the numbers in `Evaluation.fault` stand for
 
 
 class Evaluation(NamedTuple):
-    """First episodes of E fresh environments. Where `finished` is false, the numbers are of a part only."""
+    """The first episodes of E fresh environments; several policies have axes in front, [S, E] or [H, S, E].
 
-    returns: Array  # [E] undiscounted
+    An episode is cut at `max_steps`, and at its first fault: an observation or a reward that is NaN or Inf, or a state
+    whose action mask allows nothing. Returns and lengths of a cut episode are those of the steps before.
+    """
+
+    returns: Array  # [E] undiscounted sums of rewards
     lengths: Array  # [E] steps
-    finished: Array  # [E] ended within max_steps
+    finished: Array  # [E] bool, terminated or truncated by the environment within max_steps
+    fault: Array  # [E] int32, why an episode was cut: index into FAULTS; 0: no fault
+
+    @property
+    def num_unfinished(self) -> Any:
+        """Return how many episodes were cut before their end; [] or one number per policy."""
+        return (~self.finished).sum(-1)
 
 
 class Recording(NamedTuple):
-    """One episode step by step, leaves [T, ...]; steps after `done` was true are not part of it."""
+    """Consecutive steps of one environment, leaves [T, ...]; steps after `done` was true are meaningless."""
 
     env_state: Any  # before the action
-    obs: Any
+    obs: Any  # before the action, not normalized
     action: Any
     reward: Array
-    done: Array
+    done: Array  # bool, the step ended the episode
 
 
 class Player(NamedTuple):
-    """What it takes to act; functions only, so that it is a static argument."""
+    """The functions that playing needs; hashable, so that it is a static argument."""
 
     reset: Callable
     step: Callable
     initial_rnn_state: Callable
     apply: Callable
-    normalized: tuple[bool, ...]
+    normalized: tuple[bool, ...]  # which leaves of an observation are normalized
+    action_leaves: tuple[Any, ...]  # of the action space, whose dicts would not be hashable
+    action_structure: Any
+
+    @property
+    def action_space(self) -> Space:
+        """Return the action space."""
+        return jax.tree.unflatten(self.action_structure, self.action_leaves)
 
 
 def evaluate(
     algo: Algorithm,
     state: TrainState,
-    key: Array,
+    key: Any,
     num_episodes: int = 128,
     greedy: bool = True,
-    max_steps: int = 10_000,
+    max_steps: int | None = None,
 ) -> Evaluation:
-    """Play the first episode of `num_episodes` fresh environments, none of which is ever reset.
+    """Play the first episode of `num_episodes` fresh environments.
 
-    greedy: the mode of the policy, else samples. key: its own, so that training is not moved. Observation
-    statistics are those of `state`. An episode longer than max_steps counts as unfinished; one that came to a state
-    with every action masked returns NaN.
+    Observations are normalized with the statistics of `state`. Very many episodes are played in batches that fit
+    memory. Inside of `jit` or `vmap` nothing is raised and nothing is warned of: look at `fault` and `finished`.
+
+    Args:
+        algo: of `make_ppo`.
+        state: a TrainState or a Policy; states of a sweep, or of vmapped runs, are evaluated one by one.
+        key: a key, typed or raw, or an integer seed; independent of the key of training.
+        num_episodes: E.
+        greedy: take the mode of the policy instead of a sample.
+        max_steps: limit on the length of an episode. If it is not given the limit is 10,000, and a warning says how
+            many episodes were cut there.
+
+    Returns:
+        Leaves [E], after the axes [S] or [H, S] of several policies.
+
+    Raises:
+        TypeError, ValueError: an argument of another kind; the message says what to pass.
+        RunError: the parameters or the environment returned NaN or Inf, or the environment allowed no action, in any
+            episode; `error.result` holds the Evaluation.
     """
-    policy = (state.params, state.obs_moments, jnp.bool_(greedy))
-    return _first_episodes(_player(algo), num_episodes, max_steps, policy, key)
+    check_algorithm(algo, "evaluate")
+    check_policy(state, "evaluate")
+    typed_key = as_key(key, "evaluate")
+    num_episodes = as_count(num_episodes, "num_episodes")
+    limit = MAX_STEPS if max_steps is None else as_count(max_steps, "max_steps")
+    if num_episodes > MAX_EPISODES:
+        raise ValueError(f"num_episodes = {num_episodes}: at most {MAX_EPISODES}; use several calls with other keys")
+    player = _player(algo)
+    policy = (state.params, state.obs_moments)
+    result = _play(player, num_episodes, limit, batch_shape(state), policy, jnp.bool_(greedy), typed_key)
+    if not is_traced(result):
+        _raise_if_faulty(algo.env.name, state, result)
+        if max_steps is None:
+            _warn_if_unfinished(result, limit)
+    return result
 
 
-def record(algo: Algorithm, state: TrainState, key: Array, num_steps: int = 500, greedy: bool = True) -> Recording:
-    """The first `num_steps` steps of one fresh environment, to draw or to look into."""
-    return _record(_player(algo), num_steps, (state.params, state.obs_moments, jnp.bool_(greedy)), key)
+def record(algo: Algorithm, state: TrainState, key: Any, num_steps: int = 500, greedy: bool = True) -> Recording:
+    """Record the first `num_steps` steps of one fresh environment, to draw or to inspect them.
+
+    Args:
+        algo: of `make_ppo`.
+        state: a TrainState or a Policy of one run.
+        key: a key, typed or raw, or an integer seed.
+        num_steps: T.
+        greedy: take the mode of the policy instead of a sample.
+
+    Raises:
+        TypeError, ValueError: an argument of another kind; the message says what to pass.
+    """
+    check_algorithm(algo, "record")
+    check_policy(state, "record")
+    if batch_shape(state):
+        index = ", ".join("0" * len(batch_shape(state)))
+        raise ValueError(f"record plays one policy; pick it with jax.tree.map(lambda x: x[{index}], state)")
+    typed_key = as_key(key, "record")
+    policy = (state.params, state.obs_moments)
+    return _record(_player(algo), as_count(num_steps, "num_steps"), policy, jnp.bool_(greedy), typed_key)
 
 
 def _player(algo: Algorithm) -> Player:
     env, network = algo.env, algo.network
     normalized = normalized_leaves(env.observation_space, algo.config.normalize_observations)
-    return Player(env.reset, env.step, network.initial_rnn_state, network.apply, normalized)
+    leaves, structure = jax.tree.flatten(env.action_space)
+    return Player(env.reset, env.step, network.initial_rnn_state, network.apply, normalized, tuple(leaves), structure)
 
 
-def _start(player: Player, num_envs: int, key: Array) -> tuple:
-    env_state, obs = jax.vmap(player.reset)(jax.random.split(key, num_envs))
-    return env_state, obs, player.initial_rnn_state(num_envs)
+def _raise_if_faulty(env_name: str, state: Any, result: Evaluation) -> None:
+    """Raise RunError if an episode was cut at a fault, or if the parameters are not finite."""
+    kinds = np.asarray(result.fault)
+    if not kinds.any():
+        return
+    first = int(kinds[np.nonzero(kinds)].max())  # parameters that are not finite explain all other faults
+    kind = FAULTS[first]
+    if kind == PARAMETERS:
+        leaves = jax.tree.leaves(jax.device_get(state.params))
+        fault = Fault(kind, count=sum(int((~np.isfinite(leaf)).sum()) for leaf in leaves))
+    else:
+        fault = Fault(
+            kind, step=int(np.asarray(result.lengths)[kinds == first].min()), count=int((kinds == first).sum())
+        )
+    raise RunError(fault.message(env_name), fault, result)
 
 
-def _act(player: Player, policy: tuple, position: tuple, starts: Array, key: Array) -> tuple:
-    """One step of every environment -> (position, action, TimeStep). starts []: this is the first step.
-
-    policy: parameters, statistics, and whether it is greedy, [] bool: both ways of playing are one program to compile.
-    """
-    (params, moments, greedy), (env_state, obs, rnn_state) = policy, position
-    num_envs = jax.tree.leaves(obs)[0].shape[0]
-    action_key, env_key = jax.random.split(key)
-    seen = normalize(moments, obs, only=player.normalized)
-    is_first = jnp.broadcast_to(starts, (1, num_envs))
-    rnn_state, distribution, _ = player.apply(params, rnn_state, add_time_axis(seen), is_first)
-    distribution = drop_time_axis(distribution)
-    drawn = tree_where(greedy, distribution.mode(), distribution.sample(action_key))
-    action = distribution.to_env(drawn)
-    env_state, ts = jax.vmap(player.step)(jax.random.split(env_key, num_envs), env_state, action)
-    defined = ~jnp.isnan(distribution.log_prob(drawn))  # else every action was masked, and this one is made up
-    return (env_state, ts.obs, rnn_state), action, ts._replace(reward=jnp.where(defined, ts.reward, jnp.nan))
+def _warn_if_unfinished(result: Evaluation, limit: int) -> None:
+    count = int(np.sum(result.num_unfinished))
+    if count:
+        text = f"{count} of {np.size(result.finished)} episodes had not ended after {limit} steps and were cut there"
+        warnings.warn(f"{text}; pass max_steps to choose the limit", RunWarning, stacklevel=3)
 
 
-@partial(jax.jit, static_argnames=("player", "num_episodes", "max_steps"))
+def episodes_at_once(player: Player) -> int:
+    """Return how many environments are played side by side, so that they fit BATCH_BYTES."""
+    example = jax.eval_shape(partial(_start, player, 1), jax.random.key(0))
+    sizes = [
+        16 * x.size if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x.size * x.dtype.itemsize
+        for x in jax.tree.leaves(example)
+    ]
+    return max(1, min(BATCH_EPISODES, BATCH_BYTES // max(sum(sizes), 1)))
+
+
+@partial(jax.jit, static_argnames=("player", "num_episodes", "max_steps", "shape"))
+def _play(
+    player: Player, num_episodes: int, max_steps: int, shape: tuple[int, ...], policy: tuple, greedy: Array, key: Array
+) -> Evaluation:
+    """Play the episodes of one policy, or of every policy along the leading axes `shape`; results [*shape, E]."""
+    together = episodes_at_once(player)
+
+    def play(policy: tuple, key: Array) -> Evaluation:
+        return _in_batches(player, num_episodes, max_steps, together, (*policy, greedy), key)
+
+    if not shape:
+        return play(policy, key)
+    count = math.prod(shape)
+    flat = jax.tree.map(lambda x: x.reshape(count, *x.shape[len(shape) :]), policy)
+    policies = max(1, together // num_episodes)
+    results = jax.lax.map(lambda x: play(*x), (flat, jax.random.split(key, count)), batch_size=min(policies, count))
+    return jax.tree.map(lambda x: x.reshape(*shape, num_episodes), results)
+
+
+def _in_batches(
+    player: Player, num_episodes: int, max_steps: int, together: int, policy: tuple, key: Array
+) -> Evaluation:
+    """Play the episodes of one policy in batches of equal size, of at most `together`."""
+    num_batches = -(-num_episodes // together)
+    if num_batches == 1:
+        return _first_episodes(player, num_episodes, max_steps, policy, key)
+    size = -(-num_episodes // num_batches)
+    keys = jax.random.split(key, num_batches)
+    results = jax.lax.map(lambda key: _first_episodes(player, size, max_steps, policy, key), keys)
+    return jax.tree.map(lambda x: x.reshape(-1)[:num_episodes], results)
+
+
 def _first_episodes(player: Player, num_episodes: int, max_steps: int, policy: tuple, key: Array) -> Evaluation:
     reset_key, step_key = jax.random.split(key)
 
     def step(carry: tuple) -> tuple:
         t, position, totals = carry
+        over = totals.finished | (totals.fault > 0)  # a state after the end needs no allowed action
+        fault = jnp.where(over, totals.fault, _state_fault(player, position[1], num_episodes))
+        running = ~totals.finished & (fault == 0)
         position, _, ts = _act(player, policy, position, t == 0, jax.random.fold_in(step_key, t))
-        running = ~totals.finished
-        returns = totals.returns + jnp.where(running, ts.reward, 0.0)
-        lengths = totals.lengths + running.astype(jnp.int32)
-        return t + 1, position, Evaluation(returns, lengths, totals.finished | ts.terminated | ts.truncated)
+        fault = jnp.where(running & ~jnp.isfinite(ts.reward), FAULTS.index(REWARD), fault)
+        running &= fault == 0
+        totals = Evaluation(
+            returns=totals.returns + jnp.where(running, ts.reward, 0.0),
+            lengths=totals.lengths + running.astype(jnp.int32),
+            finished=totals.finished | (running & (ts.terminated | ts.truncated)),
+            fault=fault,
+        )
+        return t + 1, position, totals
 
-    start = _start(player, num_episodes, reset_key)
-    zeros = Evaluation(jnp.zeros(num_episodes), jnp.zeros(num_episodes, jnp.int32), jnp.zeros(num_episodes, bool))
-    carry = (jnp.int32(0), start, zeros)
-    return jax.lax.while_loop(lambda carry: (carry[0] < max_steps) & ~carry[2].finished.all(), step, carry)[2]
+    def unfinished(carry: tuple) -> Array:
+        t, _, totals = carry
+        return (t < max_steps) & ~(totals.finished | (totals.fault > 0)).all()
+
+    bad_policy = jnp.where(_all_finite(policy[0]), 0, FAULTS.index(PARAMETERS)).astype(jnp.int32)
+    totals = Evaluation(
+        returns=jnp.zeros(num_episodes, jnp.float32),
+        lengths=jnp.zeros(num_episodes, jnp.int32),
+        finished=jnp.zeros(num_episodes, bool),
+        fault=jnp.broadcast_to(bad_policy, (num_episodes,)),
+    )
+    carry = (jnp.int32(0), _start(player, num_episodes, reset_key), totals)
+    return jax.lax.while_loop(unfinished, step, carry)[2]
+
+
+def _state_fault(player: Player, obs: Any, num_envs: int) -> Array:
+    """Return why no action can be taken in a state, an index into FAULTS; int32 [N]."""
+    fault = jnp.where(nonfinite_per_env(obs, num_envs), FAULTS.index(OBSERVATION), 0)
+    mask = action_mask(obs)
+    if mask is not None:
+        fault = jnp.where(has_action(player.action_space, mask), fault, FAULTS.index(MASK))
+    return fault.astype(jnp.int32)
+
+
+def _all_finite(tree: Any) -> Array:
+    """Return whether all floating-point values of a tree are finite, []."""
+    flags = [jnp.isfinite(x).all() for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return jnp.stack(flags).all() if flags else jnp.bool_(True)
+
+
+def _start(player: Player, num_envs: int, key: Array) -> tuple:
+    """Return the position of fresh environments: (env_state, obs, rnn_state), leaves [N, ...]."""
+    env_state, obs = jax.vmap(player.reset)(jax.random.split(key, num_envs))
+    return env_state, obs, player.initial_rnn_state(num_envs)
+
+
+def _act(player: Player, policy: tuple, position: tuple, is_start: Array, key: Array) -> tuple:
+    """Step every environment.
+
+    Args:
+        player: the functions to play with.
+        policy: parameters, observation statistics, and whether to act greedily, bool []. Being traced, it makes both
+            ways of playing one program.
+        position: as `_start` returns it.
+        is_start: [] this is the first step.
+        key: of this step.
+
+    Returns:
+        The next position, the actions, and the TimeStep, leaves [N, ...].
+    """
+    params, moments, greedy = policy
+    env_state, obs, rnn_state = position
+    num_envs = jax.tree.leaves(obs)[0].shape[0]
+    action_key, env_key = jax.random.split(key)
+    seen = normalize(moments, obs, only=player.normalized)
+    is_first = jnp.broadcast_to(is_start, (1, num_envs))
+    rnn_state, distribution, _ = player.apply(params, rnn_state, add_time_axis(seen), is_first)
+    distribution = drop_time_axis(distribution)
+    action = distribution.to_env(tree_where(greedy, distribution.mode(), distribution.sample(action_key)))
+    env_state, ts = jax.vmap(player.step)(jax.random.split(env_key, num_envs), env_state, action)
+    return (env_state, ts.obs, rnn_state), action, ts
 
 
 @partial(jax.jit, static_argnames=("player", "num_steps"))
-def _record(player: Player, num_steps: int, policy: tuple, key: Array) -> Recording:
+def _record(player: Player, num_steps: int, policy: tuple, greedy: Array, key: Array) -> Recording:
     reset_key, step_key = jax.random.split(key)
 
     def step(position: tuple, t: Array) -> tuple[tuple, Recording]:
         env_state, obs, _ = position
-        position, action, ts = _act(player, policy, position, t == 0, jax.random.fold_in(step_key, t))
+        position, action, ts = _act(player, (*policy, greedy), position, t == 0, jax.random.fold_in(step_key, t))
         return position, drop_time_axis(Recording(env_state, obs, action, ts.reward, ts.terminated | ts.truncated))
 
     _, recording = jax.lax.scan(step, _start(player, 1, reset_key), jnp.arange(num_steps))

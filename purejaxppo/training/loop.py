@@ -1,39 +1,79 @@
-"""Two ways to run `update`: the whole run as one program, or a generator over chunks of it. Same numbers."""
+"""Run `update`: a whole run as one XLA program (`train`), or chunk by chunk (`iterate`). Both give the same numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.core import Tracer
 
-from purejaxppo.config.checks import check_parts
-from purejaxppo.config.schema import Config, Hyperparams
-from purejaxppo.envs.masks import action_mask
+from purejaxppo.config.schema import Hyperparams
 from purejaxppo.metrics import Metrics
-from purejaxppo.types import Algorithm, TrainState
+from purejaxppo.ppo import collect_rollout
+from purejaxppo.training.arguments import (
+    as_count,
+    as_key,
+    as_scalars,
+    as_traced,
+    batch_shape,
+    check_algorithm,
+    check_state,
+    describe,
+)
+from purejaxppo.training.health import RunError, find_fault, is_traced
+from purejaxppo.training.many_runs import (
+    flatten_runs,
+    map_runs,
+    partition_runs,
+    place_runs,
+    split_hyperparams,
+    unflatten_runs,
+    warn_of_failed_runs,
+)
+from purejaxppo.types import Algorithm, Components, TrainState, Transition
 
-Array = jax.Array
+MAX_UPDATES = 2**31 - 1  # the counter of updates in a TrainState is int32
+MAX_ROOM = 2**16  # updates whose metrics one program has room for
 
 
 def train(
-    algo: Algorithm, key: Array, hyperparams: Hyperparams | None = None, num_updates: int | None = None
+    algo: Algorithm, key: Any, hyperparams: Hyperparams | None = None, num_updates: int | None = None
 ) -> tuple[TrainState, Metrics]:
-    """Train from scratch: `lax.scan` of `algo.update` -> (final state, metrics [num_updates]).
+    """Train from scratch: `lax.scan` of `algo.update`.
 
-    key: one typed key. num_updates: all that `config.total_timesteps` holds, unless given. Pure, so `jax.vmap`
-    over the key is many seeds and over the hyperparameters a sweep (see `sweep`).
-    Raises ConfigError on bad hyperparameters and ValueError on more updates than the config declares, or where the
-    environment came to a state with every action masked (not seen inside of a `jit`; `metrics.masked_states` is).
+    The function is pure: `jax.vmap` over the key trains many seeds, over the hyperparameters many settings (`sweep`
+    does both). Inside of `jit` or `vmap` the metrics cannot be checked, so that no RunError is raised; `failed_runs`
+    reads the metrics afterwards.
+
+    Args:
+        algo: of `make_ppo`; its `update` may be replaced.
+        key: a key, typed or raw, or an integer seed.
+        hyperparams: scalars; the defaults if not given.
+        num_updates: by default as many as `config.total_timesteps` holds.
+
+    Returns:
+        The final state, and metrics with leaves [num_updates].
+
+    Raises:
+        TypeError, ValueError: an argument of another kind; the message says what to pass.
+        ConfigError: a hyperparameter out of its range.
+        ValueError: more updates than the config declares, unless the learning rate is constant.
+        RunError: the losses, the parameters or the environment became NaN or Inf, or the environment allowed no
+            action. `error.result` holds what would have been returned.
     """
-    h = as_traced(hyperparams)
-    num_updates = checked_length(algo, h, 0, num_updates)
-    state, metrics = _scan(algo.update, num_updates, _init(algo.init, key, h), h)
-    check_actions(algo, metrics)
+    check_algorithm(algo, "train")
+    typed_key = as_key(key, "train")
+    h = as_scalars(hyperparams, "train")
+    length = checked_length(algo, h, 0, num_updates)
+    state, metrics = _scan(algo.update, length, _init(algo.init, typed_key, h), h)
+    raise_if_unhealthy(algo, state, metrics)
     return state, metrics
 
 
@@ -44,68 +84,178 @@ def iterate(
     num_updates: int | None = None,
     chunk: int = 10,
 ) -> Iterator[tuple[TrainState, Metrics]]:
-    """Train on from `state`, `chunk` updates at a time: yields (state, metrics [<= chunk], NumPy arrays).
+    """Continue training from `state`, `chunk` updates at a time.
 
-    num_updates: what is left of `config.total_timesteps`, unless given. Whoever consumes it may log, draw, save
-    or simply stop; the last state yielded is whole. One program serves every chunk, the short last one too.
-    Raises as `train` does.
+    The consumer may log, draw, save, or stop; every state yielded is complete. One program serves all chunks, the last
+    and shorter one included.
+
+    Args:
+        algo: of `make_ppo`; its `update` may be replaced.
+        state: of `init_state`, `train`, `iterate` or `sweep`. States of several runs, with leading axes [S] or [H, S],
+            are continued together.
+        hyperparams: scalars, or for several runs arrays along their first axis, as in `sweep`.
+        num_updates: by default what is left of `config.total_timesteps`.
+        chunk: updates between two yields, at least 1.
+
+    Yields:
+        The state, and metrics as NumPy arrays with leaves [updates in the chunk], after the axes of several runs.
+
+    Raises:
+        TypeError, ValueError, ConfigError: as `train`.
+        RunError: as `train`, after the chunk was yielded. If one of several runs fails, a warning names it and the
+            other ones go on.
     """
-    if chunk < 1:
-        raise ValueError(f"chunk = {chunk}: a chunk has at least 1 update")
-    h = as_traced(hyperparams)
+    check_algorithm(algo, "iterate")
+    check_state(state, "iterate")
+    chunk = as_count(chunk, "chunk")
+    shape = batch_shape(state)
+    h = as_traced(hyperparams) if shape else as_scalars(hyperparams, "iterate")
     done = int(np.max(jax.device_get(state.num_updates)))
-    left = checked_length(algo, h, done, num_updates)
-    while left > 0:
-        length = min(chunk, left)
-        state, metrics = _chunk(algo.update, chunk, state, h, jnp.int32(length))
-        metrics = jax.tree.map(lambda x, n=length: x[:n], jax.device_get(metrics))
+    remaining = checked_length(algo, h, done, num_updates)
+    size = min(chunk, max(remaining, algo.config.num_updates), MAX_ROOM)
+    lengths = (min(chunk, remaining - start) for start in range(0, remaining, chunk))
+    if shape:
+        return _iterate_runs(algo, state, split_hyperparams(h, shape, "iterate"), size, lengths)
+    return _iterate_run(algo, state, h, size, lengths)
+
+
+def _iterate_run(
+    algo: Algorithm, state: TrainState, h: Hyperparams, size: int, lengths: Iterable[int]
+) -> Iterator[tuple[TrainState, Metrics]]:
+    """Yield chunk after chunk of one run."""
+    done = int(jax.device_get(state.num_updates))
+    program = partial(_chunk, algo.update, size, h)
+    for length in lengths:
+        state, metrics = _run_chunk(program, state, length, size, axis=0)
         yield state, metrics
-        check_actions(algo, metrics)
-        left -= length
+        raise_if_unhealthy(algo, state, metrics, done)
+        done += length
 
 
-def check_actions(algo: Algorithm, metrics: Metrics) -> None:
-    """Raise ValueError where a state had every action masked. Without masks, or inside of a jit, nothing is read."""
-    count = metrics.masked_states
-    if action_mask(algo.env.observation_space) is None or isinstance(count, Tracer) or not np.asarray(count).any():
-        return
-    name = f"the environment {algo.env.name}" if algo.env.name else "the environment"
-    raise ValueError(
-        f"{name} allowed no action in {np.asarray(count).sum():.0f} states of the rollouts: its action mask forbade "
-        "all of them. A state without an allowed action must end the episode"
-    )
+def _iterate_runs(
+    algo: Algorithm, states: TrainState, hyperparams: tuple[Any, Any], size: int, lengths: Iterable[int]
+) -> Iterator[tuple[TrainState, Metrics]]:
+    """Yield chunk after chunk of several runs, whose states have leading axes [S] or [H, S]."""
+    shape = batch_shape(states)
+    done = int(np.max(jax.device_get(states.num_updates)))
+    num_devices, at_once = partition_runs(algo.config, math.prod(shape))
+    flat, varied = place_runs((flatten_runs(states, len(shape)), hyperparams[0]), num_devices)
+    program = partial(_chunks_of_runs, algo.update, size, num_devices, at_once, varied, hyperparams[1])
+    failed = np.zeros(shape, bool)
+    for length in lengths:
+        flat, metrics = _run_chunk(program, flat, length, size, axis=1)
+        metrics = jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), metrics)
+        yield unflatten_runs(flat, shape), metrics
+        failed = warn_of_failed_runs(algo.env.name, metrics, failed, done)
+        done += length
 
 
-def init_state(algo: Algorithm, key: Array, hyperparams: Hyperparams | None = None) -> TrainState:
-    """The state before the first update, as `train` starts from, compiled."""
-    return _init(algo.init, key, as_traced(hyperparams))
+def _run_chunk(program: Callable[..., Any], state: Any, length: int, size: int, axis: int) -> tuple[Any, Any]:
+    """Run `length` updates in calls of at most `size`; the metrics are NumPy arrays with the updates along `axis`."""
+    pieces = []
+    for start in range(0, length, size):
+        count = min(size, length - start)
+        state, metrics = program(state, jnp.int32(count))
+        first = (slice(None),) * axis + (slice(count),)
+        pieces.append(jax.tree.map(lambda x, first=first: x[first], jax.device_get(metrics)))
+    if len(pieces) == 1:
+        return state, pieces[0]
+    return state, jax.tree.map(lambda *x: np.concatenate(x, axis), *pieces)
 
 
-def as_traced(hyperparams: Hyperparams | None) -> Hyperparams:
-    """Hyperparameters as float32 arrays: a Python number and an array then share one program.
+def init_state(algo: Algorithm, key: Any, hyperparams: Hyperparams | None = None) -> TrainState:
+    """Return the state before the first update, as `train` starts from.
 
-    Raises TypeError where something else is passed, ConfigError where a number is out of its range.
+    Args:
+        algo: of `make_ppo`.
+        key: a key, typed or raw, or an integer seed.
+        hyperparams: scalars; the defaults if not given.
+
+    Raises:
+        TypeError, ValueError, ConfigError: as `train`.
     """
-    h = Hyperparams() if hyperparams is None else hyperparams
-    if not isinstance(h, Hyperparams):
-        raise TypeError(f"hyperparams must be a Hyperparams (traced numbers), not {type(h).__name__}")
-    check_parts(Config(), hyperparams=h)
-    return Hyperparams(*(jnp.asarray(x, jnp.float32) for x in h))
+    check_algorithm(algo, "init_state")
+    return _init(algo.init, as_key(key, "init_state"), as_scalars(hyperparams, "init_state"))
 
 
-def checked_length(algo: Algorithm, h: Hyperparams, done: int, num_updates: int | None) -> int:
-    """The number of updates to do. More than the config declares would run at a learning rate of 0."""
+def rollout(algo: Algorithm, state: TrainState, key: Any) -> tuple[TrainState, Transition]:
+    """Act with the policy of `state` for T steps in its N environments, as the first step of an update does.
+
+    Args:
+        algo: of `make_ppo`.
+        state: a TrainState of one run.
+        key: a key, typed or raw, or an integer seed.
+
+    Returns:
+        The state after the rollout (environments, observations and recurrent state have moved on, all else is
+        unchanged), and the transitions with leaves [T, N, ...]. Observations and rewards are as the environment gave
+        them, neither normalized nor scaled.
+
+    Raises:
+        TypeError, ValueError: an argument of another kind; the message says what to pass.
+    """
+    check_algorithm(algo, "rollout")
+    check_state(state, "rollout")
+    if batch_shape(state):
+        raise ValueError("rollout plays the environments of one run; use jax.vmap for the states of several")
+    return _rollout(ByIdentity(algo.components), state, as_key(key, "rollout"))
+
+
+def raise_if_unhealthy(algo: Algorithm, state: Any, metrics: Any, first_update: int = 0) -> None:
+    """Raise RunError if the metrics [U] of one run show a fault. While tracing nothing is checked."""
+    if is_traced(metrics):
+        return
+    fault = find_fault(metrics, first_update)
+    if fault:
+        raise RunError(fault.message(algo.env.name), fault, (state, metrics))
+
+
+def checked_length(algo: Algorithm, h: Hyperparams, done: int, num_updates: Any) -> int:
+    """Return the number of updates to do.
+
+    Args:
+        algo: its config declares the number of updates of a whole run.
+        h: the hyperparameters of one or more runs.
+        done: updates done before.
+        num_updates: updates asked for; None for those that remain.
+
+    Raises:
+        TypeError, ValueError: `num_updates` is no integer of at least 0.
+        ValueError: the run would outlast the schedule of its learning rate, or the counter of updates.
+    """
     declared = algo.config.num_updates
-    if num_updates is None:
-        return max(declared - done, 0)
+    count = max(declared - done, 0) if num_updates is None else as_count(num_updates, "num_updates", 0)
     anneals = isinstance(h.lr_anneal, Tracer) or bool(np.any(np.asarray(h.lr_anneal) > 0))
-    if anneals and done + num_updates > declared:
+    if anneals and count and done + count > declared:
         raise ValueError(
-            f"{done + num_updates} updates, but total_timesteps={algo.config.total_timesteps} declares {declared}: the "
+            f"{done + count} updates, but total_timesteps={algo.config.total_timesteps} declares {declared}: the "
             f"learning rate is 0 from there on. Set Config(total_timesteps="
-            f"{(done + num_updates) * algo.config.timesteps_per_update}), or lr_anneal=0 for a constant rate."
+            f"{(done + count) * algo.config.timesteps_per_update}), or lr_anneal=0 for a constant rate."
         )
-    return num_updates
+    if done + count > MAX_UPDATES:
+        raise ValueError(f"{done + count} updates: a run has at most {MAX_UPDATES}")
+    return count
+
+
+def call_update(update: Callable[..., Any], state: Any, h: Hyperparams) -> tuple[Any, Any]:
+    """Call `update` and check, while it is traced, that it returns a state like the one it got, and metrics.
+
+    Raises:
+        TypeError: it returns something else.
+    """
+    result = update(state, h)
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise TypeError(f"algo.update must return the pair (state, metrics), but it returned {describe(result)}")
+    if jax.tree.structure(state) != jax.tree.structure(result[0]):
+        raise TypeError("algo.update must return (state, metrics) with a state of the structure that it received")
+    for (path, old), new in zip(jax.tree.leaves_with_path(state), jax.tree.leaves(result[0]), strict=True):
+        if jax.typeof(old).shape != jax.typeof(new).shape or jax.typeof(old).dtype != jax.typeof(new).dtype:
+            name = jax.tree_util.keystr(path, simple=True, separator=".")
+            raise TypeError(
+                f"algo.update must keep shapes and dtypes of the state, but state.{name} was {jax.typeof(old)} and "
+                f"became {jax.typeof(new)}"
+            )
+    return result
 
 
 @partial(jax.jit, static_argnames="init")
@@ -113,19 +263,61 @@ def _init(init: Callable[..., TrainState], key: Array, h: Hyperparams) -> TrainS
     return init(key, h)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class ByIdentity:
+    """Components as a static argument: the spaces in them may be dicts, which have no hash."""
+
+    components: Components
+
+    def __hash__(self) -> int:
+        return id(self.components)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ByIdentity) and self.components is other.components
+
+
+@partial(jax.jit, static_argnames="static")
+def _rollout(static: ByIdentity, state: TrainState, key: Array) -> tuple[TrainState, Transition]:
+    return collect_rollout(static.components, state, key)
+
+
 @partial(jax.jit, static_argnames=("update", "num_updates"))
 def _scan(update: Callable[..., Any], num_updates: int, state: TrainState, h: Hyperparams) -> Any:
-    return jax.lax.scan(lambda state, _: update(state, h), state, length=num_updates)
+    return jax.lax.scan(lambda state, _: call_update(update, state, h), state, length=num_updates)
 
 
 @partial(jax.jit, static_argnames=("update", "size"))
-def _chunk(update: Callable[..., Any], size: int, state: TrainState, h: Hyperparams, length: Array) -> Any:
-    """`length` updates with room for the metrics of `size`: a traced length is one compile for every chunk."""
-    shapes = jax.eval_shape(update, state, h)[1]
+def _chunk(update: Callable[..., Any], size: int, h: Hyperparams, state: TrainState, length: Array) -> Any:
+    """Run `length` updates and return their metrics in arrays of `size`.
+
+    `length` is traced, so that one program serves chunks of every length up to `size`.
+    """
+    shapes = jax.eval_shape(partial(call_update, update), state, h)[1]
     room = jax.tree.map(lambda x: jnp.zeros((size, *x.shape), x.dtype), shapes)
 
-    def body(i: Array, loop: tuple) -> tuple:
-        state, metrics = update(loop[0], h)
-        return state, jax.tree.map(lambda all, one: all.at[i].set(one), loop[1], metrics)
+    def body(i: Array, carry: tuple) -> tuple:
+        state, metrics = call_update(update, carry[0], h)
+        return state, jax.tree.map(lambda all_updates, one: all_updates.at[i].set(one), carry[1], metrics)
 
     return jax.lax.fori_loop(0, length, body, (state, room))
+
+
+@partial(jax.jit, static_argnames=("update", "size", "num_devices", "at_once"))
+def _chunks_of_runs(
+    update: Callable[..., Any],
+    size: int,
+    num_devices: int,
+    at_once: int,
+    varied: Hyperparams | tuple[()],
+    shared: Hyperparams | tuple[()],
+    states: TrainState,
+    length: Array,
+) -> Any:
+    """Run a chunk of each of several runs, leaves [R, ...]."""
+
+    def run(one: tuple, shared: tuple) -> Any:
+        state, varied = one
+        h, length = shared
+        return _chunk(update, size, varied or h, state, length)
+
+    return map_runs(run, num_devices, at_once, (states, varied), (shared, length))

@@ -1,110 +1,142 @@
-"""The policy on disk: parameters and observation statistics in one safetensors file, written whole or not at all."""
+"""Keep a policy on disk: parameters, observation statistics, and the settings that acting needs, in one file.
 
-import hashlib
-import json
+The format is safetensors, which other programs can read. Equal policies give equal bytes. Loading executes no code.
+"""
+
+from __future__ import annotations
+
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from purejaxppo._util.files import write_atomic
-from purejaxppo.config.schema import Hyperparams
+from purejaxppo import __version__
+from purejaxppo.config.errors import ConfigError
+from purejaxppo.config.schema import Hyperparams, Run
+from purejaxppo.config.toml import dump_toml, parse_toml
 from purejaxppo.functional.running_stats import RunningMoments
+from purejaxppo.training.arguments import check_policy
+from purejaxppo.training.described_arrays import read_arrays, read_header, verify, write_arrays
 from purejaxppo.training.errors import CheckpointError
 
 FORMAT = "purejaxppo-policy-1"
 
 
 class Policy(NamedTuple):
-    """What acting takes; stands wherever only `params` and `obs_moments` of a TrainState are read."""
+    """Parameters and observation statistics; accepted wherever a TrainState is used only for acting."""
 
     params: Any
     obs_moments: RunningMoments
 
 
-def _named(tree: Any) -> dict[str, Any]:
-    """Leaves by name, such as "params/actor/kernel"."""
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-
-
-def _checksum(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
-    """SHA-256 over names, shapes, dtypes, numbers and metadata: safetensors itself does not notice a flipped bit."""
-    digest = hashlib.sha256(json.dumps(dict(sorted(metadata.items()))).encode())
-    for name, array in sorted(tensors.items()):
-        digest.update(f"{name}{array.shape}{array.dtype}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
-
-
-def save_policy(path: str | Path, state: Any, metadata: Mapping[str, str] | None = None) -> None:
-    """Write `state.params` and `state.obs_moments` to `path`, replacing it in one step.
+def save_policy(
+    path: str | Path, state: Any, metadata: Mapping[str, str] | None = None, *, run: Run | None = None
+) -> None:
+    """Write `state.params` and `state.obs_moments` to `path`, replacing the file in one step.
 
     Args:
         path: the file to write.
         state: a TrainState or a Policy.
-        metadata: texts to keep beside the numbers, such as the configuration.
-    """
-    from safetensors.numpy import save
+        metadata: texts to keep with the arrays.
+        run: settings to keep with the arrays, so that the file alone is enough to act (`read_run`).
 
-    policy = Policy(state.params, state.obs_moments)
-    tensors = {name: np.asarray(leaf) for name, leaf in _named(policy).items()}
+    Raises:
+        TypeError: `state` is neither.
+    """
+    check_policy(state, "save_policy")
+    tensors = {name: np.asarray(leaf) for name, leaf in _named(Policy(state.params, state.obs_moments)).items()}
     texts = {**(metadata or {}), "format": FORMAT}
-    write_atomic(path, save(tensors, {**texts, "sha256": _checksum(tensors, texts)}))
+    if run is not None:
+        texts |= run_metadata(run)
+    write_arrays(path, tensors, texts)
+
+
+def run_metadata(run: Run) -> dict[str, str]:
+    """Return what a policy file says about the run that it comes from: environment, settings, versions."""
+    versions = {name: version(name) for name in ("flax", "jax", "jaxlib")}
+    listed = ", ".join(f"{name} {number}" for name, number in versions.items())
+    return {"env": run.env, "config": dump_toml(run), "purejaxppo": __version__, "versions": listed}
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """Return the texts that `save_policy` put beside the numbers.
+    """Return the texts that were saved with a policy.
 
     Raises:
-        CheckpointError: no such file, or not one that `save_policy` wrote.
+        CheckpointError: no such file, or no undamaged file that `save_policy` wrote.
     """
-    return _read(path)[1]
+    metadata = _checked_format(path, read_header(path).metadata)
+    verify(path)
+    return metadata
 
 
-def _read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    from safetensors import SafetensorError, safe_open
+def read_run(path: str | Path) -> Run:
+    """Return the settings of the run that a policy comes from: all that is needed to make its environment and network.
 
+    Raises:
+        CheckpointError: as `read_metadata`, or the file keeps no settings that this version can read.
+    """
+    metadata = read_metadata(path)
+    if "config" not in metadata:
+        raise CheckpointError(f"{path}: keeps no settings; it was saved without `run`")
     try:
-        with safe_open(path, framework="np") as file:
-            metadata = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file") from None
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except SafetensorError as error:
-        raise CheckpointError(f"{path}: damaged or cut short, or no safetensors file ({error})") from None
-    if metadata.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: not a policy of purejaxppo (expected format {FORMAT})")
-    if metadata.pop("sha256", "") != _checksum(tensors, metadata):
-        raise CheckpointError(f"{path}: damaged: its content does not match its checksum")
-    return tensors, metadata
+        run, problems = parse_toml(metadata["config"])
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: its settings cannot be read: {error}") from None
+    if problems:
+        listed = "\n".join(f"  {problem}" for problem in problems)
+        written_by = metadata.get("purejaxppo", "an unknown version")
+        text = f"{path}: its settings, written by purejaxppo {written_by}, do not fit purejaxppo {__version__}"
+        raise CheckpointError(f"{text}:\n{listed}")
+    return run
 
 
 def load_policy(path: str | Path, algo: Any) -> Policy:
     """Return the policy that `save_policy` wrote, for the environment and network of `algo`.
 
+    Names, shapes and dtypes are compared before any array is read.
+
     Raises:
-        CheckpointError: a missing or damaged file, or names, shapes or dtypes that are not those of `algo`'s
-            network; all of them are listed.
+        CheckpointError: a missing or damaged file, or arrays other than those of `algo`'s network; all differences are
+            listed.
     """
-    tensors, _ = _read(path)
     state = jax.eval_shape(algo.init, jax.random.key(0), Hyperparams())
     policy = Policy(state.params, state.obs_moments)
     expected = _named(policy)
-    problems = [f"lacks {name}" for name in expected if name not in tensors]
-    problems += [f"has {name}, which the network has not" for name in tensors if name not in expected]
-    for name in expected.keys() & tensors.keys():
-        want, have = expected[name], tensors[name]
+    header = read_header(path)
+    _checked_format(path, header.metadata)
+    problems = _differences(expected, header.entries)
+    if problems:
+        listed = "\n".join(f"  {problem}" for problem in sorted(problems))
+        raise CheckpointError(f"{path}: not a policy of this network and environment; the file\n{listed}")
+    tensors, _ = read_arrays(path)
+    leaves = [jax.numpy.asarray(tensors[name]) for name in expected]
+    return jax.tree.unflatten(jax.tree.structure(policy), leaves)
+
+
+def _named(tree: Any) -> dict[str, Any]:
+    """Return the leaves of a tree by name, such as "params/actor/kernel"."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def _checked_format(path: str | Path, metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return the texts without the checksum; CheckpointError if the file holds no policy."""
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: not a policy of purejaxppo (expected format {FORMAT})")
+    return {name: text for name, text in metadata.items() if name != "sha256"}
+
+
+def _differences(expected: Mapping[str, Any], entries: Mapping[str, Any]) -> list[str]:
+    """List how the arrays of a file differ from those of a network: missing, unknown, other shapes or dtypes."""
+    problems = [f"lacks {name}" for name in expected if name not in entries]
+    problems += [f"has {name}, which the network does not have" for name in entries if name not in expected]
+    for name in expected.keys() & entries.keys():
+        want, have = expected[name], entries[name]
         if want.shape != have.shape:
             problems.append(f"has {name} of shape {have.shape}, the network {want.shape}")
         elif want.dtype != have.dtype:
             problems.append(f"has {name} as {have.dtype}, the network as {want.dtype}")
-    if problems:
-        listed = "\n".join(f"  {problem}" for problem in sorted(problems))
-        raise CheckpointError(f"{path}: not a policy of this network and environment; the file\n{listed}")
-    leaves = [jax.numpy.asarray(tensors[name]) for name in expected]
-    return jax.tree.unflatten(jax.tree.structure(policy), leaves)
+    return problems

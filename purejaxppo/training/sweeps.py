@@ -1,4 +1,4 @@
-"""Many seeds times many hyperparameter settings as one program."""
+"""Train many seeds and hyperparameter settings as one program."""
 
 from __future__ import annotations
 
@@ -8,88 +8,136 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import Array
 
+from purejaxppo import ppo
+from purejaxppo.config.checks import ignored_settings
+from purejaxppo.config.errors import ConfigError, Problem
 from purejaxppo.config.schema import Hyperparams
-from purejaxppo.devices.cpu import SMALL_MINIBATCH
-from purejaxppo.devices.sharding import largest_device_count, shard_runs
+from purejaxppo.functional.advantages import TARGETS
+from purejaxppo.functional.objectives import OBJECTIVES
+from purejaxppo.hooks import no_auxiliary_loss, no_metrics
 from purejaxppo.metrics import Metrics
-from purejaxppo.training.loop import as_traced, check_actions, checked_length
+from purejaxppo.optimizer import vector_optimizer
+from purejaxppo.training.arguments import as_keys, as_traced, check_algorithm
+from purejaxppo.training.health import is_traced
+from purejaxppo.training.loop import call_update, checked_length
+from purejaxppo.training.many_runs import (
+    map_runs,
+    partition_runs,
+    split_hyperparams,
+    unflatten_runs,
+    warn_of_failed_runs,
+)
 from purejaxppo.types import Algorithm, TrainState
-
-Array = jax.Array
-
-CACHED_RUNS = 16
 
 
 def sweep(
-    algo: Algorithm, keys: Array, hyperparams: Hyperparams, num_updates: int | None = None
+    algo: Algorithm, keys: Any, hyperparams: Hyperparams | None = None, num_updates: int | None = None
 ) -> tuple[TrainState, Metrics]:
-    """Train every setting with every seed -> (states [H, S, ...], metrics [H, S, num_updates]).
+    """Train every hyperparameter setting with every seed, as one program.
 
-    One program, compiled once for any numbers of the same shapes. Runs are shared out among all local devices, or as
-    many as divide their number; on each they run side by side, or one after the other where that is faster. Where
-    there is nothing to share out, or `Config.num_devices` is above 1, the devices share each run.
-    keys [S]: one typed key per seed; the settings share them, so that they are compared on the same luck.
-    hyperparams: each field a number or an array [H]; the arrays vary together (zip, not product).
-    Raises ValueError where two arrays differ in length or have more than one axis, and what `train` raises.
+    The program is compiled once for all values of the same shapes. The runs are divided among all local devices, or
+    among the largest number of devices that divides the number of runs; if `Config.num_devices` is above 1, the devices
+    share each run instead.
+
+    All settings use the same keys, but settings are not paired by this: after the first update the runs of one seed
+    differ in everything, so compare settings as independent samples.
+
+    A run whose losses, parameters or environment become NaN or Inf does not affect the other runs: they return exactly
+    what they return without it. A warning names the failed runs, and `failed_runs(metrics)` marks them.
+
+    Args:
+        algo: of `make_ppo`; its `update` may be replaced.
+        keys: one key per seed, typed [S] or raw [S, 2], or a list of keys or of integer seeds.
+        hyperparams: each field a scalar or an array [H]; the arrays vary together (zip, not product).
+        num_updates: by default as many as `config.total_timesteps` holds.
+
+    Returns:
+        States with leaves [H, S, ...] and metrics with leaves [H, S, num_updates]; H is 1 if all fields are scalars.
+
+    Raises:
+        TypeError, ValueError, ConfigError: as `train`.
+        ValueError: arrays of several lengths or axes.
+        ConfigError: a hyperparameter varies that the config does not use, so that all results would be equal.
     """
+    check_algorithm(algo, "sweep")
+    keys = as_keys(keys, "sweep")
     h = as_traced(hyperparams)
-    shapes = {name: x.shape for name, x in h._asdict().items() if x.shape}
-    if len(set(shapes.values())) > 1 or any(len(shape) != 1 for shape in shapes.values()):
-        raise ValueError(f"hyperparameters must be numbers or vectors of one length H, got {shapes}")
-    num_settings = next(iter(shapes.values()), (1,))[0]
-    settings = Hyperparams(*(jnp.broadcast_to(x, (num_settings,)) for x in h))
-
-    count = num_settings * len(keys)
-    devices = 1 if algo.config.num_devices > 1 else largest_device_count(count, count)
-    at_once = runs_at_once(count // devices, algo.config.timesteps_per_update // algo.config.num_minibatches)
+    shape = (_num_settings(h), len(keys))
+    check_axes(algo, h)
     length = checked_length(algo, h, 0, num_updates)
-    states, metrics = _grid(algo.init, algo.update, length, devices, at_once, keys, settings)
-    check_actions(algo, metrics)
+    if shape[0] == 1:
+        h = Hyperparams(*(x.reshape(()) for x in h))
+    varied, shared = split_hyperparams(h, shape, "sweep")
+    run_keys = keys if shape[0] == 1 else jnp.broadcast_to(keys, shape).reshape(-1)
+    num_devices, at_once = partition_runs(algo.config, shape[0] * shape[1])
+    results = _train_runs(algo.init, algo.update, length, num_devices, at_once, run_keys, varied, shared)
+    states, metrics = unflatten_runs(results, shape)
+    if not is_traced(metrics):
+        warn_of_failed_runs(algo.env.name, metrics, np.zeros(shape, bool))
     return states, metrics
 
 
-def runs_at_once(count: int, minibatch_size: int) -> int:
-    """How many of `count` runs a device does side by side; it does such groups one after the other.
+def check_axes(algo: Algorithm, h: Hyperparams) -> None:
+    """Raise ConfigError if a hyperparameter varies that cannot change a result, such as `beta` without a KL penalty.
 
-    Side by side, small operations of several runs become one larger. On a CPU that pays where they are small (at most
-    SMALL_MINIBATCH samples) and only for so many that they fit its caches; anything else does all at once.
+    If functions of the user read the hyperparameters, nothing is known and nothing is refused.
     """
-    if jax.default_backend() != "cpu":
-        return count
-    limit = min(CACHED_RUNS, count) if minibatch_size <= SMALL_MINIBATCH else 1
-    at_once = next(n for n in range(limit, 0, -1) if count % n == 0)
-    return at_once if 2 * at_once > limit else count
+    varied = [name for name, x in h._asdict().items() if x.size > 1]
+    if not varied or reads_all_hyperparams(algo):
+        return
+    components = algo.components
+    objective = "none" if algo.config.policy_step == "trpo" else algo.config.objective
+    own = [] if components.objective is OBJECTIVES[objective] else ["objective"]
+    own += [] if components.target_fn is TARGETS[algo.config.targets] else ["target_fn"]
+    ignored = ignored_settings(algo.config, own=own)
+    keys = [f"hyperparams.{name}" for name in varied if f"hyperparams.{name}" in ignored]
+    if keys:
+        problems = [
+            Problem(key, f": all its values give the same result; it {ignored[key]}", "conflict") for key in keys
+        ]
+        raise ConfigError(problems)
+
+
+def reads_all_hyperparams(algo: Algorithm) -> bool:
+    """Return whether functions handed to `make_ppo`, or an own `update`, may read any hyperparameter."""
+    own_update = not isinstance(algo.update, partial) or algo.update.func is not ppo.update
+    components = algo.components
+    return (
+        own_update
+        or components.optimizer is not vector_optimizer()
+        or components.auxiliary_loss is not no_auxiliary_loss
+        or components.metrics_fn is not no_metrics
+        or components.intrinsic is not None
+    )
+
+
+def _num_settings(h: Hyperparams) -> int:
+    """Return H, the length that all arrays of the hyperparameters share."""
+    shapes = {name: x.shape for name, x in h._asdict().items() if x.shape}
+    if len(set(shapes.values())) > 1 or any(len(shape) != 1 for shape in shapes.values()):
+        raise ValueError(f"hyperparameters must be scalars or vectors of one length H, not {shapes}")
+    return next(iter(shapes.values()), (1,))[0]
 
 
 @partial(jax.jit, static_argnames=("init", "update", "num_updates", "num_devices", "at_once"))
-def _grid(
+def _train_runs(
     init: Callable[..., Any],
     update: Callable[..., Any],
     num_updates: int,
     num_devices: int,
     at_once: int,
     keys: Array,
-    settings: Hyperparams,
+    varied: Hyperparams | tuple[()],
+    shared: Hyperparams | tuple[()],
 ) -> Any:
-    num_settings, num_seeds = jnp.shape(settings.gamma)[0], len(keys)
+    """Train one run for every key [R], with its own hyperparameters or with the shared ones."""
 
-    def run(key: Array, h: Hyperparams) -> Any:
-        return jax.lax.scan(lambda state, _: update(state, h), init(key, h), length=num_updates)
+    def run(one: tuple, shared: Any) -> Any:
+        key, varied = one
+        h = varied or shared
+        return jax.lax.scan(lambda state, _: call_update(update, state, h), init(key, h), length=num_updates)
 
-    def share(keys: Array, varied: Any, alike: Any) -> Any:
-        def one(args: tuple[Array, Any]) -> Any:
-            return run(args[0], args[1] or alike)
-
-        if at_once == len(keys) > 1:
-            return jax.vmap(one)((keys, varied))
-        return jax.lax.map(one, (keys, varied), batch_size=at_once if at_once > 1 else None)
-
-    # Runs lie along one axis: over two of them a CPU's matrix products are a quarter slower, even if one has length 1.
-    if num_settings == 1:
-        every_key, varied, alike = keys, (), jax.tree.map(lambda x: x[0], settings)
-    else:
-        every_key = jnp.broadcast_to(keys, (num_settings, num_seeds)).reshape(-1)
-        varied, alike = jax.tree.map(lambda x: jnp.repeat(x, num_seeds), settings), ()
-    results = shard_runs(share, num_devices)(every_key, varied, alike)
-    return jax.tree.map(lambda x: x.reshape(num_settings, num_seeds, *x.shape[1:]), results)
+    return map_runs(run, num_devices, at_once, (keys, varied), shared)

@@ -1,8 +1,5 @@
 """One run on two devices: the same numbers as on one; many seeds on two devices: each seed's numbers its own."""
 
-import importlib
-from functools import cache
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +12,6 @@ from purejaxppo import Config, Hyperparams, NetworkConfig
 from purejaxppo.batching.microbatches import MIN_ROWS_PER_DEVICE, choose_partition
 from purejaxppo.bench.hlo import count
 from purejaxppo.config.errors import ConfigError
-from purejaxppo.devices.cpu import SMALL_MINIBATCH
 from purejaxppo.devices.sharding import (
     largest_device_count,
     map_shards,
@@ -27,7 +23,6 @@ from purejaxppo.devices.sharding import (
 )
 from purejaxppo.training.loop import as_traced
 
-sweep = importlib.import_module("purejaxppo.training.sweeps")  # of that name the package has the function
 TINY = {"num_envs": 4, "num_steps": 8, "num_epochs": 2, "num_minibatches": 2, "total_timesteps": 320}
 CHAIN = chain(limit=5)
 
@@ -180,57 +175,7 @@ def test_devices_wait_for_each_other_once_per_minibatch_step():
     assert executed(4) - executed(2) == 2
 
 
-# ---- many seeds
-
-
-@cache
-def swept(num_devices):
-    algo = pp.make_ppo(CHAIN, plain(CHAIN), Config(**TINY))
-    # the checker takes the move of a vmapped scan's keys for a use of them
-    with pytest.MonkeyPatch.context() as patch, jax.debug_key_reuse(False):
-        patch.setattr(jax, "local_device_count", lambda: num_devices)
-        keys = jax.random.split(jax.random.key(1), 4)
-        return pp.sweep(algo, keys, Hyperparams(learning_rate=jnp.array([1e-3, 1e-2, 3e-2])), num_updates=2)
-
-
-def test_a_sweep_over_two_devices_is_the_sweep_on_one():
-    (states, metrics), (_, others) = swept(2), swept(1)
-    assert metrics.kl.shape == (3, 4, 2)
-    assert [len(x.kl.sharding.device_set) for x in (metrics, others)] == [2, 1]
-    np.testing.assert_allclose(metrics.kl, others.kl, rtol=1e-4, atol=1e-7)
-    np.testing.assert_allclose(metrics.value_loss, others.value_loss, rtol=1e-4)
-    assert len(np.unique(np.asarray(metrics.value_loss[0, :, 0]))) == 4
-    assert jax.tree.leaves(states.params)[0].shape[:2] == (3, 4)
-
-
-@pytest.mark.parametrize(("at_once", "num_devices"), [(1, 1), (2, 1), (3, 2)])
-def test_a_sweep_in_groups_one_after_the_other_is_the_sweep_side_by_side(monkeypatch, at_once, num_devices):
-    sizes = []
-    monkeypatch.setattr(sweep, "runs_at_once", lambda count, size: sizes.append((count, size)) or at_once)
-    (_, metrics), (_, others) = swept.__wrapped__(num_devices), swept(1)
-    assert sizes == [(12 // num_devices, TINY["num_envs"] * TINY["num_steps"] // TINY["num_minibatches"])]
-    np.testing.assert_allclose(metrics.kl, others.kl, rtol=1e-4, atol=1e-7)
-    np.testing.assert_allclose(metrics.value_loss, others.value_loss, rtol=1e-4)
-
-
-def test_runs_are_done_side_by_side_where_they_are_small_and_fit_a_cache(monkeypatch):
-    few, many = SMALL_MINIBATCH, SMALL_MINIBATCH + 1
-    wanted = {1: 1, 2: 2, 16: 16, 32: 16, 24: 12, 17: 17, 34: 34}  # 17 has no divisors, those of 34 are too small
-    assert {n: sweep.runs_at_once(n, few) for n in wanted} == wanted
-    assert {sweep.runs_at_once(n, many) for n in wanted} == {1}
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert [sweep.runs_at_once(n, size) for n in (17, 4096) for size in (few, many)] == [17, 17, 4096, 4096]
-
-
-def test_devices_share_out_settings_where_there_is_one_seed_and_each_run_where_that_is_asked_for(monkeypatch):
-    asked = []
-    monkeypatch.setattr(sweep, "_grid", lambda *args: asked.append(args[1:4]) or (None, None))
-    monkeypatch.setattr(sweep, "check_actions", lambda *_: None)
-    h = Hyperparams(learning_rate=jnp.array([1e-3, 1e-2]))
-    alone, shared = (pp.make_ppo(CHAIN, plain(CHAIN), Config(**TINY, num_devices=n)) for n in (0, 2))
-    for algo in (alone, shared):
-        pp.sweep(algo, jax.random.split(jax.random.key(1), 1), h, num_updates=3)
-    assert asked == [(alone.alone, 3, 2), (shared.update, 3, 1)]
+# ---- many runs
 
 
 def test_what_is_spread_sees_its_share_and_the_last_argument_whole():

@@ -138,6 +138,18 @@ def test_recomputed_advantages_are_those_of_the_parameters_after_the_epoch_befor
     assert distance(anew[0], optimised(two, shuffle=order)[0]) > 1e-3
 
 
+def test_recomputed_targets_come_with_the_center_of_the_value_clip():
+    """V_old is the value that the targets of the epoch were computed from: two epochs are one after the other."""
+    order = lambda key, size: ORDER  # noqa: E731
+    one, two = changed(num_epochs=1), changed(num_epochs=2, recompute_advantages=True)
+    h = H._replace(vf_clip_eps=0.02)
+    params, opt_state, _ = optimised(one, shuffle=order, h=h)
+    between = played()[0]._replace(params=params, opt_state=opt_state)
+    params, opt_state, _ = optimised(one, shuffle=order, h=h, state=between)
+    assert distance(optimised(two, shuffle=order, h=h)[:2], (params, opt_state)) < 1e-6
+    assert distance(optimised(two, shuffle=order)[0], params) > 1e-3
+
+
 def test_the_clipped_value_loss_reaches_the_critic_and_it_alone():
     """Without a clip of the gradient's norm, which would couple the two."""
     free, clipped = (optimised(h=H._replace(max_grad_norm=np.inf, vf_clip_eps=eps))[0] for eps in (np.inf, 0.01))

@@ -1,15 +1,18 @@
-"""Evaluation: first episodes only, of fresh environments, with a key of its own."""
+"""Evaluation: the first episodes of fresh environments, with noise that differs everywhere, and no silent cut."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from plain_net import plain
-from probes import endless, reward_by_action, scripted
+from probes import endless, reward_by_action, reward_is_observation, scripted
 
 import purejaxppo as pp
 from purejaxppo import Config
 from purejaxppo.envs.protocol import Env, TimeStep
 from purejaxppo.envs.spaces import Discrete, box
+from purejaxppo.training import evaluation
+from purejaxppo.training.policy_file import Policy
 
 CONFIG = Config(num_envs=2, num_steps=4, num_epochs=1, num_minibatches=1, total_timesteps=8)
 
@@ -96,3 +99,145 @@ def test_an_episode_that_ended_waits_for_the_others_without_counting():
     assert set(result.lengths.tolist()) == {1, 2, 3, 4, 5, 6}
     np.testing.assert_array_equal(result.returns, result.lengths.astype(jnp.float32))
     assert result.finished.all()
+
+
+# --- noise ------------------------------------------------------------------------------------------------------------
+
+
+def noisy(pays):
+    """Three steps; the reward is what the key of the step draws, or the action."""
+
+    def reset(key):
+        return jnp.int32(0), jax.random.uniform(key, (1,))
+
+    def step(key, time, action):
+        reward = jax.random.normal(key) if pays == "noise" else action[0]
+        return time + 1, TimeStep(jnp.zeros(1), reward, time == 2, jnp.bool_(False), jnp.zeros(1))
+
+    return Env(reset, step, box(0, 1, (1,)), box(-np.inf, np.inf, (1,)))
+
+
+@pytest.mark.parametrize("pays", ["noise", "action"])
+def test_noise_differs_from_step_to_step_and_from_episode_to_episode(pays):
+    algo, state = ready(noisy(pays))
+    returns = np.asarray(pp.evaluate(algo, state, 1, num_episodes=50, greedy=False).returns)
+    assert len(np.unique(returns)) == 50
+    assert abs(np.corrcoef(returns[:-1], returns[1:])[0, 1]) < 0.5
+    assert not np.isin(pp.evaluate(algo, state, 2, num_episodes=50, greedy=False).returns, returns).any()
+    tape = pp.record(algo, state, 1, num_steps=8, greedy=False)
+    steps = np.asarray(tape.reward if pays == "noise" else tape.action)
+    assert len(np.unique(steps)) == 8
+
+
+def test_first_states_differ_from_episode_to_episode():
+    algo, state = ready(reward_is_observation())
+    returns = pp.evaluate(algo, state, 1, num_episodes=200).returns
+    assert 0.3 < (returns > 0).mean() < 0.7
+
+
+# --- unfinished episodes and faults -----------------------------------------------------------------------------------
+
+
+def test_a_warning_says_how_many_episodes_were_cut_unless_the_limit_was_chosen(monkeypatch):
+    algo, state = ready(endless(limit=6))
+    monkeypatch.setattr(evaluation, "MAX_STEPS", 4)
+    with pytest.warns(pp.RunWarning, match="3 of 3 episodes had not ended after 4 steps"):
+        cut = pp.evaluate(algo, state, 1, num_episodes=3)
+    assert cut.num_unfinished == 3
+    assert pp.evaluate(algo, state, 1, num_episodes=3, max_steps=5).num_unfinished == 3
+    assert pp.evaluate(algo, state, 1, num_episodes=3, max_steps=6).num_unfinished == 0
+
+
+def faulty(kind, at=2):
+    """A NaN in the observation or reward of step `at`, in about half of the episodes; they end after 5 steps."""
+
+    def reset(key):
+        return (jnp.int32(0), jax.random.bernoulli(key)), jnp.zeros(1)
+
+    def step(key, state, action):
+        time, breaks = state
+        value = jnp.where((time == at) & breaks, jnp.float32(jnp.nan), jnp.float32(1))
+        obs = value[None] if kind == "observation" else jnp.zeros(1)
+        reward = value if kind == "reward" else jnp.float32(1)
+        return (time + 1, breaks), TimeStep(obs, reward, time == 4, jnp.bool_(False), obs)
+
+    return Env(reset, step, box(-1, 1, (1,)), Discrete(2), "Faulty-v0")
+
+
+@pytest.mark.parametrize(("kind", "step"), [("observation", 3), ("reward", 2)])
+def test_an_environment_that_returns_nan_is_named_and_the_other_episodes_stay(kind, step):
+    """A faulty episode stops before its fault and is unfinished; no result is NaN."""
+    algo, state = ready(faulty(kind))
+    with pytest.raises(
+        pp.RunError, match=rf"Faulty-v0 returned NaN or Inf in \d+ {kind}s .* step {step} of an ep"
+    ) as error:
+        pp.evaluate(algo, state, 1, num_episodes=20)
+    result = error.value.result
+    bad = np.asarray(result.fault) > 0
+    assert 2 < bad.sum() < 18
+    np.testing.assert_array_equal(result.returns, np.where(bad, step, 5.0))
+    np.testing.assert_array_equal(result.lengths, np.where(bad, step, 5))
+    np.testing.assert_array_equal(result.finished, ~bad)
+    assert result.num_unfinished == bad.sum()
+    assert error.value.fault.count == bad.sum()
+
+
+def test_a_terminal_state_may_allow_nothing():
+    """Jumanji's terminal states have an empty mask; the episodes that have ended wait for the others."""
+
+    def reset(key):
+        return (jnp.int32(0), jax.random.randint(key, (), 1, 5)), show(jnp.bool_(False))
+
+    def show(end):
+        return {"observation": jnp.zeros(1), "action_mask": jnp.broadcast_to(~end, (2,))}
+
+    def step(key, state, action):
+        time, length = state
+        end = time + 1 >= length
+        obs = show(end)
+        return (time + 1, length), TimeStep(obs, jnp.float32(1), end, jnp.bool_(False), obs)
+
+    flags = box(0, 1, (2,), bool)
+    env = Env(reset, step, {"observation": box(0, 1, (1,)), "action_mask": flags}, Discrete(2))
+    algo = pp.make_ppo(env, pp.mlp(env, (2,)), CONFIG)
+    result = pp.evaluate(algo, pp.init_state(algo, 0), 1, num_episodes=20)
+    assert set(result.lengths.tolist()) == {1, 2, 3, 4}
+    assert result.finished.all()
+
+
+def test_a_policy_that_is_not_finite_is_named_before_it_plays():
+    algo, state = ready(endless(limit=6))
+    params = state.params | {"actor_b0": jnp.array([0.0, jnp.nan, jnp.inf, 1.0])}
+    with pytest.raises(pp.RunError, match="2 parameters of the policy are NaN or Inf") as error:
+        pp.evaluate(algo, state._replace(params=params), 1, num_episodes=3)
+    np.testing.assert_array_equal(error.value.result.lengths, 0)
+
+
+# --- many episodes and many policies ----------------------------------------------------------------------------------
+
+
+def test_very_many_episodes_are_played_in_batches_that_fit(monkeypatch):
+    """The size of a batch follows from the bytes of an environment; 25 episodes in batches of 7 all differ."""
+    algo, state = ready(noisy("noise"))
+    bytes_per_episode = 4 + 4  # int32 time, float32 observation
+    monkeypatch.setattr(evaluation, "BATCH_BYTES", 7 * bytes_per_episode)
+    assert evaluation.episodes_at_once(evaluation._player(algo)) == 7
+    result = pp.evaluate(algo, state, 1, num_episodes=25, max_steps=11)
+    assert result.returns.shape == (25,)
+    assert len(np.unique(result.returns)) == 25
+    assert (result.lengths == 3).all()
+    monkeypatch.setattr(evaluation, "BATCH_EPISODES", 2)
+    assert evaluation.episodes_at_once(evaluation._player(algo)) == 2
+
+
+def test_each_of_several_policies_is_played_with_its_own_parameters_and_key():
+    algo, state = ready(scripted(terminate_at=(3,), truncate_at=()))
+    states = [always(state, action) for action in (0, 1, 2)]
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *((s.params, s.obs_moments) for s in states))
+    result = pp.evaluate(algo, Policy(*stacked), 1, num_episodes=4, max_steps=9)
+    np.testing.assert_array_equal(result.returns, np.full((3, 4), 600.0) + 3 * np.arange(3)[:, None])
+    assert result.num_unfinished.tolist() == [0, 0, 0]
+    with pytest.raises(
+        ValueError, match=r"record plays one policy; pick it with jax.tree.map\(lambda x: x\[0\], state"
+    ):
+        pp.record(algo, Policy(*stacked), 1)

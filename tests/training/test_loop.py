@@ -7,18 +7,39 @@ import jax.numpy as jnp
 import numpy as np
 import probes
 import pytest
+from compiles import count_compiles
 from plain_net import plain
 from probes import chain
 
 import purejaxppo as pp
 from purejaxppo import Config, ConfigError, Hyperparams
+from purejaxppo.envs.protocol import Env, TimeStep
+from purejaxppo.envs.spaces import Discrete, box
+from purejaxppo.training import loop
+from purejaxppo.training.health import Fault, RunError
 from purejaxppo.training.loop import _chunk, _scan, as_traced
-from purejaxppo.training.sweeps import _grid
 
 CONFIG = Config(num_envs=4, num_steps=8, num_epochs=2, num_minibatches=2, total_timesteps=32 * 7)
 ENV = chain(limit=6)
 ALGO = pp.make_ppo(ENV, plain(ENV), CONFIG)
+LONG = dataclasses.replace(CONFIG, total_timesteps=32 * 10**6)
 H = Hyperparams(1e-2, ent_coef=0.01)
+
+
+def breaking(kind, at=12):
+    """The chain with a NaN in the observation or the reward of step `at` of an episode that never ends before it."""
+
+    def reset(key):
+        return jnp.int32(0), jnp.zeros(2)
+
+    def step(key, time, action):
+        value = jnp.where(time + 1 == at, jnp.float32(jnp.nan), jnp.float32(1))
+        obs = jnp.broadcast_to(value, (2,)) if kind == "observation" else jnp.zeros(2)
+        reward = value if kind == "reward" else jnp.float32(1)
+        flag = jnp.bool_(False)
+        return time + 1, TimeStep(obs, reward, flag, flag, obs)
+
+    return Env(reset, step, box(-1, 1, (2,)), Discrete(2), "Breaking-v0")
 
 
 def assert_same(a, b):
@@ -56,18 +77,22 @@ def test_iterate_goes_on_from_any_state(whole):
     assert_same(rest[-1][0], whole[0])
 
 
-def test_one_compile_per_run():
-    """All chunks, the short last one too, and a second run with other numbers are one program."""
-    algo = pp.make_ppo(ENV, plain(ENV), dataclasses.replace(CONFIG, num_steps=4, total_timesteps=16 * 5))
-    before = _chunk._cache_size()
-    for seed, h in ((0, H), (1, H._replace(learning_rate=jnp.float32(0.1), clip_eps=1))):
-        for _ in pp.iterate(algo, pp.init_state(algo, jax.random.key(seed), h), h, chunk=2):
-            pass
-    assert _chunk._cache_size() == before + 1
-    before = _scan._cache_size()
-    for seed in (0, 1):
-        pp.train(algo, jax.random.key(seed), H)
-    assert _scan._cache_size() == before + 1
+@pytest.mark.parametrize("num_devices", [1, 2])
+def test_one_compile_per_run(num_devices):
+    """All chunks, the short last one too, separate calls, and a second run with other values are one program."""
+    config = dataclasses.replace(CONFIG, num_steps=4, total_timesteps=16 * 5, num_devices=num_devices)
+    algo = pp.make_ppo(ENV, plain(ENV), config)
+    with count_compiles() as compiles:
+        state = pp.init_state(algo, 0, H)
+        for _ in range(3):
+            state, _ = next(pp.iterate(algo, state, H, 1, chunk=2))
+        h = H._replace(learning_rate=jnp.float32(0.1), clip_eps=1)
+        *_, (state, _) = pp.iterate(algo, pp.init_state(algo, 1, h), h, chunk=2)
+        assert (compiles["init"], compiles["_init"], compiles["_chunk"]) == (0, 1, 1)
+        for seed in (0, 1):
+            pp.train(algo, seed, H)
+        assert (compiles["_init"], compiles["_scan"]) == (1, 1)
+    assert {len(x.sharding.device_set) for x in jax.tree.leaves(state)} == {num_devices}
 
 
 def compiled(num_updates):
@@ -77,20 +102,20 @@ def compiled(num_updates):
     return _scan.lower(algo.update, num_updates, state, as_traced(H)).compile()
 
 
-def test_memory_does_not_grow_with_the_number_of_updates():
+def test_memory_does_not_grow_with_the_number_of_updates(whole):
     """1000 updates against 10: the same scratch memory; the output grows by the metrics and nothing else."""
     short, long = (compiled(n).memory_analysis() for n in (10, 1000))
     assert long.temp_size_in_bytes <= short.temp_size_in_bytes + 4096
-    assert long.output_size_in_bytes - short.output_size_in_bytes == 990 * 4 * (len(pp.Metrics._fields) - 1)
+    assert long.output_size_in_bytes - short.output_size_in_bytes == 990 * 4 * len(jax.tree.leaves(whole[1]))
 
 
 def test_nothing_leaves_the_device_within_a_run():
     state, h = pp.init_state(ALGO, jax.random.key(0), H), as_traced(H)
     length = jnp.int32(4)
     with jax.transfer_guard("disallow"):
-        state, metrics = _chunk(ALGO.update, 5, state, h, length)
+        state, metrics = _chunk(ALGO.update, 5, h, state, length)
         jax.block_until_ready(metrics)
-    text = _chunk.lower(ALGO.update, 5, state, h, length).as_text()
+    text = _chunk.lower(ALGO.update, 5, h, state, length).as_text()
     assert "callback" not in text
 
 
@@ -101,29 +126,6 @@ def test_seeds_under_vmap_equal_single_runs(whole):
     np.testing.assert_allclose(metrics.value_loss[0], whole[1].value_loss[:2], rtol=1e-5)
     np.testing.assert_allclose(metrics.kl[0], whole[1].kl[:2], rtol=1e-3, atol=1e-7)
     assert state.num_updates.tolist() == [2, 2]
-
-
-def test_a_sweep_is_the_runs_it_stands_for_and_one_program():
-    """β, κ, ε and λ vary together; setting by setting the numbers are those of a run of its own."""
-    h = Hyperparams(
-        1e-2,
-        gae_lambda=jnp.array([0.9, 1.0, 0.0]),
-        clip_eps=jnp.array([0.2, 0.1, 0.3]),
-        target_kl=jnp.array([jnp.inf, 1e-5, 0.1]),
-        beta=jnp.array([1.0, 2.0, 3.0]),
-    )
-    keys = jax.random.split(jax.random.key(0), 2)
-    with jax.debug_key_reuse(False):
-        before = _grid._cache_size()
-        pp.sweep(ALGO, keys, h._replace(gamma=0.9, clip_eps=jnp.array([0.5, 0.4, 0.3])), 2)
-        _, metrics = pp.sweep(ALGO, keys, h, 2)
-        assert _grid._cache_size() == before + 1
-    assert metrics.kl.shape == (3, 2, 2)
-    one = Hyperparams(1e-2, gae_lambda=1.0, clip_eps=0.1, target_kl=1e-5, beta=2.0)
-    _, alone = pp.train(ALGO, keys[1], one, 2)
-    np.testing.assert_allclose(metrics.value_loss[1, 1], alone.value_loss, rtol=1e-5)
-    np.testing.assert_array_equal(metrics.minibatch_steps[1, 1], alone.minibatch_steps)
-    assert metrics.minibatch_steps[1, 1, 0] < metrics.minibatch_steps[0, 1, 0]
 
 
 def test_what_cannot_be_run_is_refused_before_compiling():
@@ -137,8 +139,63 @@ def test_what_cannot_be_run_is_refused_before_compiling():
         pp.train(ALGO, jax.random.key(0), CONFIG)
     with pytest.raises(ConfigError, match="num_minibatches"):
         pp.make_ppo(ENV, plain(ENV), dataclasses.replace(CONFIG, num_minibatches=5))
-    with pytest.raises(ValueError, match="one length H"):
-        pp.sweep(ALGO, jax.random.split(jax.random.key(0), 2), H._replace(gamma=jnp.ones(2), beta=jnp.ones(3)))
+
+
+def test_a_chunk_longer_than_the_room_of_the_program_is_pieces_of_the_same_numbers(monkeypatch, whole):
+    """And a chunk of 10⁹ updates allocates nothing for those that are not left."""
+    monkeypatch.setattr(loop, "MAX_ROOM", 3)
+    state = pp.init_state(ALGO, jax.random.key(3), H)
+    ((state, metrics),) = pp.iterate(ALGO, state, H, chunk=10**9)
+    assert_same((state, metrics), whole)
+
+
+def test_one_program_has_room_for_a_whole_run_at_most(monkeypatch):
+    sizes = []
+    monkeypatch.setattr(loop, "_chunk", lambda update, size, *_: sizes.append(size) or (None, np.zeros(size)))
+    monkeypatch.setattr(loop, "raise_if_unhealthy", lambda *_: None)
+    state = jax.device_get(pp.init_state(ALGO, 3, H))
+    for config, more, chunk in ((CONFIG, {}, 10**9), (CONFIG, {"num_updates": 2}, 5), (LONG, {}, 10**9)):
+        next(pp.iterate(ALGO._replace(config=config), state, H, chunk=chunk, **more))
+    assert sizes[:3] == [7, 5, loop.MAX_ROOM]
+
+
+def test_updates_are_counted_up_to_the_limit_of_int32():
+    state = pp.init_state(ALGO, 3, H)._replace(num_updates=jnp.int32(2**31 - 3))
+    constant = H._replace(lr_anneal=0)
+    ((state, _),) = pp.iterate(ALGO, state, constant, 2)
+    assert state.num_updates == 2**31 - 1
+    with pytest.raises(ValueError, match="2147483648 updates: a run has at most 2147483647"):
+        pp.iterate(ALGO, state, constant, 1)
+    assert list(pp.iterate(ALGO, state, constant)) == []
+
+
+# --- several runs -----------------------------------------------------------------------------------------------------
+
+
+def test_states_of_vmapped_runs_are_continued_as_they_are(whole):
+    """[S] states go through `iterate` with an own learning rate each: those of single runs, and one program."""
+    states = jax.vmap(lambda seed: pp.init_state(ALGO, seed, H))(jnp.array([3, 4]))
+    h = H._replace(learning_rate=jnp.array([1e-2, 2e-2]))
+    # The checker of keys takes the move of a vmapped scan's keys for a use of them.
+    with jax.debug_key_reuse(False), count_compiles() as compiles:
+        pieces = list(pp.iterate(ALGO, states, h, num_updates=5, chunk=2))
+    assert compiles["_chunks_of_runs"] == 1
+    assert [m.kl.shape for _, m in pieces] == [(2, 2), (2, 2), (2, 1)]
+    metrics = jax.tree.map(lambda *x: np.concatenate(x, 1), *(m for _, m in pieces))
+    np.testing.assert_allclose(metrics.value_loss[0], whole[1].value_loss[:5], rtol=1e-4)
+    np.testing.assert_allclose(metrics.learning_rate[1], 2 * whole[1].learning_rate[:5], rtol=1e-6)
+    assert pieces[-1][0].num_updates.tolist() == [5, 5]
+    returns = pp.evaluate(ALGO, pieces[-1][0], 0, num_episodes=3).returns
+    assert returns.shape == (2, 3)
+
+
+def test_hyperparameters_of_several_runs_have_one_value_or_one_per_run():
+    states = jax.vmap(lambda seed: pp.init_state(ALGO, seed, H))(jnp.arange(2))
+    with pytest.raises(ValueError, match=r"scalars or arrays of shape \(2,\), not .*learning_rate"):
+        pp.iterate(ALGO, states, H._replace(learning_rate=jnp.ones(3)))
+
+
+# --- faults -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_state_without_an_allowed_action_is_an_error_that_names_the_environment():
@@ -146,23 +203,66 @@ def test_a_state_without_an_allowed_action_is_an_error_that_names_the_environmen
     env = probes.dead_end(140)
     config = Config(num_envs=2, num_steps=32, num_epochs=1, num_minibatches=2, total_timesteps=64 * 5)
     algo = pp.make_ppo(env, pp.mlp(env, (4,)), config)
-    what = "environment DeadEnd-v0 allowed no action in 2 states"
-    with pytest.raises(ValueError, match=what):
-        pp.train(algo, jax.random.key(0), H)
-    with jax.debug_key_reuse(False), pytest.raises(ValueError, match=what):
-        pp.sweep(algo, jax.random.split(jax.random.key(0), 1), H)
+    what = "environment DeadEnd-v0 allowed no action in 2 states in update 5, first at step 12 of the rollout"
     chunks = pp.iterate(algo, pp.init_state(algo, jax.random.key(0), H), H, chunk=5)
     state, metrics = next(chunks)  # handed over whole: nothing is lost
     assert metrics.masked_states.tolist() == [0, 0, 0, 0, 2]
-    with pytest.raises(ValueError, match=what):
+    with pytest.raises(RunError, match=what) as caught:
         next(chunks)
+    assert caught.value.fault == Fault("mask", 5, 12, 2)
+    with pytest.raises(RunError, match=what) as caught:
+        pp.train(algo, jax.random.key(0), H)
+    np.testing.assert_allclose(caught.value.result[1].value_loss, metrics.value_loss, rtol=1e-5)
+    with pytest.raises(RunError, match="allowed no action in 3 states of the evaluation, first at step 140 of an ep"):
+        pp.evaluate(algo, state, 0, num_episodes=3)
     _, metrics = jax.jit(lambda key: pp.train(algo, key, H))(jax.random.key(0))
     assert metrics.masked_states.sum() == 2
-    assert np.isnan(pp.evaluate(algo, state, jax.random.key(1), num_episodes=3).returns).all()
     with pytest.raises(ValueError, match="environment DeadEnd-v0 allows no action"):
         pp.make_ppo(probes.dead_end(20), pp.mlp(env, (4,)), config)
 
 
-def test_a_chunk_has_at_least_one_update():
-    with pytest.raises(ValueError, match="chunk = 0"):
-        next(pp.iterate(ALGO, pp.init_state(ALGO, jax.random.key(3), H), H, chunk=0))
+def test_a_learning_rate_that_diverges_is_not_blamed_on_the_environment():
+    with pytest.raises(RunError, match=r"value loss became .* in update \d.*smaller learning_rate") as caught:
+        pp.train(ALGO, 3, H._replace(learning_rate=1e25))
+    assert caught.value.fault.kind == "loss"
+
+
+@pytest.mark.parametrize(("kind", "count"), [("observation", 8), ("reward", 4)])
+def test_an_environment_that_returns_nan_is_named_with_the_step(kind, count):
+    """Action 12 is that of step 3 in the second update; an observation counts twice, as the next and as the present."""
+    env = breaking(kind)
+    algo = pp.make_ppo(env, plain(env), CONFIG)
+    chunks = pp.iterate(algo, pp.init_state(algo, 3, H), H, chunk=1)
+    next(chunks)
+    next(chunks)
+    with pytest.raises(RunError, match=f"the environment Breaking-v0 returned NaN or Inf in {count} {kind}s") as caught:
+        next(chunks)
+    assert caught.value.fault == Fault(kind, 2, 3, count)
+
+
+# --- own updates ------------------------------------------------------------------------------------------------------
+
+BROKEN = {
+    "a dict": (lambda s, m: {"state": s}, r"must return the pair \(state, metrics\), but it returned a dict"),
+    "the state alone": (lambda s, m: s, "but it returned a TrainState"),
+    "no state": (lambda s, m: (s.params, m), "a state of the structure that it received"),
+    "another dtype": (lambda s, m: (s._replace(num_updates=s.last_residual), m), "state.num_updates was int32"),
+}
+
+
+@pytest.mark.parametrize("mistake", BROKEN)
+def test_an_own_update_that_returns_something_else_is_named(mistake):
+    result, text = BROKEN[mistake]
+    mine = ALGO._replace(update=lambda state, h: result(*ALGO.update(state, h)))
+    for run in (lambda: pp.train(mine, 0), lambda: next(pp.iterate(mine, pp.init_state(mine, 0)))):
+        with pytest.raises(TypeError, match=text):
+            run()
+
+
+def test_own_metrics_may_be_a_dict_of_arrays():
+    def update(state, h):
+        state, metrics = ALGO.update(state, h)
+        return state, {"kl": metrics.kl, "pair": jnp.stack([metrics.kl, metrics.entropy])}
+
+    _, metrics = pp.train(ALGO._replace(update=update), 3, H, 2)
+    assert metrics["pair"].shape == (2, 2)

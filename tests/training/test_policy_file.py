@@ -7,8 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import purejaxppo as pp
+from purejaxppo.config.schema import Run
 from purejaxppo.functional.running_stats import RunningMoments, init_moments, update_moments
-from purejaxppo.training.policy_file import CheckpointError, Policy, load_policy, read_metadata, save_policy
+from purejaxppo.training.errors import CheckpointError
+from purejaxppo.training.policy_file import Policy, load_policy, read_metadata, read_run, save_policy
 
 
 class FakeState(NamedTuple):
@@ -56,6 +59,46 @@ def test_metadata_comes_back(saved):
     assert metadata["config"] == "[config]\nnum_envs = 3\n"
 
 
+def test_equal_policies_are_equal_bytes_whatever_the_order_of_metadata(saved, tmp_path):
+    texts = {"config": "[config]\nnum_envs = 3\n", **{f"text{i}": "x" * i for i in range(20)}, "env": "CartPole-v1"}
+    for name, ordered in (("a", texts), ("b", dict(reversed(texts.items())))):
+        save_policy(tmp_path / name, saved[1], ordered)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_other_programs_can_read_it(saved):
+    from safetensors import safe_open
+
+    path, state = saved
+    with safe_open(path, framework="np") as file:
+        assert file.metadata()["env"] == "CartPole-v1"
+        np.testing.assert_array_equal(file.get_tensor("obs_moments/mean"), state.obs_moments.mean)
+        assert set(file.keys()) >= {"params/params/actor/kernel", "params/params/log_std"}
+
+
+def test_the_settings_of_the_run_come_back_from_the_file_alone(saved, tmp_path):
+    run = Run("Pendulum-v1", {"max_steps_in_episode": 50}, 3, pp.Config(num_envs=8), pp.NetworkConfig("gru"))
+    save_policy(tmp_path / "p", saved[1], run=run)
+    assert read_run(tmp_path / "p") == run
+    metadata = read_metadata(tmp_path / "p")
+    assert metadata["env"] == "Pendulum-v1"
+    assert f"jax {jax.__version__}" in metadata["versions"]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "text"),
+    [
+        ({}, "keeps no settings"),
+        ({"config": "[config"}, "its settings cannot be read"),
+        ({"config": "[config]\nnew_setting = 1\n", "purejaxppo": "9.9"}, "written by purejaxppo 9.9, do not fit"),
+    ],
+)
+def test_settings_that_cannot_be_read_are_named(saved, tmp_path, metadata, text):
+    save_policy(tmp_path / "p", saved[1], metadata)
+    with pytest.raises(CheckpointError, match=text):
+        read_run(tmp_path / "p")
+
+
 def test_a_loaded_policy_can_be_saved_again(saved, tmp_path):
     policy = load_policy(saved[0], FakeAlgorithm())
     save_policy(tmp_path / "again", policy)
@@ -80,19 +123,21 @@ def test_a_policy_of_another_network_is_refused_with_all_differences(saved, algo
 
 def test_a_name_too_many_is_refused(tmp_path, key):
     save_policy(tmp_path / "p", FakeAlgorithm(extra=True).init(key, None))
-    with pytest.raises(CheckpointError, match="has params/params/critic/bias, which the network has not"):
+    with pytest.raises(CheckpointError, match="has params/params/critic/bias, which the network does not have"):
         load_policy(tmp_path / "p", FakeAlgorithm())
 
 
-def test_every_flipped_bit_is_noticed(saved):
+def test_a_flipped_bit_is_noticed_wherever_it_is(saved):
     path, _ = saved
     whole = path.read_bytes()
-    for place in range(len(whole)):
+    for place in range(0, len(whole), 3):
         damaged = bytearray(whole)
         damaged[place] ^= 1 << (place % 8)
         path.write_bytes(bytes(damaged))
         with pytest.raises(CheckpointError):
-            load_policy(path, FakeAlgorithm())
+            read_metadata(path)
+    with pytest.raises(CheckpointError):
+        load_policy(path, FakeAlgorithm())
 
 
 def test_every_cut_is_noticed(saved):
@@ -101,7 +146,10 @@ def test_every_cut_is_noticed(saved):
     for length in range(0, len(whole), 7):
         path.write_bytes(whole[:length])
         with pytest.raises(CheckpointError):
-            load_policy(path, FakeAlgorithm())
+            read_metadata(path)
+    path.write_bytes(whole + b" ")
+    with pytest.raises(CheckpointError):
+        read_metadata(path)
 
 
 def test_other_files_are_refused(tmp_path):

@@ -1,0 +1,46 @@
+"""Reward scaling within whole updates: the discount of the run, zeroed at the ends of episodes, returns as played."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from plain_net import plain
+from probes import endless
+
+import purejaxppo as pp
+from purejaxppo import Config, Hyperparams
+
+N, T, LIMIT, GAMMA = 3, 10, 4, 0.7
+ENV = endless(limit=LIMIT)  # reward 1 at every step, truncated after 4
+
+
+def mean_reward(state, rollout, batch, h):
+    """The mean reward that the targets were computed from."""
+    return {"scaled": rollout.reward.mean()}
+
+
+def test_rewards_are_scaled_by_the_deviation_of_the_discounted_return():
+    """Over three updates, against a loop in float64 that runs through the episodes step by step."""
+    config = Config(N, T, num_epochs=1, num_minibatches=2, total_timesteps=N * T * 3, scale_rewards=True)
+    algo = pp.make_ppo(ENV, plain(ENV), config, metrics_fn=mean_reward)
+    h = Hyperparams(1e-3, gamma=GAMMA)
+    seen, running, age = [], 0.0, 0
+    for state, metrics in pp.iterate(algo, pp.init_state(algo, 0, h), h, chunk=1):
+        for _ in range(T):
+            running = GAMMA * running + 1.0
+            seen.append(running)
+            age += 1
+            if age == LIMIT:
+                running, age = 0.0, 0
+        np.testing.assert_allclose(metrics.extra["scaled"], 1.0 / np.std(seen), rtol=1e-5)
+        np.testing.assert_allclose(state.reward_scaler.returns, running, rtol=1e-6)
+        assert (metrics.episode_return_mean, metrics.episode_return_max) == (LIMIT, LIMIT)
+    moments = jax.device_get(state.reward_scaler.moments)
+    np.testing.assert_allclose((moments.mean, moments.var), (np.mean(seen), np.var(seen)), rtol=1e-5)
+    assert moments.count == 3 * N * T
+
+
+def test_without_scaling_rewards_are_as_the_environment_gave_them():
+    algo = pp.make_ppo(ENV, plain(ENV), Config(N, T, num_minibatches=2), metrics_fn=mean_reward)
+    state, metrics = pp.train(algo, 0, num_updates=1)
+    assert metrics.extra["scaled"] == 1.0
+    assert state.reward_scaler.moments.count == jnp.float32(0)
