@@ -167,14 +167,22 @@ def _raise_if_faulty(env_name: str, state: Any, result: Evaluation) -> None:
         return
     first = int(kinds[np.nonzero(kinds)].max())  # parameters that are not finite explain all other faults
     kind = FAULTS[first]
+    where = kinds == first
+    env = f"the environment {env_name}" if env_name else "the environment"
     if kind == PARAMETERS:
         leaves = jax.tree.leaves(jax.device_get(state.params))
-        fault = Fault(kind, count=sum(int((~np.isfinite(leaf)).sum()) for leaf in leaves))
-    else:
-        fault = Fault(
-            kind, step=int(np.asarray(result.lengths)[kinds == first].min()), count=int((kinds == first).sum())
-        )
-    raise RunError(fault.message(env_name), fault, result)
+        count = sum(int((~np.isfinite(leaf)).sum()) for leaf in leaves)
+        fault = Fault(kind, f"the policy has {count} parameters that are NaN or infinite", count=count)
+        raise RunError(fault, result)
+    step = int(np.asarray(result.lengths)[where].min())
+    texts = {
+        MASK: f"{env} allowed no action",
+        OBSERVATION: f"{env} returned a NaN or infinite observation",
+        REWARD: f"{env} returned a NaN or infinite reward",
+    }
+    message = f"{texts[kind]} in {int(where.sum())} of {where.size} episodes, first in step {step} of an episode"
+    advice = "; a state whose action mask forbids all actions must end the episode" if kind == MASK else ""
+    raise RunError(Fault(kind, message + advice, step=step, count=int(where.sum())), result)
 
 
 def _warn_if_unfinished(result: Evaluation, limit: int) -> None:

@@ -205,9 +205,9 @@ def raise_if_unhealthy(algo: Algorithm, state: Any, metrics: Any, first_update: 
     """Raise RunError if the metrics [U] of one run show a fault. While tracing nothing is checked."""
     if is_traced(metrics):
         return
-    fault = find_fault(metrics, first_update)
+    fault = find_fault(metrics, algo.env.name, first_update)
     if fault:
-        raise RunError(fault.message(algo.env.name), fault, (state, metrics))
+        raise RunError(fault, (state, metrics))
 
 
 def checked_length(algo: Algorithm, h: Hyperparams, done: int, num_updates: Any) -> int:

@@ -114,8 +114,8 @@ def warn_of_failed_runs(env_name: str, metrics: Any, known: np.ndarray, first_up
         known: runs that were reported before, bool [...].
         first_update: updates done before these.
     """
-    faults = faults_of_runs(metrics, first_update)
-    lines = [f"  run {list(i)}: {fault.message(env_name)}" for i, fault in faults.items() if not known[i]]
+    faults = faults_of_runs(metrics, env_name, first_update)
+    lines = [f"  run {list(index)}: {fault.message}" for index, fault in faults.items() if not known[index]]
     if not lines:
         return known
     runs = "1 run" if len(lines) == 1 else f"{len(lines)} runs"

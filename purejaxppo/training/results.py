@@ -31,10 +31,10 @@ def evaluate_policy(algo: Any, policy: Any, seed: int, num_episodes: int, greedy
     import jax
     import numpy as np
 
-    from purejaxppo.training.evaluation import evaluate
+    from purejaxppo.training.evaluation import MAX_STEPS, evaluate
 
     key = jax.random.fold_in(jax.random.key(seed), EVALUATION_KEY)
-    result = evaluate(algo, policy, key, num_episodes, greedy)
+    result = evaluate(algo, policy, key, num_episodes, greedy, MAX_STEPS)
     returns, lengths = np.asarray(result.returns, np.float64), np.asarray(result.lengths, np.float64)
     figures = {"mean": returns.mean(), "std": returns.std(), "min": returns.min(), "median": np.median(returns)}
     figures |= {"max": returns.max(), "mean_length": lengths.mean()}

@@ -15,8 +15,7 @@ from purejaxppo import ppo
 from purejaxppo.config.checks import ignored_settings
 from purejaxppo.config.errors import ConfigError, Problem
 from purejaxppo.config.schema import Hyperparams
-from purejaxppo.functional.advantages import TARGETS
-from purejaxppo.functional.objectives import OBJECTIVES
+from purejaxppo.functional.bindings import OBJECTIVES, TARGETS
 from purejaxppo.hooks import no_auxiliary_loss, no_metrics
 from purejaxppo.metrics import Metrics
 from purejaxppo.optimizer import vector_optimizer

@@ -171,7 +171,7 @@ def test_an_environment_that_returns_nan_is_named_and_the_other_episodes_stay(ki
     """A faulty episode stops before its fault and is unfinished; no result is NaN."""
     algo, state = ready(faulty(kind))
     with pytest.raises(
-        pp.RunError, match=rf"Faulty-v0 returned NaN or Inf in \d+ {kind}s .* step {step} of an ep"
+        pp.RunError, match=rf"Faulty-v0 returned a NaN or infinite {kind} in \d+ of 20 .* step {step} of an ep"
     ) as error:
         pp.evaluate(algo, state, 1, num_episodes=20)
     result = error.value.result
@@ -210,7 +210,7 @@ def test_a_terminal_state_may_allow_nothing():
 def test_a_policy_that_is_not_finite_is_named_before_it_plays():
     algo, state = ready(endless(limit=6))
     params = state.params | {"actor_b0": jnp.array([0.0, jnp.nan, jnp.inf, 1.0])}
-    with pytest.raises(pp.RunError, match="2 parameters of the policy are NaN or Inf") as error:
+    with pytest.raises(pp.RunError, match="the policy has 2 parameters that are NaN or infinite") as error:
         pp.evaluate(algo, state._replace(params=params), 1, num_episodes=3)
     np.testing.assert_array_equal(error.value.result.lengths, 0)
 

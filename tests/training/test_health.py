@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import purejaxppo as pp
-from purejaxppo.training.health import Fault, diagnose, faults_of_runs, find_fault
+from purejaxppo.training.health import faults_of_runs, find_fault
 
 HEALTHY = {
     "policy_loss": 0.1,
@@ -14,6 +14,7 @@ HEALTHY = {
     "entropy": 0.3,
     "total_loss": 0.4,
     "kl": 0.01,
+    "grad_norm": 1.0,
     "masked_states": 0.0,
     "nonfinite_observations": 0.0,
     "nonfinite_rewards": 0.0,
@@ -36,37 +37,29 @@ BAD_LOSS = {"value_loss": np.inf, "total_loss": np.inf}
     [
         (
             {"nonfinite_rewards": 2, "first_fault_step": 4, **BAD_LOSS, "nonfinite_parameters": 7},
-            Fault("reward", 2, 4, 2),
-            "Pole returned NaN or Inf in 2 rewards in update 2, first at step 4 of the rollout",
+            ("reward", 2, 4, 2),
+            "update 2: the environment Pole returned a NaN or infinite reward in 2 steps, first in step 4",
         ),
         (
             {"nonfinite_observations": 1, "first_fault_step": 0, "masked_states": 3, **BAD_LOSS},
-            Fault("observation", 2, 0, 1),
-            "Pole returned NaN or Inf in 1 observation in update 2, first at step 0",
+            ("observation", 2, 0, 1),
+            "update 2: the environment Pole allowed no action in 3 states and returned a NaN or infinite observation",
         ),
-        (
-            {"masked_states": 3, "first_fault_step": 5},
-            Fault("mask", 2, 5, 3),
-            "Pole allowed no action in 3 states in update 2, first at step 5 .* its action mask forbade all",
-        ),
-        (
-            BAD_LOSS | {"nonfinite_parameters": 9},
-            Fault("loss", 2, -1, 9, (("value loss", np.inf), ("total loss", np.inf))),
-            "the value loss became inf, the total loss became inf in update 2, and then 9 parameters NaN or Inf",
-        ),
-        ({"nonfinite_parameters": 9}, Fault("parameters", 2, -1, 9), "^9 parameters became NaN or Inf in update 2"),
-        ({"kl": -np.inf}, Fault("loss", 2, -1, 0, (("KL divergence", -np.inf),)), "KL divergence became -inf"),
+        ({"masked_states": 3, "first_fault_step": 5}, ("mask", 2, 5, 3), "Pole allowed no action in 3 states"),
+        (BAD_LOSS | {"nonfinite_parameters": 9}, ("loss", 2, -1, 9), "update 2: value_loss became inf, then 9 param"),
+        ({"nonfinite_parameters": 9}, ("parameters", 2, -1, 9), "update 2: 9 parameters became NaN or infinite"),
+        ({"kl": -np.inf}, ("loss", 2, -1, 0), "KL divergence .* became -inf"),
+        ({"grad_norm": np.nan}, ("loss", 2, -1, 0), "grad_norm became nan"),
     ],
 )
 def test_the_cause_is_named_and_not_what_follows_from_it(change, fault, text):
-    columns = metrics({}, change, {"nonfinite_rewards": 1})
-    assert find_fault(columns) == fault
-    assert re.search(text, diagnose(columns, "Pole"))
+    found = find_fault(metrics({}, change, {"nonfinite_rewards": 1}), "Pole")
+    assert (found.kind, found.update, found.step, found.count) == fault
+    assert re.search(text, found.message)
 
 
 def test_a_healthy_run_has_no_fault():
     assert find_fault(metrics({}, {})) is None
-    assert diagnose(metrics({}, {})) is None
 
 
 def test_updates_before_are_counted():
@@ -86,11 +79,3 @@ def test_runs_of_a_sweep_fail_one_by_one():
     faults = faults_of_runs(stacked)
     assert {index: fault.kind for index, fault in faults.items()} == {(0, 1): "loss", (1, 0): "mask"}
     assert [fault.update for fault in faults.values()] == [2, 1]
-
-
-def test_faults_of_an_evaluation_name_the_step_of_the_episode():
-    assert Fault("mask", step=3, count=1).message() == (
-        "the environment allowed no action in 1 state of the evaluation, first at step 3 of an episode: its action "
-        "mask forbade all of them. A state without an allowed action must end the episode"
-    )
-    assert Fault("parameters", count=2).message("Pole") == "2 parameters of the policy are NaN or Inf"

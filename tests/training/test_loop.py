@@ -16,7 +16,7 @@ from purejaxppo import Config, ConfigError, Hyperparams
 from purejaxppo.envs.protocol import Env, TimeStep
 from purejaxppo.envs.spaces import Discrete, box
 from purejaxppo.training import loop
-from purejaxppo.training.health import Fault, RunError
+from purejaxppo.training.health import RunError
 from purejaxppo.training.loop import _chunk, _scan, as_traced
 
 CONFIG = Config(num_envs=4, num_steps=8, num_epochs=2, num_minibatches=2, total_timesteps=32 * 7)
@@ -203,17 +203,17 @@ def test_a_state_without_an_allowed_action_is_an_error_that_names_the_environmen
     env = probes.dead_end(140)
     config = Config(num_envs=2, num_steps=32, num_epochs=1, num_minibatches=2, total_timesteps=64 * 5)
     algo = pp.make_ppo(env, pp.mlp(env, (4,)), config)
-    what = "environment DeadEnd-v0 allowed no action in 2 states in update 5, first at step 12 of the rollout"
+    what = "update 5: the environment DeadEnd-v0 allowed no action in 2 states, first in step 12 of the rollout"
     chunks = pp.iterate(algo, pp.init_state(algo, jax.random.key(0), H), H, chunk=5)
     state, metrics = next(chunks)  # handed over whole: nothing is lost
     assert metrics.masked_states.tolist() == [0, 0, 0, 0, 2]
     with pytest.raises(RunError, match=what) as caught:
         next(chunks)
-    assert caught.value.fault == Fault("mask", 5, 12, 2)
+    assert caught.value.fault[2:] == (5, 12, 2)
     with pytest.raises(RunError, match=what) as caught:
         pp.train(algo, jax.random.key(0), H)
     np.testing.assert_allclose(caught.value.result[1].value_loss, metrics.value_loss, rtol=1e-5)
-    with pytest.raises(RunError, match="allowed no action in 3 states of the evaluation, first at step 140 of an ep"):
+    with pytest.raises(RunError, match="allowed no action in 3 of 3 episodes, first in step 140 of an episode"):
         pp.evaluate(algo, state, 0, num_episodes=3)
     _, metrics = jax.jit(lambda key: pp.train(algo, key, H))(jax.random.key(0))
     assert metrics.masked_states.sum() == 2
@@ -222,7 +222,7 @@ def test_a_state_without_an_allowed_action_is_an_error_that_names_the_environmen
 
 
 def test_a_learning_rate_that_diverges_is_not_blamed_on_the_environment():
-    with pytest.raises(RunError, match=r"value loss became .* in update \d.*smaller learning_rate") as caught:
+    with pytest.raises(RunError, match=r"update \d: .*_loss became .*smaller learning_rate") as caught:
         pp.train(ALGO, 3, H._replace(learning_rate=1e25))
     assert caught.value.fault.kind == "loss"
 
@@ -235,9 +235,12 @@ def test_an_environment_that_returns_nan_is_named_with_the_step(kind, count):
     chunks = pp.iterate(algo, pp.init_state(algo, 3, H), H, chunk=1)
     next(chunks)
     next(chunks)
-    with pytest.raises(RunError, match=f"the environment Breaking-v0 returned NaN or Inf in {count} {kind}s") as caught:
+    with pytest.raises(
+        RunError, match=f"update 2: the environment Breaking-v0 returned a NaN or infinite {kind}"
+    ) as caught:
         next(chunks)
-    assert caught.value.fault == Fault(kind, 2, 3, count)
+    fault = caught.value.fault
+    assert (fault.kind, fault.update, fault.step, fault.count) == (kind, 2, 3, count)
 
 
 # --- own updates ------------------------------------------------------------------------------------------------------

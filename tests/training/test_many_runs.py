@@ -91,9 +91,7 @@ def test_a_warning_names_each_failed_run_once():
     losses = np.zeros((4, 2, 3))
     losses[1, 0, 2] = np.nan
     known = np.zeros((4, 2), bool)
-    with pytest.warns(
-        RunWarning, match=r"1 run of 8 failed; (.|\n)*run \[1, 0\]: the total loss became nan in update 13"
-    ):
+    with pytest.warns(RunWarning, match=r"1 run of 8 failed; (.|\n)*run \[1, 0\]: update 13: total_loss became nan"):
         known = warn_of_failed_runs("", {"total_loss": losses}, known, first_update=10)
     assert known.sum() == 1
     losses[2, 1] = np.inf
