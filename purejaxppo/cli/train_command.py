@@ -30,7 +30,7 @@ class Train:
 
     settings: Annotated[str, Argument("CONFIG")]  # TOML file, name of a shipped config, or id of an environment
     out: Path | None = None  # run folder, new or empty; default: runs/<env>-<seed>-<time>
-    fast_compiler_flags: bool = False  # compiler passes that XLA leaves off; faster, but XLA aborts on some programs
+    fast_flags: bool = False  # compiler passes that XLA leaves off; faster, but XLA aborts on some programs
     changes: Annotated[Mapping[str, Any], Settings] = field(default_factory=dict)  # tables of a TOML file
 
 
@@ -41,7 +41,7 @@ def run_train(args: Train, problems: Sequence[Problem]) -> int:
     problems = [*found, *problems, *folder_problems(args.out)]
     print(f"settings of {source}\nloading JAX and {run.env}", flush=True)
     with abort_on_interrupt():
-        _prepare_cpu(run, args.fast_compiler_flags)
+        _prepare_cpu(run, args.fast_flags)
         algo = build(run, problems, name_source(source, text))
     if ignored := settings_without_effect(run, algo):
         listed = "\n".join(f"  {line}" for line in ignored)

@@ -263,3 +263,12 @@ def test_an_unknown_environment_names_the_three_nearest(capsys, tiny, nothing_ru
     assert main(["train", str(tiny), "--env", "Pendulum-v0"]) == 2
     names = re.search(r"the nearest are ([^(]*)", capsys.readouterr().err)[1].split(",")
     assert (len(names), names[0]) == (3, "Pendulum-v1")
+
+
+@pytest.mark.parametrize(("args", "fast"), [([], None), (["--fast-flags"], True), (["--fast-flags", "false"], None)])
+def test_the_cpu_is_prepared_for_the_size_of_the_run(monkeypatch, tiny, nothing_runs, args, fast):
+    """The environment variable decides unless the option is given."""
+    asked = []
+    monkeypatch.setattr("purejaxppo.devices.cpu.prepare_cpu", lambda *given: asked.append(given))
+    assert problems_of("train", tiny, "--num-devices", "1000", *args)
+    assert asked == [(64, None, fast)]
