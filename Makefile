@@ -8,7 +8,7 @@ ARGS   ?=
 COMMA  := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-slow test-perf results mutants check format install clean
+.PHONY: help train test test-slow test-perf test-suites results mutants check format install clean
 
 help: ## List the targets
 	@echo "usage: make TARGET [PYTHON=python3.12] [CONFIG=configs/cartpole.toml] [ARGS='--seed 1']"
