@@ -61,8 +61,8 @@ def make_ppo(
             returns other shapes or dtypes than expected (names it).
     """
     config = config or Config()
-    env = clip_action(env)
     recurrent = check_fit(env, network, config, objective)
+    env = clip_action(env)
     plan = make_plan(config, recurrent, PER_ENV_FIELDS)
     objective_name = "none" if config.policy_step == "trpo" else config.objective
     components = Components(
