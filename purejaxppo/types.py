@@ -75,7 +75,7 @@ class Batch(NamedTuple):
     action: Action
     distribution: Distribution  # π_old(·|s_t)
     log_prob: Array  # log π_old(a_t|s_t)
-    value: Array  # V(s_t) before the update
+    value: Array  # V(s_t) before the update, or before the epoch if advantages are recomputed; center of (11)
     advantage: Array  # not normalized
     target: Array  # of the value function
     excluded: Array | tuple[()] = ()  # bool, without effect on the policy; for truncation "mask" only

@@ -1,4 +1,4 @@
-"""Learning results over seeds: for the gates in test_learning.py, and as tables (`python tests/learning.py --help`)."""
+"""Learning results over seeds, for the gates of test_learning.py and as tables (`python tests/learning.py --help`)."""
 
 import argparse
 import dataclasses
@@ -20,13 +20,13 @@ from purejaxppo.networks.actor_critic import make_network
 ROOT = Path(__file__).parents[1]
 EPISODES = 128
 
-# The tasks that the issue of the foundation names: file in configs/, published or asked-for bound, how the bound reads.
+# Published or required lower bounds of the interquartile mean, by the name of a file in configs/.
 GATES = {"cartpole": 490.0, "acrobot": -90.0, "pendulum": -250.0, "catch": 0.95}
 
-# Every objective with the controls that make sense for it, as (static settings, {label: traced settings}) on CartPole.
-# CPI has nothing of its own that keeps it near the old policy, so it stands with a control and fewer epochs only.
+# Every objective with the controls that suit it, on CartPole: name, static settings, {label: hyperparameters}.
+# CPI has no term that keeps it near the old policy, so it is listed only with a control and with fewer epochs.
 EARLY, RATE, CLIP = {"target_kl": 0.02}, {"lr_target_kl": 0.01}, {"clip_target_kl": 0.01}
-TIGHT = {"target_kl": 0.01}  # nothing else keeps CPI near; with the 4 epochs of the others half of its seeds fall short
+TIGHT = {"target_kl": 0.01}  # of CPI; with 4 epochs, as the others have, half of its seeds miss the bound
 PENALTY = {"beta_target_kl": 0.01}
 COMBINATIONS: list[tuple[str, dict, dict[str, dict]]] = [
     (
@@ -66,8 +66,8 @@ COMBINATIONS: list[tuple[str, dict, dict[str, dict]]] = [
 ]
 
 
-# What memory, masks and other action spaces are for: config in configs/, its changes, seeds, and between what the
-# interquartile mean must lie. A feed-forward network cannot know what the memory tasks ask for.
+# Tasks that need a recurrent state, masks, or other action spaces: file in configs/, changes, number of seeds, and the
+# range of the interquartile mean. A feed-forward network cannot solve the tasks that need a recurrent state.
 FEED_FORWARD = {"network": {"kind": "mlp"}}
 OTHER_TASKS = {
     "MemoryChain, GRU": ("memory_chain_gru", {}, 8, 0.9, 1.0),
@@ -85,11 +85,11 @@ OTHER_TASKS = {
 
 
 class Result(NamedTuple):
-    """Mean return of the greedy (sampled) policy of each seed over fresh episodes, [S] each."""
+    """Mean return of each seed over fresh episodes, for the greedy and for the sampled policy, [S] each."""
 
     greedy: np.ndarray
     sampled: np.ndarray
-    seconds: float  # training alone, compiled, of all settings together
+    seconds: float  # of training all settings together, without compilation
     compile_seconds: float
 
     @property
@@ -103,7 +103,7 @@ class Result(NamedTuple):
 
 
 def changed(run: Run, config: dict | None = None, hyperparams: dict | None = None, network: dict | None = None) -> Run:
-    """The run with some of its settings replaced."""
+    """Return the run with some of its settings replaced."""
     return dataclasses.replace(
         run,
         config=dataclasses.replace(run.config, **(config or {})),
@@ -113,12 +113,12 @@ def changed(run: Run, config: dict | None = None, hyperparams: dict | None = Non
 
 
 def shipped(name: str) -> Run:
-    """The run of a file in configs/."""
+    """Return the run of a file in configs/."""
     return load_toml(ROOT / "configs" / f"{name}.toml")
 
 
 def learn_settings(run: Run, settings: list[Hyperparams], num_seeds: int) -> list[Result]:
-    """Train every setting with the same seeds, all of it as one program, and evaluate each."""
+    """Train every setting with every seed as one program, and evaluate each."""
     env = pp.make(run.env, **run.env_params)
     algo = pp.make_ppo(env, make_network(env, run.network), run.config)
     keys, eval_keys = (jax.random.split(jax.random.key(seed), num_seeds) for seed in (run.seed, 1_000_003))
@@ -145,13 +145,13 @@ def learn_settings(run: Run, settings: list[Hyperparams], num_seeds: int) -> lis
 
 
 def learn(run: Run | str, num_seeds: int, **changes: dict) -> Result:
-    """Train `num_seeds` seeds side by side and evaluate each; `run` may be the name of a file in configs/."""
+    """Train `num_seeds` seeds in one program and evaluate each; `run` may be the name of a file in configs/."""
     run = changed(shipped(run) if isinstance(run, str) else run, **changes)
     return learn_settings(run, [run.hyperparams], num_seeds)[0]
 
 
 def combination(index: int, num_seeds: int, total_timesteps: int = 300_000) -> dict[str, Result]:
-    """The results of one entry of COMBINATIONS by label."""
+    """Return the results of one entry of COMBINATIONS by label."""
     name, config, variants = COMBINATIONS[index]
     run = changed(shipped("cartpole"), config | {"total_timesteps": total_timesteps})
     settings = [run.hyperparams._replace(**h) for h in variants.values()]
@@ -160,7 +160,7 @@ def combination(index: int, num_seeds: int, total_timesteps: int = 300_000) -> d
 
 
 def row(label: str, steps: int, r: Result) -> str:
-    """One line of a table."""
+    """Return one line of a table."""
     low, high = r.interval
     digits = 2 if abs(r.iqm) < 10 else 0
     numbers = f"{r.iqm:.{digits}f} | [{low:.{digits}f}, {high:.{digits}f}] | {r.greedy.min():.{digits}f}"

@@ -1,4 +1,4 @@
-"""It learns: probes with known values, a quick gate, and the published tasks over 16 seeds (slow)."""
+"""Learning: probes with known values, a quick gate, and the published tasks over 16 seeds (slow)."""
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ def value(algo, state, *observations):
 
 
 def test_values_of_a_never_ending_task_under_a_time_limit():
-    """Reward 1 for ever, cut every 10 steps: V = 1/(1-γ) = 10, and not the cut sum, at most 1 - γ¹⁰ of that."""
+    """Reward 1 forever, truncated every 10 steps: V = 1/(1-γ) = 10; the truncated sum is at most 1 - γ¹⁰ of that."""
     algo, state, _ = trained(probes.endless(limit=10))
     np.testing.assert_allclose(value(algo, state, [1.0]), 10.0, rtol=0.02)
 
@@ -77,7 +77,7 @@ def test_a_five_state_mdp_is_solved_to_99_percent_of_the_optimum():
     greedy = np.eye(2)[np.asarray(distribution.mode()[0])]
     best = tabular.start @ tabular.value(tabular.best_policy(gamma), gamma)
     assert tabular.start @ tabular.value(greedy, gamma) >= 0.99 * best
-    left = np.eye(2)[np.zeros(5, int)]  # what a greedy learner falls for: .1 at once, for ever
+    left = np.eye(2)[np.zeros(5, int)]  # the policy of a greedy learner: .1 at once, forever
     assert tabular.start @ tabular.value(left, gamma) < 0.8 * best
 
 
@@ -91,7 +91,7 @@ def test_cartpole_quick_gate():
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "gate"), GATES.items())
 def test_gates_over_16_seeds(name, gate):
-    """Interquartile mean of the greedy evaluation of the shipped config."""
+    """Interquartile mean of the greedy evaluation, config as shipped."""
     result = learn(name, 16)
     print(f"{name}: IQM {result.iqm:.2f} {result.interval}, {result.seconds:.0f} s, seeds {np.sort(result.greedy)}")
     assert result.iqm >= gate, result
@@ -127,7 +127,7 @@ def test_other_networks_and_actions(case):
 
 
 def test_memory_quick_gate():
-    """A bit shown at the first step is asked for at the last: a GRU learns to keep it, an MLP cannot."""
+    """The last action must repeat a bit shown at the first step: a GRU learns to keep it, an MLP cannot."""
     with_memory = learn("memory_chain_gru", 2)
     assert with_memory.greedy.min() >= 0.9, with_memory
     without = learn("memory_chain_gru", 2, **FEED_FORWARD)

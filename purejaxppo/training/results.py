@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from purejaxppo._util.version import __version__
+from purejaxppo.config.errors import UsageError
 from purejaxppo.config.schema import Run
 from purejaxppo.training.run_folder import CURVE_FILE, METRICS_FILE, SUMMARY_FILE
 
@@ -27,14 +28,22 @@ class Outcome(NamedTuple):
 
 
 def evaluate_policy(algo: Any, policy: Any, seed: int, num_episodes: int, greedy: bool) -> dict[str, float]:
-    """Play whole episodes and return statistics of their returns and lengths."""
+    """Play whole episodes and return statistics of their returns and lengths.
+
+    Raises:
+        UsageError: the policy or the environment returned NaN, or the environment allowed no action.
+    """
     import jax
     import numpy as np
 
     from purejaxppo.training.evaluation import MAX_STEPS, evaluate
+    from purejaxppo.training.health import RunError
 
     key = jax.random.fold_in(jax.random.key(seed), EVALUATION_KEY)
-    result = evaluate(algo, policy, key, num_episodes, greedy, MAX_STEPS)
+    try:
+        result = evaluate(algo, policy, key, num_episodes, greedy, MAX_STEPS)
+    except RunError as error:
+        raise UsageError(f"evaluation: {error}") from None
     returns, lengths = np.asarray(result.returns, np.float64), np.asarray(result.lengths, np.float64)
     figures = {"mean": returns.mean(), "std": returns.std(), "min": returns.min(), "median": np.median(returns)}
     figures |= {"max": returns.max(), "mean_length": lengths.mean()}

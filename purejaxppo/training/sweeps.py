@@ -72,8 +72,8 @@ def sweep(
     varied, shared = split_hyperparams(h, shape, "sweep")
     run_keys = keys if shape[0] == 1 else jnp.broadcast_to(keys, shape).reshape(-1)
     num_devices, at_once = partition_runs(algo.config, shape[0] * shape[1])
-    results = _train_runs(algo.init, algo.update, length, num_devices, at_once, run_keys, varied, shared)
-    states, metrics = unflatten_runs(results, shape)
+    execution = (shape, num_devices, at_once)
+    states, metrics = _train_runs(algo.init, algo.update, length, *execution, run_keys, varied, shared)
     if not is_traced(metrics):
         warn_of_failed_runs(algo.env.name, metrics, np.zeros(shape, bool))
     return states, metrics
@@ -121,22 +121,23 @@ def _num_settings(h: Hyperparams) -> int:
     return next(iter(shapes.values()), (1,))[0]
 
 
-@partial(jax.jit, static_argnames=("init", "update", "num_updates", "num_devices", "at_once"))
+@partial(jax.jit, static_argnames=("init", "update", "num_updates", "shape", "num_devices", "at_once"))
 def _train_runs(
     init: Callable[..., Any],
     update: Callable[..., Any],
     num_updates: int,
+    shape: tuple[int, ...],
     num_devices: int,
     at_once: int,
     keys: Array,
     varied: Hyperparams | tuple[()],
     shared: Hyperparams | tuple[()],
 ) -> Any:
-    """Train one run for every key [R], with its own hyperparameters or with the shared ones."""
+    """Train one run for every key [R], with its own hyperparameters or with the shared ones; results [*shape, ...]."""
 
     def run(one: tuple, shared: Any) -> Any:
         key, varied = one
         h = varied or shared
         return jax.lax.scan(lambda state, _: call_update(update, state, h), init(key, h), length=num_updates)
 
-    return map_runs(run, num_devices, at_once, (keys, varied), shared)
+    return unflatten_runs(map_runs(run, num_devices, at_once, (keys, varied), shared), shape)

@@ -23,7 +23,7 @@ def ready(env, **config):
 
 
 def always(state, action):
-    """A policy that takes one action: its logit is far above the others."""
+    """Return the state with a policy that always takes one action: its logit is far above the others."""
     params = dict(state.params)
     params["actor_w1"] = jnp.zeros_like(params["actor_w1"])
     params["actor_b1"] = jnp.zeros_like(params["actor_b1"]).at[action].set(50.0)
@@ -31,7 +31,7 @@ def always(state, action):
 
 
 def test_only_the_first_episode_counts_and_nothing_after_it():
-    """Rewards are 100 t + action and the episode ends at t = 3: 100 + 200 + 300 + 3 a, whatever comes after."""
+    """Rewards are 100 t + action and the episode ends at t = 3: the return is 100 + 200 + 300 + 3 a."""
     algo, state = ready(scripted(terminate_at=(3,), truncate_at=()))
     result = pp.evaluate(algo, always(state, 2), jax.random.key(1), num_episodes=5, max_steps=20)
     np.testing.assert_array_equal(result.returns, 606.0)
@@ -62,7 +62,7 @@ def test_greedy_takes_the_mode_and_sampling_the_whole_policy():
 
 
 def test_observation_statistics_are_those_of_the_state():
-    """With statistics that map every observation to 0 the network's biases decide, else its weights."""
+    """If the statistics map every observation to 0, the biases of the network decide, otherwise its weights."""
     algo, state = ready(reward_by_action(), normalize_observations=True)
     moments = state.obs_moments._replace(mean=jnp.ones(1), var=jnp.ones(1), count=jnp.float32(10))
     params = dict(state.params)
@@ -84,7 +84,7 @@ def test_a_recording_is_one_episode_step_by_step():
 
 
 def test_an_episode_that_ended_waits_for_the_others_without_counting():
-    """Episodes of 1 to 6 steps; a step after the end pays -100, as nothing is reset."""
+    """Episodes of 1 to 6 steps; a step after the end pays -100, because nothing is reset."""
 
     def reset(key):
         return (jax.random.randint(key, (), 1, 7), jnp.int32(0)), jnp.zeros(1)

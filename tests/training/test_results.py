@@ -6,8 +6,10 @@ import jax
 import numpy as np
 import pytest
 
+from purejaxppo.config.errors import UsageError
 from purejaxppo.config.schema import Run
 from purejaxppo.training import evaluation, results
+from purejaxppo.training.health import Fault, RunError
 from purejaxppo.training.results import Outcome, evaluate_policy, evaluation_line, write_results
 
 
@@ -15,10 +17,10 @@ from purejaxppo.training.results import Outcome, evaluate_policy, evaluation_lin
 def figures(monkeypatch):
     """The figures of three episodes, one of which did not finish."""
 
-    def played(algo, policy, key, num_episodes, greedy):
+    def played(algo, policy, key, num_episodes, greedy, max_steps):
         assert jax.random.key_data(key).tolist() != jax.random.key_data(jax.random.key(3)).tolist()
         columns = np.array([1.0, 2.0, 6.0]), np.array([4, 5, 9]), np.array([True, True, False])
-        return evaluation.Evaluation(*columns)
+        return evaluation.Evaluation(*columns, fault=np.zeros(3, int))
 
     monkeypatch.setattr(evaluation, "evaluate", played)
     return evaluate_policy("algo", "policy", 3, 3, True)
@@ -35,6 +37,15 @@ def test_figures_of_an_evaluation(figures):
         "episodes": 3,
         "unfinished": 1,
     }
+
+
+def test_an_evaluation_that_goes_wrong_is_an_error_for_the_user(monkeypatch):
+    def fail(*_):
+        raise RunError(Fault("parameters", "the policy has 3 parameters that are NaN or infinite"))
+
+    monkeypatch.setattr(evaluation, "evaluate", fail)
+    with pytest.raises(UsageError, match="evaluation: the policy has 3 parameters"):
+        evaluate_policy("algo", "policy", 3, 3, True)
 
 
 def test_episodes_that_did_not_finish_are_said(figures):
