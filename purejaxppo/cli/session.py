@@ -8,12 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from purejaxppo._util.version import __version__
 from purejaxppo.cli.exit_codes import FAILED, FINISHED
 from purejaxppo.cli.output import tolerant_output
 from purejaxppo.cli.signals import collect_signals, in_background
 from purejaxppo.config.schema import Run
-from purejaxppo.config.toml import dump_toml
 from purejaxppo.training.faults import find_fault
 from purejaxppo.training.results import EVALUATION_EPISODES, Outcome, evaluate_policy, evaluation_line, write_results
 from purejaxppo.training.run_folder import METRICS_FILE, POLICY_FILE
@@ -74,8 +72,7 @@ def _save(run: Run, outcome: Outcome, folder: Path) -> None:
     from purejaxppo.training.policy_file import save_policy
 
     if outcome.policy is not None:
-        texts = {"env": run.env, "purejaxppo": __version__, "config": dump_toml(run)}
-        save_policy(folder / POLICY_FILE, outcome.policy, texts)
+        save_policy(folder / POLICY_FILE, outcome.policy, run=run)
 
 
 def train_and_log(run: Run, algo: Any, folder: Path) -> Outcome:

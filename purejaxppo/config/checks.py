@@ -36,7 +36,7 @@ def check(run: Run, problems: Iterable[Problem] = (), source: str = "") -> Run:
     return run
 
 
-def check_parts(
+def check_settings(
     config: Config | None = None,
     network: NetworkConfig | None = None,
     hyperparams: Hyperparams | None = None,

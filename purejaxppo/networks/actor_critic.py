@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from purejaxppo._util.aliases import Distribution, Observation, Params, PRNGKey, RnnState
-from purejaxppo.config.checks import check_parts
+from purejaxppo.config.checks import check_settings
 from purejaxppo.config.schema import RECURRENT_KINDS, NetworkConfig
 from purejaxppo.envs.protocol import Env
 from purejaxppo.envs.spaces import zero_of
@@ -153,7 +153,7 @@ def make_network(env: Env, config: NetworkConfig | None = None) -> Network:
             become floats, as by normalization.
     """
     config = config or NetworkConfig()
-    check_parts(network=config)
+    check_settings(network=config)
     _check_is_env(env)
     space, actions = env.observation_space, env.action_space
     seen = views(space)

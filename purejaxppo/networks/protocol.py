@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from purejaxppo._util.aliases import Action, Distribution, Params, PRNGKey, RnnState
-from purejaxppo.config.checks import check_parts
+from purejaxppo.config.checks import check_settings
 from purejaxppo.config.schema import Config, NetworkConfig
 from purejaxppo.distributions import Categorical
 from purejaxppo.envs.conformance import check_env
@@ -84,7 +84,7 @@ def check_fit(env: Env, network: Network, config: Config, objective: Any = None)
         )
     with _described("initial_rnn_state(num_envs)"):
         recurrent = bool(jax.tree.leaves(jax.eval_shape(lambda: network.initial_rnn_state(1))))
-    check_parts(config, recurrent=recurrent)
+    check_settings(config, recurrent=recurrent)
     check_env(env)
     problems = _misfits(env, network)
     if problems:

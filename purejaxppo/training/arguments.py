@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
-from purejaxppo.config.checks import check_parts
+from purejaxppo.config.checks import check_settings
 from purejaxppo.config.schema import Config, Hyperparams
 from purejaxppo.types import Algorithm
 
@@ -123,7 +123,7 @@ def as_traced(hyperparams: Hyperparams | None) -> Hyperparams:
     h = Hyperparams() if hyperparams is None else hyperparams
     if not isinstance(h, Hyperparams):
         raise TypeError(f"hyperparams must be a Hyperparams (traced numbers), not {describe(h)}")
-    check_parts(Config(), hyperparams=h)
+    check_settings(Config(), hyperparams=h)
     return Hyperparams(*(jnp.asarray(x, jnp.float32) for x in h))
 
 

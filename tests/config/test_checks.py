@@ -10,7 +10,7 @@ import pytest
 from plain_net import plain
 
 from purejaxppo import make_ppo, train
-from purejaxppo.config.checks import INT32_MAX, check, check_parts, find_problems, ignored_changes, ignored_settings
+from purejaxppo.config.checks import INT32_MAX, check, check_settings, find_problems, ignored_changes, ignored_settings
 from purejaxppo.config.errors import ConfigError, Problem
 from purejaxppo.config.schema import Config, Hyperparams, NetworkConfig, Run
 from purejaxppo.config.toml import parse_toml
@@ -153,7 +153,7 @@ def test_problems_caused_by_a_default_are_not_reported(value):
 @pytest.mark.parametrize("tables", [{"config": Hyperparams()}, {"hyperparams": Config()}, {"network": Config()}])
 def test_static_for_traced_is_a_type_error(tables):
     with pytest.raises(TypeError, match="must be a"):
-        check_parts(**tables)
+        check_settings(**tables)
 
 
 # ---- settings without effect

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purejaxppo.config.checks import check, check_parts, find_problems
+from purejaxppo.config.checks import check, check_settings, find_problems
 from purejaxppo.config.errors import ConfigError
 from purejaxppo.config.schema import TABLES, Config, Hyperparams, NetworkConfig, Run
 from purejaxppo.config.values import INTERVALS, as_float32, show_value, value_problems
@@ -106,14 +106,14 @@ def test_integers_of_any_length(digits, sign):
 
 
 def test_an_integer_is_a_number_too():
-    check_parts(hyperparams=Hyperparams(gamma=1))
-    check_parts(Config(num_envs=np.int64(64)))
+    check_settings(hyperparams=Hyperparams(gamma=1))
+    check_settings(Config(num_envs=np.int64(64)))
 
 
 def test_inf_switches_limits_off():
     off = [key.split(".")[1] for key, interval in INTERVALS.items() if interval.endswith("inf]")]
     assert "max_grad_norm" in off
-    check_parts(hyperparams=Hyperparams()._replace(**dict.fromkeys(off, math.inf)))
+    check_settings(hyperparams=Hyperparams()._replace(**dict.fromkeys(off, math.inf)))
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -138,8 +138,8 @@ def test_sizes_are_checked_one_by_one():
 
 def test_arrays_are_checked_element_by_element():
     with pytest.raises(ConfigError, match=r"hyperparams\.gamma\[1\] = 1\.5"):
-        check_parts(hyperparams=Hyperparams(gamma=jnp.array([0.9, 1.5])))
-    check_parts(hyperparams=Hyperparams(gamma=jnp.array([0.9, 1.0]), learning_rate=np.float32(1e-3)))
+        check_settings(hyperparams=Hyperparams(gamma=jnp.array([0.9, 1.5])))
+    check_settings(hyperparams=Hyperparams(gamma=jnp.array([0.9, 1.0]), learning_rate=np.float32(1e-3)))
     for array, kind in ((jnp.array(True), "type"), (np.zeros(0), "range"), (np.array([0.5, math.nan]), "range")):
         (problem,) = find_problems(hyperparams=Hyperparams(gamma=array))
         assert problem.kind == kind
@@ -147,11 +147,11 @@ def test_arrays_are_checked_element_by_element():
 
 def test_traced_values_pass_and_their_concrete_neighbors_are_still_checked():
     def f(gamma, clip_eps):
-        check_parts(Config(), NetworkConfig(), Hyperparams(gamma=gamma, clip_eps=clip_eps))
+        check_settings(Config(), NetworkConfig(), Hyperparams(gamma=gamma, clip_eps=clip_eps))
         return gamma
 
     assert jax.jit(f, static_argnums=1)(7.0, 0.2) == 7.0
     assert jax.vmap(lambda gamma: f(gamma, 0.2))(jnp.array([7.0, 8.0])).tolist() == [7.0, 8.0]
-    check_parts(hyperparams=Hyperparams(gamma=jax.ShapeDtypeStruct((), jnp.float32)))
+    check_settings(hyperparams=Hyperparams(gamma=jax.ShapeDtypeStruct((), jnp.float32)))
     with pytest.raises(ConfigError, match="clip_eps"):
         jax.jit(f, static_argnums=1)(0.9, -1.0)
