@@ -12,6 +12,7 @@ import pytest
 import purejaxppo as pp
 from purejaxppo.devices import cpu
 from purejaxppo.devices.cpu import CPU_FLAGS, FAST_FLAGS, SMALL_FLAGS, SMALL_MINIBATCH, prepare_cpu, xla_flags
+from purejaxppo.envs.registry import SUITES
 
 ROOT = Path(__file__).parents[2]
 
@@ -188,17 +189,20 @@ for name in names:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [64, 2 * SMALL_MINIBATCH])
-def test_every_environment_compiles_with_the_default_flags(size):
+@pytest.mark.parametrize("suite", SUITES)
+def test_every_environment_compiles_with_the_default_flags(suite, size):
     """In one other process: a failed check inside XLA ends it, and the last line names the environment."""
-    suites = pp.available()
-    names = [name for suite in ("gymnax", "examples") for name in suites[suite]]
-    done = run_python(COMPILE, str(size), *names)
+    names = pp.available().get(suite, ())
+    if not names:
+        pytest.skip(f"the suite {suite} is not installed")
+    done = run_python(COMPILE, str(size), *(f"{suite}/{name}" for name in names))
     assert done.returncode == 0, f"after:\n{done.stdout}\n{done.stderr[-2000:]}"
-    last_words = {}
+    results = {}
     for line in done.stdout.splitlines():
-        last_words.setdefault(line.split()[-1], set()).add(line.split()[0])
-    assert last_words["compiled"] == set(names) - last_words.get("unavailable", set())
-    assert last_words.get("unavailable", set()) <= {"MNISTBandit-bsuite"}, "only this one needs a network"
+        results.setdefault(line.split()[-1], set()).add(line.split()[0].removeprefix(f"{suite}/"))
+    unavailable = results.get("unavailable", set())
+    assert results["compiled"] == set(names) - unavailable
+    assert unavailable <= {"MNISTBandit-bsuite"}, "only this one needs a network"
 
 
 @pytest.mark.slow
