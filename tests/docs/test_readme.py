@@ -97,9 +97,9 @@ def test_results_are_those_of_the_results_page():
     assert [row for row in rows if row not in results] == []
 
 
-def test_the_number_of_faults_is_that_of_the_file():
+def test_there_are_as_many_faults_as_it_says():
     mutants = tomllib.loads((ROOT / "tests" / "mutants.toml").read_text())["mutant"]
-    assert f"Each of {len(mutants)} faults" in TEXT
+    assert len(mutants) >= int(re.search(r"more than (\d+) faults", TEXT)[1])
 
 
 def test_the_error_printed_is_the_error_given(capsys, monkeypatch):
