@@ -6,14 +6,13 @@ from collections.abc import Callable
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 
 from purejaxppo import hooks
 from purejaxppo._util.aliases import PRNGKey
 from purejaxppo.batching.plan import make_plan
 from purejaxppo.batching.shuffles import SHUFFLES
-from purejaxppo.config.schema import Config, Hyperparams
+from purejaxppo.config.schema import Config
 from purejaxppo.envs.auto_reset import auto_reset
 from purejaxppo.envs.protocol import Env
 from purejaxppo.envs.spaces import normalized_leaves
@@ -87,6 +86,6 @@ def make_ppo(
 
 def _trace_update(algo: Algorithm) -> None:
     """Trace an update without compiling it, so that the checks of the hooks raise their errors now."""
-    h = Hyperparams(*(jax.ShapeDtypeStruct((), jnp.float32) for _ in Hyperparams._fields))
+    h = hooks.abstract_hyperparams()
     state = jax.eval_shape(algo.init, jax.random.key(0), h)
     jax.eval_shape(algo.update, state, h)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 
 from purejaxppo._util.aliases import Params, PRNGKey
 from purejaxppo.config.schema import Hyperparams
@@ -85,7 +86,7 @@ def check_shuffle(shuffle: Callable[[PRNGKey, int], Array], size: int) -> Callab
         return order
 
     order = checked(jax.random.key(0), size)
-    if not isinstance(order, jax.core.Tracer) and not np.array_equal(np.sort(order), np.arange(size)):
+    if not isinstance(order, Tracer) and not np.array_equal(np.sort(order), np.arange(size)):
         raise ValueError(f"shuffle: expected a permutation of 0..{size - 1}, got one that misses some of them")
     return checked
 
@@ -128,8 +129,13 @@ def check_metrics_fn(metrics_fn: MetricsFn) -> MetricsFn:
     return checked
 
 
+def abstract_hyperparams() -> Any:
+    """Return the shapes and dtypes of hyperparameters, for tracing."""
+    return jax.eval_shape(_default_hyperparams)
+
+
 def _default_hyperparams() -> Hyperparams:
-    return Hyperparams(*(jnp.float32(x) for x in Hyperparams()))
+    return jax.tree.map(jnp.float32, Hyperparams())
 
 
 def _describe(tree: Any) -> str:
@@ -144,7 +150,7 @@ def _expect(hook: str, expected: Any, found: Any) -> None:
 
 def _expect_finite(hook: str, found: Any) -> None:
     for x in jax.tree.leaves(found):
-        if not isinstance(x, jax.core.Tracer) and not bool(jnp.isfinite(x).all()):
+        if not isinstance(x, Tracer) and not bool(jnp.isfinite(x).all()):
             raise ValueError(f"{hook}: its result is not finite for finite input: {x.tolist()}")
 
 

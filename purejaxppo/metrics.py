@@ -97,7 +97,8 @@ def minibatch_stats(
 
 def merge_stats(stats: Array, grad_norm: Array) -> MinibatchStats:
     """Merge the statistics of the microbatches of a minibatch, [P, 7], and add the norm of its gradient []."""
-    return MinibatchStats(*stats[:, :NUM_MEANS].mean(0), *stats[:, NUM_MEANS:].max(0), grad_norm)
+    merged = [*stats[:, :NUM_MEANS].mean(0), *stats[:, NUM_MEANS:].max(0), grad_norm]
+    return MinibatchStats(*merged)
 
 
 def unstack_stats(stacked: Array) -> MinibatchStats:

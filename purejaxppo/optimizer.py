@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax import Array
 from jax.flatten_util import ravel_pytree
@@ -84,7 +85,7 @@ def make_optimizer(make: MakeOptimizer | None, params: Params) -> Optimizer:
     """
     if make is None:
         return vector_optimizer()
-    h = Hyperparams(*(jax.ShapeDtypeStruct((), "float32") for _ in Hyperparams._fields))
+    h = jax.eval_shape(lambda: jax.tree.map(jnp.float32, Hyperparams()))
 
     def one_step(h: Hyperparams, params: Params) -> tuple:
         transformation = make(h)

@@ -92,7 +92,7 @@ class Components(NamedTuple):
     objective: Callable[..., Array]  # (ratio, advantage, kl, hyperparams) -> surrogate per sample, to be maximized
     target_fn: Callable[..., tuple[Array, Array]]  # see `purejaxppo.functional.bindings.TargetFn`
     shuffle: Callable[[PRNGKey, int], Array]  # (key, size) -> permutation of 0..size-1, int32 [size]
-    normalized: tuple[bool, ...]  # for each leaf of an observation: is it normalized?
+    normalized: tuple[bool | tuple[bool, ...], ...]  # for each leaf of an observation: is it normalized?
     optimizer: Optimizer
     auxiliary_loss: AuxiliaryLoss
     intrinsic: IntrinsicReward | None

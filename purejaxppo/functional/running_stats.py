@@ -21,7 +21,7 @@ class LowParts(NamedTuple):
 
     mean: Any  # [*shape] per leaf
     var: Any  # [*shape] per leaf
-    count: Array  # []
+    count: Any  # []
 
 
 class RunningMoments(NamedTuple):
@@ -30,7 +30,7 @@ class RunningMoments(NamedTuple):
     mean: Any  # [*shape] per leaf
     var: Any  # [*shape] per leaf
     count: Array  # [] number of samples, float32
-    low: LowParts | tuple[()] = ()  # to be added to the three above; () counts as zeros
+    low: Any = ()  # LowParts, to be added to the three above; () counts as zeros
 
 
 def init_moments(example: Any) -> RunningMoments:

@@ -65,7 +65,7 @@ def as_keys(keys: Any, caller: str) -> Array:
     return typed
 
 
-def _typed(key: Any) -> Array | None:
+def _typed(key: Any) -> Any:
     """Return typed keys of the leading shape of `key`, or None if `key` holds no keys and no seeds."""
     if isinstance(key, int | np.integer) and not isinstance(key, bool):
         if not 0 <= key < 2**32:

@@ -73,7 +73,7 @@ class Player(NamedTuple):
     step: Callable
     initial_rnn_state: Callable
     apply: Callable
-    normalized: tuple[bool, ...]  # which leaves of an observation are normalized
+    normalized: tuple[bool | tuple[bool, ...], ...]  # which leaves of an observation are normalized
     action_leaves: tuple[Any, ...]  # of the action space, whose dicts would not be hashable
     action_structure: Any
 

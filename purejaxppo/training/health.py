@@ -92,7 +92,7 @@ def failed_runs(metrics: Any) -> np.ndarray:
     Returns:
         Booleans [...], such as [H, S] of a sweep.
     """
-    return _bad_updates(_numbers(metrics)).any(-1)
+    return np.asarray(_bad_updates(_numbers(metrics)).any(-1))
 
 
 def faults_of_runs(metrics: Any, env_name: str = "", first_update: int = 0) -> dict[tuple[int, ...], Fault]:

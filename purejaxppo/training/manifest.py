@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from purejaxppo import __version__
 from purejaxppo._util.files import open_regular
+from purejaxppo._util.version import __version__
 from purejaxppo.training.array_file import ArraySpec, file_size
 from purejaxppo.training.errors import DamagedCheckpointError
 

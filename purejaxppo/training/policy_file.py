@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from purejaxppo import __version__
+from purejaxppo._util.version import __version__
 from purejaxppo.config.errors import ConfigError
 from purejaxppo.config.schema import Hyperparams, Run
 from purejaxppo.config.toml import dump_toml, parse_toml

@@ -38,8 +38,9 @@ def build(run: Run, problems: Iterable[Problem] = (), source: str = "") -> Any:
         except (ValueError, TypeError) as error:
             problems.append(Problem("network", f": {error}", "network"))
     problems += _device_problems(run.config)
-    check(run, problems, source)
-    return make_ppo(env, network, run.config)
+    check(run, problems, source)  # raises if the environment or the network could not be made
+    made: Any = env
+    return make_ppo(made, network, run.config)
 
 
 def _device_problems(config: Config) -> list[Problem]:

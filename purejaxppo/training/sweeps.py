@@ -68,7 +68,7 @@ def sweep(
     check_axes(algo, h)
     length = checked_length(algo, h, 0, num_updates)
     if shape[0] == 1:
-        h = Hyperparams(*(x.reshape(()) for x in h))
+        h = Hyperparams(*(jnp.reshape(x, ()) for x in h))
     varied, shared = split_hyperparams(h, shape, "sweep")
     run_keys = keys if shape[0] == 1 else jnp.broadcast_to(keys, shape).reshape(-1)
     num_devices, at_once = partition_runs(algo.config, shape[0] * shape[1])

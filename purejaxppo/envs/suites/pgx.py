@@ -133,7 +133,7 @@ def _against(game: Any, opponent: Callable[[jax.Array, Any], jax.Array]) -> Env:
     return Env(reset, step, space, Discrete(game.num_actions))
 
 
-def _opponent(name: str, game: Any, opponent: Any) -> Callable[[jax.Array, Any], jax.Array]:
+def _opponent(name: str, game: Any, opponent: Any) -> Callable[[jax.Array, Any], Any]:
     """Return an opponent as a function (key, pgx's state) -> action."""
     if callable(opponent):
         view = _view(game)
