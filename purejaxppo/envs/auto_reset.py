@@ -1,5 +1,23 @@
-"""Batch an environment and reset finished episodes."""
+"""Batch an environment and reset its finished episodes: the one place where resets happen.
 
+`auto_reset` turns an Env into a VecEnv. The reset modes differ in when they compute the first states of new episodes,
+in the memory that these take, and in their distribution. Axes: T time, N environments.
+
+* "fresh": one first state for each step and environment, in one call before the rollout. Exact. Memory for T * N
+  states.
+* "every_step": a reset in each step, whether or not it is used. Exact. No memory, but the reset is in the loop.
+* "pool": min(pool_size, T * N) states are computed before each rollout, and first states are drawn from them with
+  replacement. Approximate. It saves resets; the memory is that of "fresh".
+* "state_pool": the environment state holds `pool_size` states, from which first states are drawn with replacement;
+  each step replaces the `refresh` oldest ones. Approximate. Memory for `pool_size` states.
+
+In the approximate modes each first state has the right distribution, but first states are not independent: two
+episodes of one rollout ("pool"), or within pool_size / refresh steps of each other ("state_pool"), may begin in the
+same state. Use "state_pool" if a reset is more expensive than a step, or if T * N states do not fit into memory. The
+states that `VecEnv.reset` returns are independent draws in every mode.
+"""
+
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -8,86 +26,202 @@ import jax.numpy as jnp
 
 from purejaxppo.envs.protocol import Env, TimeStep, VecEnv
 
+RESETS = ("fresh", "every_step", "pool", "state_pool")
+
 
 class StepNoise(NamedTuple):
-    """What one step of a VecEnv draws from: made for a whole rollout at once, before the scan."""
+    """Random inputs of the steps of a rollout."""
 
     step_key: jax.Array  # [T, N]
-    reset: Any  # "fresh", "pool": (env_state, obs) [T, N, ...]; "every_step": keys [T, N]
+    # "fresh", "pool": first states (env_state, obs) [T, N, ...]; "every_step": keys [T, N]; "state_pool": PoolNoise
+    reset: Any
 
 
-RESETS = ("fresh", "every_step", "pool")
+class PoolNoise(NamedTuple):
+    """Random inputs of the mode "state_pool"."""
+
+    index: jax.Array  # [T, N]  int32, the entry of the pool that a finished episode is followed by
+    refresh_key: jax.Array  # [T, refresh]  keys of the first states that replace entries of the pool
 
 
-def auto_reset(env: Env, resets: str = "fresh", *, pool_size: int = 256) -> VecEnv:
-    """N copies of `env` that start a new episode where one ended; the one place where resets happen.
+class AutoResetState(NamedTuple):
+    """State of the batch if it is more than the states of the environments: with a pool or staggered episodes."""
 
-    After an end `obs` is the new episode's first observation and `final_obs` what the action led to.
-    Where both flags are set `truncated` is cleared: a terminal state has no value to bootstrap from.
-    How the first states of new episodes are made:
+    env_state: Any  # [N, ...]
+    pool: Any  # (env_state, obs) [P, ...] and the next entry to replace, []  int32; () without a pool
+    steps_left: Any  # [N]  int32, steps until the first episode is cut; 0: never; () without staggering
 
-    * "fresh": an initial state for every step and environment, in one vectorised call before the scan.
-      Exact; needs memory for T*N environment states.
-    * "every_step": computed inside the step, used or not. Exact; no memory, but the reset is in the loop.
-    * "pool": min(pool_size, T*N) initial states drawn anew for every call of `noise`, and taken from at
-      random with replacement. For suites whose reset is dear. An approximation: each draw has the right
-      distribution, but draws of one rollout are not independent (two episodes may begin alike). It saves
-      the resets, not the memory.
 
-    The first reset (`VecEnv.reset`) is exact in all three.
+class FirstStates(NamedTuple):
+    """How a reset mode makes the first states of new episodes."""
+
+    init: Callable[[jax.Array], Any]  # (key) -> pool, kept in the state of the batch
+    noise: Callable[[jax.Array, tuple[int, int]], Any]  # (key, (T, N)) -> leaves [T, ...]
+    take: Callable[[Any, Any], tuple[Any, Any]]  # (pool, noise of a step) -> (pool, first states [N, ...])
+
+
+def auto_reset(
+    env: Env | VecEnv, resets: str = "auto", *, pool_size: int = 256, refresh: int = 1, stagger: int = 0
+) -> VecEnv:
+    """Batch copies of an environment and start a new episode where one has ended.
+
+    At the end of an episode, `obs` is the first observation of the next one and `final_obs` is the observation that the
+    action led to. If both flags are set, `truncated` is cleared: a terminal state has no value to bootstrap from.
+
+    Args:
+        env: the environment. A VecEnv resets itself and is returned unchanged.
+        resets: how first states are computed, one of `RESETS` (see the module), or "auto": the mode that the
+            environment asks for (`env.resets`), else "fresh".
+        pool_size: number of states in a pool.
+        refresh: number of states of the pool that "state_pool" replaces in each step, by as many resets.
+        stagger: cut the first episode of each environment (as truncated) after a random number of 1 to `stagger` steps,
+            so that environments with the same time limit do not end their episodes in the same step. The cut episodes
+            count as finished, with lower returns. 0 cuts nothing.
 
     Raises:
-        ValueError: unknown `resets`, or `pool_size` < 1.
+        ValueError: an unknown mode, or a size out of range.
     """
-    if resets not in RESETS:
-        raise ValueError(f"resets must be one of {', '.join(map(repr, RESETS))}, not {resets!r}")
-    if pool_size < 1:
-        raise ValueError(f"pool_size must be at least 1, not {pool_size}")
+    if isinstance(env, VecEnv):
+        return env
+    mode = env.resets or "fresh" if resets == "auto" else resets
+    _check(mode, pool_size, refresh, stagger)
+    if mode == "state_pool":
+        return _batch(env, _state_pool(env, pool_size, refresh), stagger, keeps_pool=True)
+    first_states = {"fresh": _fresh, "every_step": _every_step, "pool": partial(_pool, pool_size=pool_size)}[mode](env)
+    return _batch(env, first_states, stagger, keeps_pool=False)
+
+
+def _batch(env: Env, first_states: FirstStates, stagger: int, keeps_pool: bool) -> VecEnv:
+    """Return the VecEnv whose new episodes begin in the first states given."""
+    plain = not keeps_pool and not stagger  # the state is that of the environments alone
 
     def reset(key: jax.Array, num_envs: int) -> tuple[Any, Any]:
-        return jax.vmap(env.reset)(jax.random.split(key, num_envs))
+        if plain:
+            return jax.vmap(env.reset)(jax.random.split(key, num_envs))
+        key_env, key_pool, key_stagger = jax.random.split(key, 3)
+        env_state, obs = jax.vmap(env.reset)(jax.random.split(key_env, num_envs))
+        steps_left = jax.random.randint(key_stagger, (num_envs,), 1, stagger + 1, jnp.int32) if stagger else ()
+        return AutoResetState(env_state, first_states.init(key_pool), steps_left), obs
 
     def noise(key: jax.Array, num_steps: int, num_envs: int) -> StepNoise:
         shape = (num_steps, num_envs)
         key_step, key_reset = jax.random.split(key)
-        step_key = jax.random.split(key_step, shape)
-        if resets == "pool":
-            return StepNoise(step_key, _draw_from_pool(env, key_reset, shape, pool_size))
-        reset_key = jax.random.split(key_reset, shape)
-        if resets == "every_step":
-            return StepNoise(step_key, reset_key)
-        return StepNoise(step_key, jax.vmap(jax.vmap(env.reset))(reset_key))
+        return StepNoise(jax.random.split(key_step, shape), first_states.noise(key_reset, shape))
 
-    def step(noise: StepNoise, env_state: Any, action: Any) -> tuple[Any, TimeStep]:
-        # Reset and step are mapped apart: some simulators cannot have both under one map.
-        first = jax.vmap(env.reset)(noise.reset) if resets == "every_step" else noise.reset
+    def step(noise: StepNoise, state: Any, action: Any) -> tuple[Any, TimeStep]:
+        env_state, pool, steps_left = (state, (), ()) if plain else state
+        # Reset and step are mapped separately: some simulators cannot have both under one map.
+        pool, first = first_states.take(pool, noise.reset)
         env_state, timestep = jax.vmap(env.step)(noise.step_key, env_state, action)
-        return jax.vmap(_begin_anew)(first, env_state, timestep)
+        if stagger:
+            timestep = timestep._replace(truncated=timestep.truncated | (steps_left == 1))
+            steps_left = jnp.where(timestep.terminated | timestep.truncated, 0, jnp.maximum(steps_left - 1, 0))
+        env_state, timestep = _start_episodes(first, env_state, timestep)
+        return env_state if plain else AutoResetState(env_state, pool, steps_left), timestep
 
-    return VecEnv(reset, noise, step, env.observation_space, env.action_space)
-
-
-def _draw_from_pool(env: Env, key: jax.Array, shape: tuple[int, int], pool_size: int) -> tuple[Any, Any]:
-    """(env_state, obs) [T, N, ...] taken at random from a pool of initial states."""
-    size = min(pool_size, shape[0] * shape[1])
-    key_pool, key_index = jax.random.split(key)
-    pool = jax.vmap(env.reset)(jax.random.split(key_pool, size))
-    index = jax.random.randint(key_index, shape, 0, size)
-    return jax.tree.map(lambda x: x[index], pool)
+    return VecEnv(reset, noise, step, env.observation_space, env.action_space, env.name)
 
 
-def _begin_anew(first: tuple[Any, Any], env_state: Any, timestep: TimeStep) -> tuple[Any, TimeStep]:
-    """One environment: put a new episode's state and observation where one ended."""
+def _check(mode: str, pool_size: int, refresh: int, stagger: int) -> None:
+    if mode not in RESETS:
+        raise ValueError(f"resets must be one of {', '.join(map(repr, ('auto', *RESETS)))}, not {mode!r}")
+    if pool_size < 1:
+        raise ValueError(f"pool_size must be at least 1, not {pool_size}")
+    if not 1 <= refresh <= pool_size:
+        raise ValueError(f"refresh must be from 1 to pool_size = {pool_size}, not {refresh}")
+    if stagger < 0:
+        raise ValueError(f"stagger must be at least 0, not {stagger}")
+
+
+# Reset modes ---------------------------------------------------------------------------------------------------------
+
+
+def _no_pool(key: jax.Array) -> tuple[()]:
+    return ()
+
+
+def _given(pool: Any, noise: Any) -> tuple[Any, Any]:
+    """Return the first states that the noise consists of."""
+    return pool, noise
+
+
+def _fresh(env: Env) -> FirstStates:
+    def noise(key: jax.Array, shape: tuple[int, int]) -> tuple[Any, Any]:
+        return jax.vmap(jax.vmap(env.reset))(jax.random.split(key, shape))
+
+    return FirstStates(_no_pool, noise, _given)
+
+
+def _every_step(env: Env) -> FirstStates:
+    def take(pool: Any, keys: jax.Array) -> tuple[Any, Any]:
+        return pool, jax.vmap(env.reset)(keys)
+
+    return FirstStates(_no_pool, jax.random.split, take)
+
+
+def _pool(env: Env, pool_size: int) -> FirstStates:
+    def noise(key: jax.Array, shape: tuple[int, int]) -> tuple[Any, Any]:
+        size = min(pool_size, shape[0] * shape[1])
+        key_pool, key_index = jax.random.split(key)
+        pool = jax.vmap(env.reset)(jax.random.split(key_pool, size))
+        index = jax.random.randint(key_index, shape, 0, size)
+        return jax.tree.map(lambda x: x[index], pool)
+
+    return FirstStates(_no_pool, noise, _given)
+
+
+def _state_pool(env: Env, pool_size: int, refresh: int) -> FirstStates:
+    def is_batched(x: jax.Array) -> bool:  # else it is a constant that all environments share
+        return x.shape[:1] == (pool_size,)
+
+    def init(key: jax.Array) -> tuple[Any, jax.Array]:
+        return jax.vmap(env.reset)(jax.random.split(key, pool_size)), jnp.int32(0)
+
+    def noise(key: jax.Array, shape: tuple[int, int]) -> PoolNoise:
+        key_index, key_refresh = jax.random.split(key)
+        index = jax.random.randint(key_index, shape, 0, pool_size, jnp.int32)
+        return PoolNoise(index, jax.random.split(key_refresh, (shape[0], refresh)))
+
+    def take(pool: Any, noise: PoolNoise) -> tuple[Any, Any]:
+        states, position = pool
+        places = (position + jnp.arange(refresh, dtype=jnp.int32)) % pool_size  # the oldest ones
+        new = jax.vmap(env.reset)(noise.refresh_key)
+        states = jax.tree.map(lambda old, x: old.at[places].set(x) if is_batched(old) else old, states, new)
+        first = jax.tree.map(lambda x: x[noise.index] if is_batched(x) else x, states)
+        return (states, (position + refresh) % pool_size), first
+
+    return FirstStates(init, noise, take)
+
+
+# The start of new episodes -------------------------------------------------------------------------------------------
+
+
+def _start_episodes(first: tuple[Any, Any], env_state: Any, timestep: TimeStep) -> tuple[Any, TimeStep]:
+    """Replace state and observation by the first ones of a new episode where one has ended; leaves [N, ...]."""
     done = timestep.terminated | timestep.truncated
-    env_state, obs = jax.tree.map(partial(_choose, done), first, (env_state, timestep.obs))
+    env_state, obs = jax.tree.map(lambda x, y: choose(done, x, y), first, (env_state, timestep.obs))
     truncated = timestep.truncated & ~timestep.terminated
     return env_state, timestep._replace(obs=obs, truncated=truncated, final_obs=timestep.final_obs)
 
 
-def _choose(done: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
-    """x where done, else y; of typed keys too."""
+def choose(done: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
+    """Return x where done, else y; also for typed keys.
+
+    Args:
+        done: bool [N], or [].
+        x: leaf of a first state, [N, ...]; of any shape if `done` is [].
+        y: leaf of a later state, as x. One without an environment axis is a constant that all environments share, such
+            as a table of a simulator's model: it stays as it is.
+    """
+    if y.shape[: done.ndim] != done.shape:
+        return y
     if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-        return jnp.where(done, x, y)
-    # A choice between keys counts as a use of both with JAX's reuse check; one between their data does not.
-    data = jnp.where(done, jax.random.key_data(x), jax.random.key_data(y))
-    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+        return jnp.where(_like(done, x), x, y)
+    # JAX's reuse check counts a choice between keys as a use of both, but not a choice between their data.
+    x_data, y_data = jax.random.key_data(x), jax.random.key_data(y)
+    return jax.random.wrap_key_data(jnp.where(_like(done, x_data), x_data, y_data), impl=jax.random.key_impl(x))
+
+
+def _like(done: jax.Array, x: jax.Array) -> jax.Array:
+    """Broadcast done [N] or [] to the shape of x."""
+    return jnp.broadcast_to(done.reshape(done.shape + (1,) * (x.ndim - done.ndim)), x.shape)

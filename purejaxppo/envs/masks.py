@@ -1,8 +1,13 @@
-"""Action masks: where an observation carries one, what of the action space it allows, and how to draw from that.
+"""Action masks: where an observation carries one, what it allows, and how to draw allowed actions.
 
-A mask is an array of bools or numbers, true (not 0) where an action is allowed: [n] for Discrete(n); for MultiDiscrete
-the concatenated [Σ nᵢ], or a tuple of [nᵢ]; for a dict of spaces a dict with some of its keys; for a tuple of spaces a
-tuple as long, with () for parts without a mask. The space of a mask has the same structure.
+A mask is an array of bools or numbers, nonzero where an action is allowed:
+
+* for Discrete(n), [n];
+* for MultiDiscrete, the concatenated masks [Σ nᵢ] of its components, or a tuple of them, [nᵢ] each;
+* for a dict of spaces, a dict with some of its keys;
+* for a tuple of spaces, a tuple of the same length, with () for an entry without a mask.
+
+The space of a mask has the same structure. Masks in a batch have leading axes [...].
 """
 
 from __future__ import annotations
@@ -19,21 +24,37 @@ from purejaxppo.envs.spaces import Box, Discrete, MultiDiscrete, Space, sample_s
 Array = jax.Array
 
 
+# Finding a mask ------------------------------------------------------------------------------------------------------
+
+
 def is_asymmetric(x: Any) -> bool:
-    """Whether an observation (or the space of it) is {"actor": ..., "critic": ...}, with or without "action_mask"."""
+    """Return whether an observation or its space is {"actor": ..., "critic": ...}, with or without "action_mask"."""
     return isinstance(x, dict) and {"actor", "critic"} == set(x) - {"action_mask"}
 
 
 def action_mask(x: Any) -> Any:
-    """The "action_mask" of an observation (or of an observation space): its own or its "actor" entry's; None: none."""
+    """Return the "action_mask" of an observation or of its space, or None.
+
+    It is an entry of the observation, or of the entry "actor" of an asymmetric one.
+    """
     for entry in (x, x["actor"] if is_asymmetric(x) else None):
         if isinstance(entry, dict) and "action_mask" in entry:
             return entry["action_mask"]
     return None
 
 
+def with_mask(x: Any, mask: Any) -> Any:
+    """Return an observation that has an "action_mask" with another one in its place."""
+    if "action_mask" in x:
+        return {**x, "action_mask": mask}
+    return {**x, "actor": {**x["actor"], "action_mask": mask}}
+
+
+# Taking it apart -----------------------------------------------------------------------------------------------------
+
+
 def leaf_masks(space: Space, mask: Any) -> list[Any]:
-    """The mask of every leaf of an action space, None where it has none; of mask spaces as of masks."""
+    """Return the mask of each leaf of an action space, None for a leaf without one; also for spaces of masks."""
     if mask is None:
         return [None] * len(jax.tree.leaves(space))
     if isinstance(space, dict):
@@ -45,29 +66,39 @@ def leaf_masks(space: Space, mask: Any) -> list[Any]:
 
 
 def component_masks(leaf: Discrete | MultiDiscrete, mask: Any) -> list[Array]:
-    """The mask [..., nᵢ] of each categorical component of a leaf of an action space."""
+    """Return the mask [..., nᵢ] of each categorical component of a leaf of an action space."""
     if isinstance(leaf, Discrete):
         return [mask]
     return list(mask) if isinstance(mask, tuple) else jnp.split(mask, np.cumsum(leaf.nvec).tolist()[:-1], axis=-1)
 
 
+# What it allows ------------------------------------------------------------------------------------------------------
+
+
 def has_action(space: Space, mask: Any) -> Array:
-    """Whether a mask allows an action at all, [...]: a choice for every component of `space` that has a mask."""
+    """Return whether a mask allows an action, [...]: a choice for each component of `space` that has a mask."""
     pairs = zip(jax.tree.leaves(space), leaf_masks(space, mask), strict=True)
-    parts = [part for leaf, m in pairs if m is not None for part in component_masks(leaf, m)]
-    return functools.reduce(jnp.logical_and, [part.astype(bool).any(-1) for part in parts], jnp.bool_(True))
+    components = [component for leaf, m in pairs if m is not None for component in component_masks(leaf, m)]
+    flags = [component.astype(bool).any(-1) for component in components]
+    return functools.reduce(jnp.logical_and, flags, jnp.bool_(True))
 
 
 def is_allowed(space: Space, mask: Any, action: Any) -> Array:
-    """Whether a mask allows an action of `space`, [...]: its choice in every component that has a mask."""
+    """Return whether a mask allows an action of `space`, [...]: its choice in each component that has a mask."""
     leaves, structure = jax.tree.flatten(space)
-    parts = zip(leaves, leaf_masks(space, mask), structure.flatten_up_to(action), strict=True)
-    allowed = [_chosen(leaf, m, choice) for leaf, m, choice in parts if m is not None]
+    triples = zip(leaves, leaf_masks(space, mask), structure.flatten_up_to(action), strict=True)
+    allowed = [_is_choice_allowed(leaf, m, choice) for leaf, m, choice in triples if m is not None]
     return functools.reduce(jnp.logical_and, allowed, jnp.bool_(True))
 
 
-def _chosen(leaf: Discrete | MultiDiscrete, mask: Any, choice: Array) -> Array:
-    """The entries of the mask that a choice, int [...] or [..., len(nvec)], points at: all of them true, [...]."""
+def _is_choice_allowed(leaf: Discrete | MultiDiscrete, mask: Any, choice: Array) -> Array:
+    """Return whether all entries of a mask that a choice selects are true, [...].
+
+    Args:
+        leaf: a leaf of an action space.
+        mask: its mask.
+        choice: int [...] for Discrete, [..., len(nvec)] for MultiDiscrete.
+    """
     components = component_masks(leaf, mask)
     choices = [choice] if isinstance(leaf, Discrete) else [choice[..., i] for i in range(len(components))]
     pairs = zip(components, choices, strict=True)
@@ -75,10 +106,31 @@ def _chosen(leaf: Discrete | MultiDiscrete, mask: Any, choice: Array) -> Array:
     return functools.reduce(jnp.logical_and, entries)
 
 
-def sample_allowed(space: Space, mask: Any, key: Array) -> Any:
-    """A random element of an action space, uniform among those that one mask (no leading axes) allows.
+def allow_all_if_none(space: Space, mask: Any) -> Any:
+    """Return a mask that allows every choice of a component of which it would allow none.
 
-    Where none is allowed the element is one of `space` all the same.
+    Args:
+        space: the action space.
+        mask: its mask, without leading axes.
+    """
+    if isinstance(space, dict):
+        return {name: allow_all_if_none(space[name], m) for name, m in mask.items()}
+    if isinstance(space, tuple):
+        pairs = zip(space, mask, strict=True)
+        return tuple(m if isinstance(m, tuple) and not m else allow_all_if_none(child, m) for child, m in pairs)
+    opened = [jnp.where(m.astype(bool).any(), m, jnp.ones_like(m)) for m in component_masks(space, mask)]
+    if isinstance(mask, tuple):
+        return tuple(opened)
+    return opened[0] if isinstance(space, Discrete) else jnp.concatenate(opened)
+
+
+# Drawing -------------------------------------------------------------------------------------------------------------
+
+
+def sample_allowed(space: Space, mask: Any, key: Array) -> Any:
+    """Draw an element of an action space uniformly among those that a mask (without leading axes) allows.
+
+    If it allows none, the result is still an element of `space`.
     """
     leaves, structure = jax.tree.flatten(space)
     keys = jax.random.split(key, len(leaves))
@@ -90,9 +142,12 @@ def _sample_leaf(leaf: Any, mask: Any, key: Array) -> Array:
         return sample_space(leaf, key)
     masks = component_masks(leaf, mask)
     keys = jax.random.split(key, len(masks))
-    logits = [jnp.where(m.astype(bool), 0.0, -1e9) for m in masks]
+    logits = [jnp.where(m.astype(bool), jnp.float32(0.0), jnp.float32(-1e9)) for m in masks]
     draws = [jax.random.categorical(k, x).astype(jnp.int32) for k, x in zip(keys, logits, strict=True)]
     return draws[0] if isinstance(leaf, Discrete) else jnp.stack(draws)
+
+
+# Checking ------------------------------------------------------------------------------------------------------------
 
 
 def check_mask(space: Space, mask: Space) -> None:
@@ -109,22 +164,29 @@ def check_mask(space: Space, mask: Space) -> None:
             check_mask(space[name], mask[name])
     elif isinstance(space, tuple):
         if not isinstance(mask, tuple) or len(mask) != len(space):
-            raise ValueError(f"{what}: it must be a tuple of {len(space)}, () for a part without a mask")
+            raise ValueError(f"{what}: it must be a tuple of {len(space)}, with () for an entry without a mask")
         for child, child_mask in zip(space, mask, strict=True):
             if child_mask != ():
                 check_mask(child, child_mask)
     elif isinstance(space, Box):
         raise ValueError(f"{what}: continuous actions have no mask")
     else:
-        sizes = (space.n,) if isinstance(space, Discrete) else tuple(space.nvec)
-        found = tuple(_length(m) for m in (mask if isinstance(mask, tuple) else (mask,)))
-        split_up = isinstance(mask, tuple) and isinstance(space, MultiDiscrete)
-        if found != (sizes if split_up else (sum(sizes),)) or isinstance(mask, tuple) > split_up:
-            raise ValueError(f"{what}: it must have the length {sum(sizes)}")
+        _check_leaf_mask(what, space, mask)
+
+
+def _check_leaf_mask(what: str, space: Discrete | MultiDiscrete, mask: Space) -> None:
+    sizes = (space.n,) if isinstance(space, Discrete) else space.nvec
+    may_be_tuple = isinstance(space, MultiDiscrete)
+    if isinstance(mask, tuple):
+        fits = may_be_tuple and tuple(map(_length, mask)) == sizes
+    else:
+        fits = _length(mask) == sum(sizes)
+    if not fits:
+        raise ValueError(f"{what}: it must have the length {sum(sizes)}")
 
 
 def _length(space: Any) -> int | None:
-    """Length of a vector, None for anything else."""
+    """Return the length of a vector, None for any other space."""
     if isinstance(space, MultiDiscrete):
         return len(space.nvec)
     return space.shape[0] if isinstance(space, Box) and len(space.shape) == 1 else None

@@ -16,8 +16,7 @@ import jax
 
 from purejaxppo._util.text import nearest
 from purejaxppo.envs.conformance import allow_promotion
-from purejaxppo.envs.errors import MissingSuite
-from purejaxppo.envs.registry import missing_suite
+from purejaxppo.envs.errors import MissingSuite, missing_suite
 
 
 class Package(NamedTuple):

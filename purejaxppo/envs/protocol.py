@@ -1,4 +1,8 @@
-"""The environment protocol: Env, VecEnv, TimeStep."""
+"""The environment protocol: Env, VecEnv and TimeStep.
+
+An `Env` is one environment that never resets itself. A `VecEnv` is a batch of N environments that reset themselves;
+`auto_reset` makes one from an Env. Training takes either. Axes: T time, N environments.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -6,57 +10,127 @@ from typing import Any, NamedTuple
 
 import jax
 
-from purejaxppo.envs.spaces import Space, sample_space
+from purejaxppo.envs.spaces import Space, check_space, sample_space
 
 
 class TimeStep(NamedTuple):
-    """What one step gives. There is no field called `done`: the two ways to end are not alike."""
+    """The result of one step; leaves have the leading axis [N] if they come from a VecEnv.
 
-    obs: Any  # what to act on next (after a reset, where one happened)
+    There is no field `done`: the two ways in which an episode ends differ in what the next state is worth.
+    """
+
+    obs: Any  # the observation to act on next; after a reset, the first one of the new episode
     reward: Any  # []  float32
-    terminated: Any  # []  bool; the MDP ended: do not bootstrap, cut the trace
-    truncated: Any  # []  bool; the clock ran out: bootstrap from final_obs, cut the trace
-    final_obs: Any  # what the action led to, before any reset
+    terminated: Any  # []  bool; the MDP has ended: its last state has the value 0
+    truncated: Any  # []  bool; the episode was cut, as by a time limit: bootstrap from the value of final_obs
+    final_obs: Any  # the observation that the action led to, before any reset
+    # Further quantities of the running episode, such as achievements: a dict of float32 scalars, or () if there are
+    # none. The values at the last step of an episode are those of the episode.
+    info: Any = ()
 
 
 class Env(NamedTuple):
     """One environment that never resets itself; its parameters are closed over.
 
-    reset(key) -> (env_state, obs); step(key, env_state, action) -> (env_state, TimeStep) with
-    `final_obs` the same as `obs`. Both flags of a TimeStep may be true.
+    `conform` makes one from functions that are less strict about dtypes, and `check_env` checks one.
     """
 
+    # (key) -> (env_state, obs)
     reset: Callable[[jax.Array], tuple[Any, Any]]
+    # (key, env_state, action) -> (env_state, TimeStep); final_obs equals obs, and both flags may be true.
     step: Callable[[jax.Array, Any, Any], tuple[Any, TimeStep]]
     observation_space: Space
     action_space: Space
-    name: str = ""  # what messages call it; `make` sets it and wrappers keep it
+    name: str = ""  # used in messages; `make` sets it and wrappers keep it
+    resets: str = ""  # the reset mode that `auto_reset` uses for resets="auto"; empty: "fresh"
 
 
 class VecEnv(NamedTuple):
-    """N environments that reset themselves; terminated and truncated exclude each other, terminated wins.
+    """A batch of N environments that reset themselves. The spaces are those of one environment.
 
-    reset(key, num_envs) -> (env_state, obs), leaves [N, ...];
-    noise(key, num_steps, num_envs) -> everything random of T steps, leaves [T, N, ...], to be scanned over;
-    step(noise at t, env_state, action [N, ...]) -> (env_state, TimeStep [N, ...]).
+    All randomness of a step is an argument, so that a rollout draws it at once, before its scan. A column of the batch
+    can be an environment of its own, or one of several agents of an environment (`fold_agents`).
     """
 
+    # (key, num_envs) -> (env_state, obs), leaves [N, ...]. Leaves of env_state may also be shared by all columns.
     reset: Callable[[jax.Array, int], tuple[Any, Any]]
+    # (key, num_steps, num_envs) -> the random inputs of T steps, leaves [T, ...]
     noise: Callable[[jax.Array, int, int], Any]
+    # (noise of one step, env_state, action [N, ...]) -> (env_state, TimeStep [N, ...]); where an episode has ended, obs
+    # is the first of the next one. The flags exclude each other: if both would be true, terminated is.
     step: Callable[[Any, Any, Any], tuple[Any, TimeStep]]
     observation_space: Space
     action_space: Space
+    name: str = ""  # used in messages
+    group_size: int = 1  # num_envs must be a multiple of this, such as the number of agents of a team
+
+
+def check_is_env(env: Any) -> None:
+    """Check that an object is an Env or a VecEnv whose spaces are spaces of this package.
+
+    Raises:
+        TypeError: it is something else; the message says what to write instead.
+        ValueError: a space is not one of this package.
+    """
+    if not isinstance(env, Env | VecEnv):
+        raise TypeError(f"the environment must be an Env or a VecEnv of purejaxppo.envs, not {_advice(env)}")
+    for name in ("reset", "step") if isinstance(env, Env) else ("reset", "noise", "step"):
+        if not callable(getattr(env, name)):
+            raise TypeError(f"{name} of {describe(env)} must be a function, not {getattr(env, name)!r}")
+    for kind, space in (("observation", env.observation_space), ("action", env.action_space)):
+        check_space(space, f"the {kind} space of {describe(env)}")
+
+
+def describe(env: Env | VecEnv) -> str:
+    """Return how messages call an environment."""
+    return f"the environment {env.name}" if env.name else "the environment"
+
+
+def _advice(x: Any) -> str:
+    """Return what an object is, and what to write to get an Env instead."""
+    if isinstance(x, str):
+        return f'the string "{x}": write purejaxppo.make("{x}")'
+    if isinstance(x, tuple) and type(x) is tuple and x and _package(x[0]) == "gymnax":
+        return "the pair that gymnax.make returns: write purejaxppo.make with the same id"
+    if _package(x) == "gymnax":
+        name = getattr(x, "name", "") or type(x).__name__
+        return (
+            f'the gymnax environment {name}: write purejaxppo.make("{name}"), or envs.suites.gymnax.adapt(env, params)'
+        )
+    if _package(x) == "gymnasium":
+        name = getattr(getattr(x, "spec", None), "id", "") or type(x).__name__
+        return f'the gymnasium environment {name}: write purejaxppo.make("gymnasium/{name}")'
+    package = _package(x)
+    kind = type(x).__name__ if package in ("builtins", "purejaxppo") else f"{package} {type(x).__name__}"
+    return (
+        f"an object of type {kind}: write purejaxppo.make(id), or Env(reset, step, observation_space, action_space) "
+        "with your own functions"
+    )
+
+
+def _package(x: Any) -> str:
+    return type(x).__module__.partition(".")[0]
 
 
 def key_aval() -> Any:
-    """Shape and dtype of a typed key."""
+    """Return the shape and dtype of a typed key."""
     return jax.eval_shape(lambda: jax.random.key(0))
 
 
-def step_avals(env: Env) -> tuple[Any, Any, Any, TimeStep]:
-    """(state, obs) of reset and (state, TimeStep) of a step as shapes and dtypes; nothing is computed."""
+def step_avals(env: Env, num_agents: int | None = None) -> tuple[Any, Any, Any, TimeStep]:
+    """Trace an environment without computing anything.
+
+    Args:
+        env: the environment.
+        num_agents: number of agents A of an environment for `fold_agents`, whose actions are [A, ...].
+
+    Returns:
+        (state, obs) of reset and (state, TimeStep) of a step, as shapes and dtypes.
+    """
     key = key_aval()
     state, obs = jax.eval_shape(env.reset, key)
     action = jax.eval_shape(partial(sample_space, env.action_space), key)
+    if num_agents is not None:
+        action = jax.tree.map(lambda x: jax.ShapeDtypeStruct((num_agents, *x.shape), x.dtype), action)
     next_state, timestep = jax.eval_shape(env.step, key, state, action)
     return state, obs, next_state, timestep

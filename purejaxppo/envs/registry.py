@@ -1,74 +1,98 @@
-"""Environments by id: `make("CartPole-v1")` or `make("gymnax/CartPole-v1")`."""
+"""Environments by id: `make("CartPole-v1")` or `make("gymnax/CartPole-v1")`.
+
+The adapter of a suite is the module of that name in `suites/`. It has two functions: `ids()`, which is cheap and does
+not import the suite, and `make(id, **env_params)`. Adapters are imported when they are needed.
+"""
 
 import importlib
 import importlib.util
 from typing import Any
 
 from purejaxppo._util.text import nearest
-from purejaxppo.envs.errors import MissingSuite, UnknownEnvironment
-from purejaxppo.envs.protocol import Env
+from purejaxppo.envs.errors import SUITES, MissingSuite, UnknownEnvironment, missing_suite
+from purejaxppo.envs.protocol import Env, VecEnv
 
-# suite -> (package that it needs, what to install). The adapter is the module of this folder of the same name;
-# it has ids() -> tuple of names, cheap, and make(name, **env_params) -> Env. An id without its suite is looked
-# for in this order.
-SUITES: dict[str, tuple[str, str]] = {
-    "gymnax": ("gymnax", "'gymnax>=1.0.1' six"),
-    "examples": ("purejaxppo", "purejaxppo"),
-    "pgx": ("pgx", "'purejaxppo[pgx]'"),
-    "xland": ("xminigrid", "'purejaxppo[xland]'"),
-}
+# Ids less similar than this (difflib's ratio) are not suggested.
+LIKENESS = 0.6
 
 
 def installed(suite: str) -> bool:
-    """Whether the package of a suite is installed; does not import it."""
-    return importlib.util.find_spec(SUITES[suite][0]) is not None
+    """Return whether the package of a suite is installed, without importing it."""
+    return importlib.util.find_spec(SUITES[suite].package) is not None
+
+
+def has_adapter(suite: str) -> bool:
+    """Return whether this version has an adapter of a suite."""
+    return importlib.util.find_spec(f"purejaxppo.envs.suites.{suite}") is not None
+
+
+def available() -> dict[str, tuple[str, ...]]:
+    """Return the ids of each installed suite, without importing any suite."""
+    return {suite: _ids(suite) for suite in SUITES if installed(suite) and has_adapter(suite)}
+
+
+def make(name: str, **env_params: Any) -> Env | VecEnv:
+    """Make an environment.
+
+    Args:
+        name: an id, with or without its suite: "gymnax/CartPole-v1" or "CartPole-v1". Without, the installed suites
+            are searched.
+        env_params: parameters of the environment that replace the defaults.
+
+    Raises:
+        UnknownEnvironment: there is no such id; the message names similar ones, if there are any.
+        MissingSuite: the package of the suite is not installed.
+        EnvironmentUnavailable: the environment needs something that is missing, such as a download.
+        ValueError: an unknown parameter, or a value of a wrong type or out of range.
+    """
+    suite, env_id = _resolve(name)
+    return _adapter(suite).make(env_id, **env_params)._replace(name=name)
 
 
 def _adapter(suite: str) -> Any:
     return importlib.import_module(f"purejaxppo.envs.suites.{suite}")
 
 
-def available() -> dict[str, tuple[str, ...]]:
-    """The ids that each installed suite has, without importing any suite."""
-    return {suite: tuple(_adapter(suite).ids()) for suite in SUITES if installed(suite)}
-
-
-def missing_suite(suite: str, cause: object = None) -> MissingSuite:
-    """The error for a suite whose package cannot be imported."""
-    package, install = SUITES[suite]
-    why = f" ({cause})" if cause else ""
-    return MissingSuite(f"the suite {suite!r} needs the package {package}{why}: pip install {install}")
+def _ids(suite: str) -> tuple[str, ...]:
+    return tuple(_adapter(suite).ids())
 
 
 def _resolve(name: str) -> tuple[str, str]:
-    """(suite, id) of a name with or without its suite."""
-    suite, slash, rest = name.partition("/")
+    """Return (suite, id) of a name with or without its suite.
+
+    Raises:
+        UnknownEnvironment, MissingSuite: see `make`.
+    """
+    if not isinstance(name, str):
+        raise UnknownEnvironment(f'the name of an environment must be a string such as "CartPole-v1", not {name!r}')
+    suite, slash, env_id = name.partition("/")
     if slash and suite in SUITES:
         if not installed(suite):
             raise missing_suite(suite)
-        if rest in _adapter(suite).ids():
-            return suite, rest
-    ids = available()
-    for suite, names in ids.items():
-        if name in names:
-            return suite, name
-    known = [f"{suite}/{x}" if slash else x for suite, names in ids.items() for x in names]
-    if not known:
-        raise missing_suite(next(iter(SUITES)))
-    raise UnknownEnvironment(
-        f"unknown environment {name!r}; the nearest are {', '.join(nearest(name, known, 3))} "
-        "(`purejaxppo envs` lists all)"
-    )
+        found = {suite: _ids(suite)} if has_adapter(suite) else {}
+    else:
+        found, env_id = available(), name
+    for candidate, ids in found.items():
+        if env_id in ids:
+            return candidate, env_id
+    if not slash:
+        _raise_if_missing(name)
+    suite_of = {env_id: suite for suite, ids in reversed(found.items()) for env_id in ids}
+    near = nearest(name.rpartition("/")[2], suite_of, 3, LIKENESS)
+    near = [f"{suite_of[env_id]}/{env_id}" if slash else env_id for env_id in near]
+    hint = f"; similar: {', '.join(near)}" if near else ""
+    raise UnknownEnvironment(f"unknown environment {name!r}{hint} (`purejaxppo envs` lists all)")
 
 
-def make(name: str, **env_params: Any) -> Env:
-    """The environment of this name; `env_params` replace its parameters.
-
-    Raises:
-        UnknownEnvironment: no such id; the message names the three nearest.
-        MissingSuite: the package of the suite is not installed.
-        EnvironmentUnavailable: it needs something that is not there, such as the network.
-        ValueError: unknown parameter, or one of a wrong type.
-    """
-    suite, env_id = _resolve(name)
-    return _adapter(suite).make(env_id, **env_params)._replace(name=name)
+def _raise_if_missing(env_id: str) -> None:
+    """Raise MissingSuite if a suite that is not installed has this id."""
+    missing = [suite for suite in SUITES if not installed(suite)]
+    for suite in missing:
+        try:
+            ids = _ids(suite) if has_adapter(suite) else ()
+        except MissingSuite:  # the ids of this suite are read from the suite
+            continue
+        if env_id in ids:
+            raise missing_suite(suite)
+    if "gymnax" in missing:
+        raise missing_suite("gymnax")

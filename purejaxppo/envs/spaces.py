@@ -196,8 +196,15 @@ def check_space(space: Any, what: str = "a space") -> None:
         what: how the message calls it, such as "the action space".
 
     Raises:
-        ValueError: says what is there instead and what to write.
+        ValueError: says what is there instead and what to write; or the space is empty. An entry may be: the space of a
+            mask has () for an entry without one.
     """
+    _check_entries(space, what)
+    if not jax.tree.leaves(space):
+        raise ValueError(f"{what} is an empty {type(space).__name__}")
+
+
+def _check_entries(space: Any, what: str) -> None:
     if isinstance(space, Discrete | MultiDiscrete | Box):
         return
     if type(space) not in (dict, tuple):
@@ -207,12 +214,10 @@ def check_space(space: Any, what: str = "a space") -> None:
             f"{what} must be Discrete(n), MultiDiscrete(nvec) or box(low, high, shape) of purejaxppo.envs, or a dict "
             f"or tuple of these, not an object of type {found}"
         )
-    if not space:
-        raise ValueError(f"{what} is an empty {type(space).__name__}")
     if isinstance(space, dict) and not all(isinstance(key, str) for key in space):
         raise ValueError(f"{what} must have strings as keys, not {sorted(map(repr, space))}")
     for index, child in children(space):
-        check_space(child, f"{what}[{index!r}]")
+        _check_entries(child, f"{what}[{index!r}]")
 
 
 # Elements ------------------------------------------------------------------------------------------------------------
@@ -239,7 +244,7 @@ def _sample_box(space: Box, key: jax.Array) -> jax.Array:
     if not np.issubdtype(space.dtype, np.floating):
         span = jnp.asarray(high - low + 1, jnp.float32)
         offset = jnp.floor(jax.random.uniform(key, space.shape, jnp.float32) * span)
-        return (jnp.asarray(low, jnp.float32) + offset).astype(space.dtype)
+        return (jnp.asarray(low, jnp.float32) + offset).astype(jax.dtypes.canonicalize_dtype(space.dtype))
     below, above = low > -UNBOUNDED, high < UNBOUNDED
     low = jnp.asarray(np.where(below, low, 0), jnp.float32)
     high = jnp.asarray(np.where(above, high, 0), jnp.float32)
@@ -249,7 +254,7 @@ def _sample_box(space: Box, key: jax.Array) -> jax.Array:
     half_open = jnp.where(below, low + exponential, high - exponential)
     unbounded = jax.random.normal(key_normal, space.shape, jnp.float32)
     bounded = jnp.where(below & above, uniform, half_open)
-    return jnp.where(below | above, bounded, unbounded).astype(space.dtype)
+    return jnp.where(below | above, bounded, unbounded).astype(jax.dtypes.canonicalize_dtype(space.dtype))
 
 
 def zero_of(space: Space) -> Any:
@@ -259,8 +264,47 @@ def zero_of(space: Space) -> Any:
     if isinstance(space, MultiDiscrete):
         return jnp.zeros((len(space.nvec),), jnp.int32)
     if isinstance(space, Box):
-        return jnp.zeros(space.shape, space.dtype)
+        return jnp.zeros(space.shape, jax.dtypes.canonicalize_dtype(space.dtype))
     return rebuild(space, [zero_of(child) for _, child in children(space)])
+
+
+def single_precision(space: Space) -> Space:
+    """Return a space with every Box of floats as float32, the dtype of a policy's actions."""
+    if is_compound(space):
+        return rebuild(space, [single_precision(child) for _, child in children(space)])
+    if isinstance(space, Box) and np.issubdtype(space.dtype, np.floating) and space.dtype != np.float32:
+        return box(space.low, space.high, space.shape, codes=space.codes)
+    return space
+
+
+def cast_action(space: Space, action: Any) -> Any:
+    """Cast the Box entries of a float32 action to the dtypes of its space, as far as JAX has these."""
+    if is_compound(space):
+        return rebuild(space, [cast_action(child, action[i]) for i, child in children(space)])
+    if isinstance(space, Box) and np.issubdtype(space.dtype, np.floating) and space.dtype != np.float32:
+        return action.astype(jax.dtypes.canonicalize_dtype(space.dtype))
+    return action
+
+
+# A Gaussian of this many deviations around its mean is practically never outside.
+REACH = 5.0
+
+
+def check_reach(space: Box, deviation: float = 1.0) -> None:
+    """Check that actions of a Gaussian policy around 0 can lie within the bounds of a space.
+
+    Args:
+        space: an action space.
+        deviation: the policy's initial standard deviation.
+
+    Raises:
+        ValueError: the bounds are out of reach, so that every action would be clipped to the same bound.
+    """
+    if (space.low > REACH * deviation).any() or (space.high < -REACH * deviation).any():
+        raise ValueError(
+            f"the bounds of {space} are out of reach of a Gaussian policy, which starts at 0 with deviation "
+            f"{deviation:g}: wrap the environment in envs.wrappers.rescale_action"
+        )
 
 
 # Encoding as a vector ------------------------------------------------------------------------------------------------

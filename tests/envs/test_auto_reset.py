@@ -9,8 +9,9 @@ import probes
 import pytest
 from probes import integer, play, quick_jit, rollout
 
-from purejaxppo.envs.auto_reset import RESETS, auto_reset
-from purejaxppo.envs.protocol import TimeStep
+from purejaxppo.envs.auto_reset import RESETS, auto_reset, choose
+from purejaxppo.envs.protocol import Env, TimeStep
+from purejaxppo.envs.spaces import Discrete, box
 from purejaxppo.envs.wrappers.episodes import time_limit
 
 
@@ -40,6 +41,22 @@ def replay_scripted(
     return {name: np.array(rows) for name, rows in out.items()}
 
 
+def first_states_by_hand(env: Env, resets: str, noise: Any, key: jax.Array, num_envs: int) -> np.ndarray:
+    """The start [T, N] that every reset of `scripted` would give; key: that of `rollout`."""
+    draw = jax.vmap(jax.vmap(lambda key: env.reset(key)[1][0]))
+    if resets == "every_step":
+        return np.asarray(draw(jax.random.clone(noise)))
+    if resets != "state_pool":
+        return np.asarray(noise[1])[..., 0]
+    state, _ = auto_reset(env, resets, pool_size=16).reset(jax.random.split(jax.random.clone(key))[0], num_envs)
+    pool, new = np.asarray(state.pool[0][1])[:, 0].copy(), np.asarray(draw(jax.random.clone(noise.refresh_key)))
+    starts = []
+    for t, index in enumerate(np.asarray(noise.index)):
+        pool[t % 16] = new[t, 0]
+        starts.append(pool[index])
+    return np.stack(starts)
+
+
 @pytest.mark.parametrize("resets", RESETS)
 def test_auto_reset_matches_a_slow_loop(resets: str, key: jax.Array) -> None:
     env = probes.scripted(terminate_at=(4,), truncate_at=(4, 6))
@@ -48,9 +65,7 @@ def test_auto_reset_matches_a_slow_loop(resets: str, key: jax.Array) -> None:
     ).astype(jnp.int32)
     noise, obs, _, timesteps = rollout(env, actions, key, resets, pool_size=16)
     first = np.asarray(obs)[:, 0]
-    starts = np.asarray(
-        jax.vmap(jax.vmap(env.reset))(jax.random.clone(noise.reset))[1] if resets == "every_step" else noise.reset[1]
-    )[..., 0]
+    starts = first_states_by_hand(env, resets, noise.reset, key, num_envs=7)
     expected = replay_scripted(starts, first, np.asarray(actions), (4,), (4, 6))
     for name, value in expected.items():
         np.testing.assert_array_equal(np.asarray(getattr(timesteps, name)), value, err_msg=name)
@@ -84,7 +99,7 @@ def test_two_episodes_the_final_observation_is_before_the_reset(key: jax.Array) 
 def test_reset_modes_give_bitwise_the_same_transitions_of_a_deterministic_environment(key: jax.Array) -> None:
     env = time_limit(probes.scripted(terminate_at=(5,), truncate_at=(), random_start=False), 4)
     actions = jax.random.randint(jax.random.key(1), (40, 5), 0, 5, jnp.int32)
-    runs = [rollout(env, actions, key, resets)[2:] for resets in RESETS]
+    runs = [rollout(env, actions, key, resets)[3] for resets in RESETS]
     for run in runs[1:]:
         jax.tree.map(np.testing.assert_array_equal, runs[0], run)
 
@@ -109,7 +124,9 @@ def test_how_many_first_states_each_mode_makes(key: jax.Array) -> None:
     for resets in RESETS:
         _, _, _, ts = rollout(env, actions, key, resets, pool_size=8)
         distinct[resets] = len(np.unique(np.asarray(ts.obs)[..., 0]))
+    state_pool = distinct.pop("state_pool")  # 8, and one more in each of 30 steps; some are never drawn
     assert distinct == {"fresh": 600, "every_step": 600, "pool": 8}
+    assert 30 < state_pool <= 38
 
 
 def test_the_pool_is_drawn_anew_for_each_rollout_and_never_larger_than_it(key: jax.Array) -> None:
@@ -177,7 +194,146 @@ def test_states_that_hold_typed_keys_are_reset_too(resets: str, key: jax.Array) 
 
 
 def test_auto_reset_refuses_what_it_does_not_know() -> None:
-    with pytest.raises(ValueError, match="'fresh', 'every_step', 'pool', not 'sometimes'"):
+    with pytest.raises(ValueError, match="'auto', 'fresh', 'every_step', 'pool', 'state_pool', not 'sometimes'"):
         auto_reset(probes.endless(), "sometimes")
-    with pytest.raises(ValueError, match="pool_size must be at least 1"):
-        auto_reset(probes.endless(), "pool", pool_size=0)
+    for sizes, said in (
+        ({"pool_size": 0}, "pool_size must be at least 1"),
+        ({"pool_size": 4, "refresh": 5}, "refresh must be from 1 to pool_size = 4"),
+        ({"refresh": 0}, "refresh must be from 1"),
+        ({"stagger": -1}, "stagger must be at least 0"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            auto_reset(probes.endless(), "state_pool", **sizes)
+
+
+# --- randomness, memory and the state ---------------------------------------------------------------------
+
+
+def dice(num_steps: int = 2) -> Env:
+    """The observation is the throw of the last reset and that of the last step; the end comes after `num_steps`."""
+
+    def reset(key: jax.Array) -> tuple[tuple, jax.Array]:
+        throw = jax.random.uniform(key)
+        return (throw, jnp.int32(0)), jnp.stack([throw, throw])
+
+    def step(key: jax.Array, state: tuple, action: jax.Array) -> tuple[tuple, TimeStep]:
+        obs = jnp.stack([state[0], jax.random.uniform(key)])
+        time = state[1] + 1
+        return (state[0], time), TimeStep(obs, jnp.float32(0), time == num_steps, jnp.bool_(False), obs)
+
+    return Env(reset, step, box(0, 1, (2,)), Discrete(2))
+
+
+@pytest.mark.parametrize("resets", RESETS)
+def test_no_two_steps_and_no_two_environments_share_their_randomness(resets: str, key: jax.Array) -> None:
+    num_steps, num_envs = 16, 6
+    _, obs, _, ts = rollout(dice(), jnp.zeros((num_steps, num_envs), jnp.int32), key, resets, pool_size=64)
+    throws = np.asarray(ts.final_obs)[..., 1]
+    assert len(np.unique(throws)) == throws.size
+    starts = np.asarray(ts.obs)[np.asarray(ts.terminated)][:, 0]
+    assert len(np.unique(np.asarray(obs)[:, 0])) == num_envs
+    assert not np.intersect1d(throws, starts).size
+    assert len(starts) == 48
+    if resets in ("fresh", "every_step"):
+        assert len(np.unique(starts)) == 48
+    else:  # 48 draws of 64: 34 distinct ones are expected
+        assert len(np.unique(starts)) > 24
+    for row in np.asarray(ts.obs)[1::2, :, 0]:
+        assert len(np.unique(row)) > 1
+    later = rollout(dice(), jnp.zeros((num_steps, num_envs), jnp.int32), jax.random.key(9), resets)[3]
+    assert not np.intersect1d(throws, np.asarray(later.final_obs)[..., 1]).size
+
+
+def test_a_pool_in_the_state_is_all_that_it_holds() -> None:
+    """Noise and state for T * N = 2048 * 128 steps of an environment with a state of 21 kB, in bytes."""
+
+    def size(tree: Any) -> int:
+        return sum(
+            x.size * x.dtype.itemsize
+            for x in jax.tree.leaves(tree)
+            if not jax.dtypes.issubdtype(x.dtype, jax.dtypes.extended)
+        )
+
+    large = Env(
+        lambda key: ((jnp.zeros(5000), jnp.int32(0)), jnp.zeros(2)),
+        lambda key, state, action: (
+            state,
+            TimeStep(jnp.zeros(2), jnp.float32(0), state[1] == 3, jnp.bool_(False), jnp.zeros(2)),
+        ),
+        box(0, 1, (2,)),
+        Discrete(2),
+        resets="state_pool",
+    )
+    key, one = jax.eval_shape(lambda: jax.random.key(0)), 5000 * 4 + 4 + 8
+
+    def memory(resets: str, **sizes: int) -> tuple[int, int]:
+        vec = auto_reset(large, resets, **sizes)
+        return (
+            size(jax.eval_shape(lambda key: vec.reset(key, 128)[0], key)) // one,
+            size(jax.eval_shape(lambda key: vec.noise(key, 2048, 128), key)) // one,
+        )
+
+    indices = 2048 * 128 * 4 // one
+    assert memory("fresh") == memory("pool") == (127, 2048 * 128)  # the states have no observation
+    assert memory("every_step") == (127, 0)
+    assert memory("auto", pool_size=32) == (127 + 32, indices)
+
+
+def test_an_environment_states_the_mode_that_it_prefers_and_a_batch_stays_as_it_is() -> None:
+    env = probes.chain()
+    modes = {resets: auto_reset(env._replace(resets=resets)).noise for resets in ("", *RESETS)}
+    found = {resets: jax.tree.structure(noise(jax.random.key(0), 2, 3)) for resets, noise in modes.items()}
+    said = {resets: jax.tree.structure(auto_reset(env, resets).noise(jax.random.key(0), 2, 3)) for resets in RESETS}
+    assert found == {"": said["fresh"], **said}
+    vec = auto_reset(env)
+    assert auto_reset(vec, "state_pool") is vec
+
+
+def test_the_first_episodes_are_cut_at_random_so_that_clocks_do_not_strike_together(key: jax.Array) -> None:
+    env = time_limit(probes.scripted(terminate_at=(), truncate_at=()), 8)
+    for resets in ("fresh", "state_pool"):
+        vec = auto_reset(env, resets, stagger=8)
+
+        @quick_jit
+        def run(key: jax.Array, vec: Any = vec) -> tuple:
+            key_reset, key_noise = jax.random.split(key)
+            state, _ = vec.reset(key_reset, 200)
+            return state.steps_left, jax.lax.scan(
+                lambda state, noise: vec.step(noise, state, jnp.zeros(200, jnp.int32)),
+                state,
+                vec.noise(key_noise, 24, 200),
+            )
+
+        first, (last, ts) = run(jax.random.clone(key))
+        assert set(np.asarray(first).tolist()) == set(range(1, 9))
+        ends = (np.arange(24)[:, None] - np.asarray(first) + 1) % 8 == 0
+        np.testing.assert_array_equal(ts.truncated, ends & (np.arange(24)[:, None] >= np.asarray(first) - 1))
+        assert not ts.terminated.any()
+        assert not np.asarray(last.steps_left).any()
+
+
+def test_an_early_end_of_an_episode_calls_its_cut_off(key: jax.Array) -> None:
+    vec = auto_reset(probes.scripted(terminate_at=(1,), truncate_at=()), stagger=5)
+    state, _ = vec.reset(key, 50)
+    noise = jax.tree.map(lambda x: x[0], vec.noise(jax.random.key(1), 1, 50))
+    state, ts = quick_jit(vec.step)(noise, state, jnp.zeros(50, jnp.int32))
+    assert ts.terminated.all()
+    assert not np.asarray(state.steps_left).any()
+
+
+def test_a_constant_without_an_environment_axis_is_left_alone() -> None:
+    """As of simulators whose vmap leaves the constants of their model as they are."""
+    done, table = jnp.array([True, False]), jnp.arange(3.0)
+    assert choose(done, jnp.zeros(3), table) is table
+    np.testing.assert_array_equal(choose(done, jnp.zeros((2, 3)), jnp.ones((2, 3))), [[0, 0, 0], [1, 1, 1]])
+    np.testing.assert_array_equal(choose(jnp.bool_(True), jnp.zeros((2, 3)), jnp.ones((2, 3))), np.zeros((2, 3)))
+
+
+def test_quantities_of_an_episode_are_carried_to_its_end(key: jax.Array) -> None:
+    def step(key: jax.Array, state: Any, action: Any) -> tuple[Any, TimeStep]:
+        state, ts = inner.step(key, state, action)
+        return state, ts._replace(info={"steps": 2 * ts.obs[1]})
+
+    inner = probes.scripted(terminate_at=(3,), truncate_at=())
+    _, _, _, ts = rollout(inner._replace(step=step), jnp.zeros((6, 2), jnp.int32), key)
+    np.testing.assert_array_equal(ts.info["steps"][:, 0], [2, 4, 6, 2, 4, 6])

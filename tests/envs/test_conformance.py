@@ -1,6 +1,7 @@
 """`conform` mends a loosely written environment; `check_env` names what breaks the protocol."""
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,14 +10,16 @@ import probes
 import pytest
 from probes import integer, play, rollout
 
+from purejaxppo.envs.auto_reset import RESETS, auto_reset
 from purejaxppo.envs.conformance import check_env, conform
-from purejaxppo.envs.protocol import Env, TimeStep
+from purejaxppo.envs.protocol import Env, TimeStep, VecEnv
 from purejaxppo.envs.spaces import (
     Box,
     Discrete,
     MultiDiscrete,
     box,
 )
+from purejaxppo.envs.wrappers.actions import clip_action
 
 
 def sloppy(**parts: Any) -> Env:
@@ -56,12 +59,11 @@ def test_conform_makes_observations_regular_and_the_space_true(key: jax.Array) -
         obs = observe(time + 1)
         return time + 1, TimeStep(obs, 0, False, False, obs)
 
-    space = {"n": Discrete(3), "height": box(-1, 1, ()), "grid": box(0, 9, (7,))}
+    space = {"n": Discrete(3), "height": box(-1, 1, ()), "grid": box(0, 9, (2, 2))}
     env = conform(Env(lambda key: (0, observe(0)), step, space, Discrete(2)))
     check_env(env)
-    # The declared shape of "grid" is wrong, so its bounds mean nothing either.
-    whole = box(0, 255, (2, 2), np.uint8)
-    assert env.observation_space == {"n": box(0, 1, (3,), codes=True), "height": box(-1, 1, (1,)), "grid": whole}
+    grid = box(0, 9, (2, 2), np.uint8)
+    assert env.observation_space == {"n": box(0, 1, (3,), codes=True), "height": box(-1, 1, (1,)), "grid": grid}
     _, timesteps = play(env, [integer(0)] * 2)
     np.testing.assert_array_equal(timesteps[1].obs["n"], [0, 0, 1])
     np.testing.assert_array_equal(timesteps[1].obs["height"], [1.0])
@@ -150,3 +152,202 @@ def test_only_masked_environments_are_played_and_none_while_tracing(monkeypatch:
     check_env(probes.chain())
     with pytest.raises(pytest.fail.Exception):
         check_env(probes.masked())
+
+
+# --- conform, what it mends and what it refuses -----------------------------------------------------------
+
+
+def still(obs: Any, space: Any, state: Any = 0, actions: Any = None, **parts: Any) -> Env:
+    """An environment that stands still."""
+
+    def step(key: jax.Array, state: Any, action: Any) -> tuple[Any, TimeStep]:
+        return state, TimeStep(obs, 0.0, False, False, obs)._replace(**parts)
+
+    return Env(lambda key: (state, obs), step, space, actions or Discrete(2))
+
+
+@jax.tree_util.register_dataclass
+@dataclass
+class Grid:
+    """A container of another package."""
+
+    cells: Any
+
+
+class Pair(NamedTuple):
+    """A container that is a tuple."""
+
+    left: Any
+    right: Any
+
+
+@pytest.mark.parametrize(
+    ("obs", "space", "said"),
+    [
+        (
+            Grid(np.zeros(2)),
+            box(0, 1, (2,)),
+            "obs is an object of type Grid, but its space is Box.* turn other containers",
+        ),
+        ({"a": Grid(np.zeros(2))}, {"a": box(0, 1, (2,))}, r"obs\['a'\] is an object of type Grid"),
+        (Grid(np.zeros(2)), {"cells": box(0, 1, (2,))}, "obs must be a dict with the keys cells, .* but it is a Grid"),
+        ({"b": np.zeros(2)}, {"a": box(0, 1, (2,))}, "obs must be a dict with the keys a, .* but it has the keys b"),
+        ((np.zeros(2),), (box(0, 1, (2,)),) * 2, "obs must be a tuple of 2, .* but it is a tuple"),
+        (np.zeros(1), box(0, 1, (3,)), r"obs has the shape \(1,\), but its space is Box\(0.0, 1.0, \(3,\)"),
+        (
+            np.zeros((4, 4)),
+            box(0, 255, (4, 4), np.uint8, pixels=True),
+            "obs has the dtype float.*, but its space says pixels",
+        ),
+    ],
+)
+def test_conform_refuses_observations_that_are_not_of_their_space(obs: Any, space: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        conform(still(obs, space))
+
+
+def test_conform_takes_named_tuples_as_tuples_and_keeps_pixels_and_codes() -> None:
+    image = box(0, 255, (4, 4), np.uint8, pixels=True)
+    codes = box(0, 10, (3, 3), np.int32, codes=True)
+    obs = {"pair": Pair(np.zeros((4, 4), np.uint8), np.int32(1)), "grid": np.zeros((3, 3), np.uint8)}
+    env = conform(still(obs, {"pair": (image, Discrete(3)), "grid": codes}))
+    check_env(env)
+    assert env.observation_space == {
+        "pair": (image, box(0, 1, (3,), codes=True)),
+        "grid": box(0, 10, (3, 3), np.uint8, codes=True),
+    }
+
+
+def test_conform_refuses_rewards_and_flags_that_are_no_scalars() -> None:
+    for parts, said in (
+        ({"reward": np.zeros(2)}, "the reward of a step must be a scalar, not an array of shape"),
+        ({"terminated": np.zeros(2, bool)}, "terminated of a step must be a scalar"),
+        ({"info": {"wins": np.zeros(2)}}, r"info\['wins'\] of a step must be a scalar"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            conform(still(np.zeros(2, np.float32), box(0, 1, (2,)), **parts))
+
+
+def test_conform_casts_info_and_64_bit_observations_and_actions() -> None:
+    def check(env: Env) -> None:
+        check_env(env)
+        key, action = jax.random.key(0), jnp.ones(1, jnp.float32)
+        timestep = jax.eval_shape(env.step, key, jax.eval_shape(env.reset, key)[0], action)[1]
+        assert {str(x.dtype) for x in jax.tree.leaves((timestep.obs, timestep.reward, timestep.info))} == {"float32"}
+        assert env.action_space == box(-1, 1, (1,))
+        assert jax.tree.leaves(env.observation_space)[0].dtype == np.float32
+
+    def make() -> Env:
+        actions = box(-1, 1, (1,), np.float64)
+        obs = jnp.zeros(2) + 1  # of the default dtype
+        return conform(still(obs, box(0, 1, (2,), np.float64), jnp.arange(2), actions, info={"wins": True}))
+
+    check(make())
+    with jax.enable_x64(True):
+        check(make())
+
+
+def test_the_functions_of_an_environment_are_traced_once() -> None:
+    calls = []
+
+    def reset(key: jax.Array) -> Any:
+        calls.append("reset")
+        return jnp.zeros(2), jnp.zeros(2)
+
+    def step(key: jax.Array, state: Any, action: Any) -> Any:
+        calls.append("step")
+        return state, TimeStep(state, jnp.float32(0), jnp.bool_(False), jnp.bool_(False), state)
+
+    env = conform(Env(reset, step, box(0, 1, (2,)), Discrete(2)))
+    check_env(env)
+    jax.eval_shape(lambda key: auto_reset(env, "every_step").reset(key, 3), jax.random.key(0))
+    assert sorted(calls) == ["reset", "step"]
+
+
+# --- check_env --------------------------------------------------------------------------------------------
+
+
+@jax.tree_util.register_dataclass
+@dataclass(eq=False)
+class Entity:
+    """A state whose class defines == on arrays."""
+
+    place: Any
+
+    def __eq__(self, other: object) -> Any:
+        return jnp.array_equal(self.place, other.place)
+
+    __hash__ = None
+
+
+def test_states_may_define_equality_for_themselves() -> None:
+    env = conform(still(jnp.zeros(2), box(0, 1, (2,)), Entity(jnp.zeros(3))))
+    check_env(env)
+    changed = env._replace(step=lambda *args: (Entity(jnp.zeros(4)), env.step(*args)[1]))
+    with pytest.raises(
+        ValueError, match=r"the state after reset and after a step differ: .*float32 \(3,\) against .*\(4,\)"
+    ):
+        check_env(changed)
+
+
+def test_random_play_that_found_nothing_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = probes.masked()
+    check_env(env)
+    monkeypatch.setattr("purejaxppo.envs.conformance._play", lambda *args: pytest.fail("played"))
+    check_env(env)
+    check_env(clip_action(env))
+    with pytest.raises(pytest.fail.Exception):
+        check_env(probes.masked())
+
+
+def batch(**functions: Any) -> VecEnv:
+    """The chain as a VecEnv, with some of its functions replaced."""
+    return auto_reset(probes.chain()._replace(name="Batch"))._replace(**functions)
+
+
+def changed_step(**parts: Any) -> VecEnv:
+    vec = batch()
+
+    def step(noise: Any, state: Any, action: Any) -> Any:
+        state, timestep = vec.step(noise, state, action)
+        return state, timestep._replace(**{name: change(getattr(timestep, name)) for name, change in parts.items()})
+
+    return vec._replace(step=step)
+
+
+def test_a_batch_that_keeps_its_promise_passes_in_every_mode() -> None:
+    for resets in RESETS:
+        check_env(auto_reset(probes.chain(), resets), num_envs=3)
+        check_env(auto_reset(probes.masked(), resets, stagger=3))
+
+
+@pytest.mark.parametrize(
+    ("vec", "said"),
+    [
+        (
+            changed_step(reward=lambda x: x[:2]),
+            r"VecEnv with num_envs = 4: reward must be float32 \(4,\), not float32 \(2,\)",
+        ),
+        (changed_step(reward=lambda x: x.astype(jnp.int32)), r"reward must be float32 \(4,\), not int32 \(4,\)"),
+        (changed_step(terminated=lambda x: x[0]), r"terminated must be bool \(4,\), not bool \(\)"),
+        (changed_step(final_obs=lambda x: ()), "obs and final_obs of a step differ"),
+        (
+            changed_step(obs=lambda x: x[:3]),
+            r"the observation of reset and of a step differ: .*\(4, 5\) against .*\(3, 5\)",
+        ),
+        (
+            changed_step(info=lambda x: {"wins": jnp.float32(1)}),
+            r"info\['wins'\] must be float32 \(4,\), not float32 \(\)",
+        ),
+        (batch(noise=lambda key, num_steps, num_envs: jnp.zeros(num_envs)), r"must have leaves \[num_steps, ...\]"),
+        (
+            batch(step=lambda noise, state, action: (state, action)),
+            r"must return \(env_state, TimeStep\), not an object of",
+        ),
+        (batch(observation_space=box(0, 1, (7,))), "is not of the observation space"),
+        (batch(group_size=3), "num_envs = 4 is not a multiple of 3, which the environment Batch needs"),
+    ],
+)
+def test_a_batch_that_breaks_its_promise_is_refused_in_one_sentence(vec: VecEnv, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        check_env(vec, num_envs=4)

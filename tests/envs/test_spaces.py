@@ -158,7 +158,8 @@ def test_other_objects_are_no_spaces() -> None:
         (theirs, r"the action space must be Discrete\(n\).* of type gymnax Discrete"),
         ((Discrete(2), 3), r"the action space\[1\] must be .* of type int"),
         ({"a": {"b": None}}, r"the action space\['a'\]\['b'\] must be .* of type NoneType"),
-        ({}, "is an empty dict"),
+        ({}, "the action space is an empty dict"),
+        ({"a": ()}, "the action space is an empty dict"),
         ({1: Discrete(2)}, "must have strings as keys"),
     ):
         with pytest.raises(ValueError, match=said):

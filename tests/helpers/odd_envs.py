@@ -16,7 +16,7 @@ from purejaxppo.envs.spaces import (
     Discrete,
     box,
 )
-from purejaxppo.envs.wrappers.actions import with_action_mask
+from purejaxppo.envs.wrappers.action_masks import with_action_mask
 from purejaxppo.envs.wrappers.observations import (
     map_observation,
 )

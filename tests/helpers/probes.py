@@ -241,7 +241,7 @@ def chain(tabular: Tabular | None = None, limit: int | None = None) -> Env:
     first = jnp.asarray(tabular.start.cumsum(), jnp.float32)
 
     def pick(key: jax.Array, cumulative: jax.Array) -> jax.Array:
-        index = jnp.sum(jax.random.uniform(key) >= cumulative).astype(jnp.int32)
+        index = jnp.sum(jax.random.uniform(key, dtype=jnp.float32) >= cumulative).astype(jnp.int32)
         return jnp.minimum(index, cumulative.shape[0] - 1)
 
     def observe(state: jax.Array) -> jax.Array:
@@ -282,7 +282,9 @@ def masked(num_actions: int = 6, num_steps: int = 4) -> Env:
     def show(key: jax.Array, time: jax.Array) -> tuple[MaskedState, dict[str, jax.Array], jax.Array]:
         key, key_wanted, key_mask = jax.random.split(key, 3)
         wanted = jax.random.randint(key_wanted, (), 0, num_actions, jnp.int32)
-        mask = jax.random.bernoulli(key_mask, shape=(num_actions,)) | (jnp.arange(num_actions) == wanted)
+        mask = jax.random.bernoulli(key_mask, shape=(num_actions,)) | (
+            jnp.arange(num_actions, dtype=jnp.int32) == wanted
+        )
         obs = {"observation": jax.nn.one_hot(wanted, num_actions, dtype=jnp.float32), "action_mask": mask}
         return MaskedState(key, wanted, time), obs, mask
 
@@ -324,7 +326,7 @@ def scripted(
         return jnp.stack([state.start, state.time.astype(jnp.float32)])
 
     def reset(key: jax.Array) -> tuple[ScriptedState, jax.Array]:
-        start = jax.random.uniform(key) if random_start else jnp.zeros((), jnp.float32)
+        start = jax.random.uniform(key, dtype=jnp.float32) if random_start else jnp.zeros((), jnp.float32)
         state = ScriptedState(start, jnp.zeros((), jnp.int32))
         return state, observe(state)
 
@@ -342,7 +344,7 @@ def dead_end(time: int, num_actions: int = 3) -> Env:
     """Every action is allowed until step `time` of an episode, where none is; it ends five steps later."""
 
     def show(now: jax.Array) -> dict[str, jax.Array]:
-        return {"observation": jnp.ones(2), "action_mask": jnp.broadcast_to(now != time, (num_actions,))}
+        return {"observation": jnp.ones(2, jnp.float32), "action_mask": jnp.broadcast_to(now != time, (num_actions,))}
 
     def reset(key: jax.Array) -> tuple[Any, Any]:
         return jnp.int32(0), show(jnp.int32(0))

@@ -1,10 +1,10 @@
-"""Small environments of our own, each for one thing that is hard elsewhere, with the best return known.
+"""Small environments of this package, each for one feature that other suites lack, with the best known return.
 
-| id | what it is for | best return |
+| id | feature | best return |
 |---|---|---|
 | CartPolePositions-v1 | memory: the velocities are hidden | 500, as with them |
 | Nim-v1 | invalid actions, masked | 1: every game can be won |
-| King-v1 | MultiDiscrete actions | -3.75 on average: minus the king's moves from the one field to the other |
+| King-v1 | MultiDiscrete actions | -3.75 on average: minus the number of king's moves to the target |
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from purejaxppo.envs.parameters import replace_params
+from purejaxppo.envs.parameters import INT32_MAX, replace_params
 from purejaxppo.envs.protocol import Env, TimeStep
 from purejaxppo.envs.spaces import Discrete, MultiDiscrete, box
 from purejaxppo.envs.suites import gymnax
@@ -24,10 +24,7 @@ from purejaxppo.envs.wrappers.observations import mask_observation
 
 
 def cart_pole_positions(**env_params: Any) -> Env:
-    """gymnax's CartPole-v1 of which only the position of the cart and the angle of the pole are seen.
-
-    One line of it is all it takes to hide something: of [x, ẋ, θ, θ̇] keep entries 0 and 2.
-    """
+    """Make CartPole-v1 of gymnax with hidden velocities: of [x, ẋ, θ, θ̇] the agent sees x and θ."""
     return mask_observation(gymnax.make("CartPole-v1", **env_params), (0, 2))
 
 
@@ -35,26 +32,32 @@ def cart_pole_positions(**env_params: Any) -> Env:
 class NimParams:
     """Parameters of `nim`."""
 
-    max_pile: int = 20  # stones at most at the start
-    max_take: int = 3  # stones at most in a turn
+    max_pile: int = 20  # most stones at the start
+    max_take: int = 3  # most stones in a move
+
+
+NIM_RANGES = {"max_pile": (2, 10_000), "max_take": (2, 10_000)}
 
 
 def nim(**env_params: Any) -> Env:
-    """The subtraction game: two players in turn take 1 to max_take stones from a pile, whoever takes the last one wins.
+    """Make the subtraction game: two players take 1 to max_take stones in turn, and whoever takes the last one wins.
 
-    Action a takes a + 1 stones; more than there are is masked. The opponent takes a random number. The observation is
-    {"observation": the pile one-hot [max_pile + 1], "action_mask": [max_take] bool}; the reward at the end is 1 for a
-    game won and -1 for one lost. The pile at the start is random, but none that is a multiple of max_take + 1: so who
-    always leaves such a multiple wins every game, and the best return is 1.
+    Action a takes a + 1 stones; more than the pile has is masked. The opponent takes a random number. The observation
+    is {"observation": the pile one-hot [max_pile + 1], "action_mask": [max_take] bool}. The reward at the end is 1 for
+    a win and -1 for a loss. The pile at the start is random, but not a multiple of max_take + 1. A player who always
+    leaves such a multiple therefore wins every game, and the best return is 1.
+
+    Raises:
+        ValueError: a parameter is unknown, of a wrong type or out of range.
     """
-    params = replace_params("Nim-v1", NimParams(), env_params)
+    params = replace_params("Nim-v1", NimParams(), env_params, ranges=NIM_RANGES)
     take, size = params.max_take, params.max_pile + 1
-    if take < 2 or params.max_pile < take:
-        raise ValueError(f"Nim-v1 needs max_take >= 2 and max_pile >= max_take, not {take} and {params.max_pile}")
+    if params.max_pile < take:
+        raise ValueError(f"Nim-v1 needs max_pile >= max_take, not {params.max_pile} and {take}")
     starts = [n for n in range(1, size) if n % (take + 1)]
 
     def observe(pile: jax.Array) -> dict[str, jax.Array]:
-        mask = jnp.arange(1, take + 1) <= pile
+        mask = jnp.arange(1, take + 1, dtype=jnp.int32) <= pile
         return {"observation": jax.nn.one_hot(pile, size, dtype=jnp.float32), "action_mask": mask}
 
     def reset(key: jax.Array) -> tuple[jax.Array, Any]:
@@ -66,7 +69,8 @@ def nim(**env_params: Any) -> Env:
         won = left == 0
         reply = jax.random.randint(key, (), 1, jnp.minimum(left, take) + 1, jnp.int32)
         left = jnp.where(won, 0, left - reply)
-        reward = jnp.where(left == 0, jnp.where(won, 1.0, -1.0), 0.0).astype(jnp.float32)
+        result = jnp.where(won, jnp.float32(1.0), jnp.float32(-1.0))
+        reward = jnp.where(left == 0, result, jnp.float32(0.0))
         obs = observe(left)
         return left, TimeStep(obs, reward, left == 0, jnp.bool_(False), obs)
 
@@ -78,36 +82,40 @@ def nim(**env_params: Any) -> Env:
 class KingParams:
     """Parameters of `king`."""
 
-    size: int = 8  # fields a side
-    max_steps: int = 50  # then the episode is truncated
+    size: int = 8  # squares on a side
+    max_steps: int = 50  # the episode is truncated after so many
+
+
+KING_RANGES = {"size": (2, 1000), "max_steps": (1, INT32_MAX)}
 
 
 class KingState(NamedTuple):
-    """Where the king is and where it shall go: file and rank, [2] int32 each."""
+    """Squares of the king and of its target."""
 
-    king: jax.Array
-    target: jax.Array
+    king: jax.Array  # [2]  int32, file and rank
+    target: jax.Array  # [2]  int32
 
 
 def king(**env_params: Any) -> Env:
-    """A king on a chessboard walks to a field: MultiDiscrete((3, 3)), a step back, none or one forth in each direction.
+    """Make a king that walks to a square of a chessboard with actions MultiDiscrete((3, 3)): -1, 0 or +1 on each axis.
 
-    Each move costs 1; steps over the edge are not made. Both fields are random and different. The observation shows
-    the four coordinates one-hot, [4 * size]. The best return is minus the larger of the two distances.
+    Each move costs 1; a move over the edge is not made. Both squares are random and different. The observation is the
+    four coordinates one-hot, [4 * size]. The best return is minus the larger of the two distances.
+
+    Raises:
+        ValueError: a parameter is unknown, of a wrong type or out of range.
     """
-    params = replace_params("King-v1", KingParams(), env_params)
+    params = replace_params("King-v1", KingParams(), env_params, ranges=KING_RANGES)
     size = params.size
-    if size < 2:
-        raise ValueError(f"King-v1 needs a board of at least 2 x 2 fields, not {size} x {size}")
 
     def observe(state: KingState) -> jax.Array:
         return jax.nn.one_hot(jnp.concatenate(state), size, dtype=jnp.float32).ravel()
 
     def reset(key: jax.Array) -> tuple[KingState, jax.Array]:
-        key_king, key_way = jax.random.split(key)
-        field = jax.random.randint(key_king, (), 0, size**2, jnp.int32)
-        other = (field + jax.random.randint(key_way, (), 1, size**2, jnp.int32)) % size**2
-        state = KingState(*(jnp.stack([x // size, x % size]) for x in (field, other)))
+        key_king, key_distance = jax.random.split(key)
+        square = jax.random.randint(key_king, (), 0, size**2, jnp.int32)
+        other = (square + jax.random.randint(key_distance, (), 1, size**2, jnp.int32)) % size**2
+        state = KingState(*(jnp.stack([x // size, x % size]) for x in (square, other)))
         return state, observe(state)
 
     def step(key: jax.Array, state: KingState, action: jax.Array) -> tuple[KingState, TimeStep]:
@@ -123,14 +131,18 @@ MAKERS = {"CartPolePositions-v1": cart_pole_positions, "Nim-v1": nim, "King-v1":
 
 
 def ids() -> tuple[str, ...]:
-    """Every id of the suite."""
+    """Return every id of the suite."""
     return tuple(MAKERS)
 
 
 def make(name: str, **env_params: Any) -> Env:
-    """The environment `name`; `env_params` replace its parameters.
+    """Make an environment of the suite.
+
+    Args:
+        name: its id.
+        env_params: parameters that replace the defaults.
 
     Raises:
-        ValueError: an unknown parameter (the nearest are named), one of a wrong type, or one that makes no sense.
+        ValueError: a parameter is unknown (the nearest are named), of a wrong type or out of range.
     """
     return MAKERS[name](**env_params)

@@ -1,4 +1,10 @@
-"""Adapter for gymnax >= 1.0.1: the raw transition `step_env` with `is_truncated`, never its own auto-reset."""
+"""Adapter for gymnax >= 1.0.1: the raw transition `step_env` with `is_truncated`, without the automatic reset.
+
+| clock | |
+|---|---|
+| terminated | the flag that `step_env` returns |
+| truncated | `is_truncated`: `state.time >= max_steps_in_episode`; both flags can be true |
+"""
 
 import ast
 import importlib.util
@@ -8,18 +14,38 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from purejaxppo.envs.conformance import allow_promotion, conform
-from purejaxppo.envs.errors import EnvironmentUnavailable
-from purejaxppo.envs.parameters import replace_params
+from purejaxppo.envs.errors import EnvironmentUnavailable, missing_suite
+from purejaxppo.envs.parameters import INT32_MAX, check_values, replace_params
 from purejaxppo.envs.protocol import Env, TimeStep
-from purejaxppo.envs.registry import missing_suite
-from purejaxppo.envs.spaces import Discrete, Space, box
+from purejaxppo.envs.spaces import Box, Discrete, Space, box
+
+MAX_SIZE = 1000  # of what a parameter counts; a grid of this size fits into memory
+
+RANGES = {
+    "max_steps_in_episode": (1, INT32_MAX),
+    "memory_length": (1, INT32_MAX - 1),
+    "chain_length": (1, INT32_MAX - 1),
+    "ramp_interval": (1, INT32_MAX),
+    "reward_prob": (0, 1),
+    "fail_prob": (0, 1),
+    "success_rate": (0, 1),
+    "mapping_seed": (0, INT32_MAX),
+    **dict.fromkeys(("n_distractor", "num_urchins", "paddle_half_height"), (0, MAX_SIZE)),
+    **dict.fromkeys(("rows", "columns", "size", "width", "height", "maze_size", "rf_size"), (1, MAX_SIZE)),
+    **dict.fromkeys(("num_bits", "n_actions", "num_actions", "num_joints"), (1, MAX_SIZE)),
+}
+
+
+# Ids -----------------------------------------------------------------------------------------------------------------
 
 
 def ids() -> tuple[str, ...]:
-    """Every registered id. Importing gymnax takes seconds, so the list is read from its source where it can be."""
+    """Return every registered id, without importing gymnax."""
     if "gymnax" not in sys.modules:
+        # Importing gymnax takes over two seconds, for which no listing and no misspelt id should wait.
         spec = importlib.util.find_spec("gymnax")
         folders = spec.submodule_search_locations if spec else None
         for folder in folders or ():
@@ -30,7 +56,7 @@ def ids() -> tuple[str, ...]:
 
 
 def _read_ids(source: Path) -> tuple[str, ...]:
-    """The literal list of built-in ids in gymnax's registration module; empty where there is none."""
+    """Return the literal list of built-in ids in gymnax's registration module; empty if there is no such list."""
     if not source.is_file():
         return ()
     for node in ast.parse(source.read_text(encoding="utf-8")).body:
@@ -40,6 +66,11 @@ def _read_ids(source: Path) -> tuple[str, ...]:
 
 
 def _import() -> Any:
+    """Import gymnax.
+
+    Raises:
+        MissingSuite: it cannot be imported.
+    """
     try:
         with allow_promotion():
             import gymnax
@@ -48,55 +79,68 @@ def _import() -> Any:
     return gymnax
 
 
-def make(name: str, **env_params: Any) -> Env:
-    """A gymnax environment; `env_params` are fields of its params or arguments of its constructor.
+# Environments --------------------------------------------------------------------------------------------------------
 
-    Observations keep their own dtype; a Discrete observation becomes one-hot, a scalar one [1]. The grids of MinAtar
-    are bool, as its authors have them and gymnax until its last line: a rollout of them is a quarter of the size.
+
+def make(name: str, **env_params: Any) -> Env:
+    """Make a gymnax environment.
+
+    Observations keep their dtype; a Discrete one becomes one-hot and a scalar one [1]. The grids of MinAtar are bool,
+    as in the original and inside gymnax: a rollout of them takes a quarter of the memory.
+
+    Args:
+        name: its id.
+        env_params: fields of its parameters, or arguments of its constructor.
 
     Raises:
-        ValueError: an unknown parameter (the nearest are named), or one of a wrong type.
+        ValueError: a parameter is unknown (the nearest are named), of a wrong type or out of range.
         EnvironmentUnavailable: its data cannot be loaded (MNISTBandit downloads them).
     """
     gymnax = _import()
     try:
         with allow_promotion():
             env, params = gymnax.make(name)
-            arguments = [a for a in inspect.signature(type(env)).parameters if a in env_params]
-            if arguments:
-                env, params = gymnax.make(name, **{a: env_params[a] for a in arguments})
+            arguments = {k: p.default for k, p in inspect.signature(type(env)).parameters.items()}
+            given = {k: v for k, v in env_params.items() if k in arguments}
+            if given:
+                env, params = gymnax.make(name, **check_values(name, arguments, given, RANGES))
     except (OSError, EOFError) as error:
         raise EnvironmentUnavailable(
-            f"{name} needs data that could not be loaded, probably for want of a network: {error}"
+            f"{name} needs data that could not be loaded, probably because there is no network: {error}"
         ) from error
-    adapted = adapt(env, replace_params(name, params, env_params, tuple(inspect.signature(type(env)).parameters)))
+    except (KeyError, IndexError, TypeError, AssertionError) as error:
+        raise ValueError(f"{name} cannot be made with {env_params}: {type(error).__name__} {error}") from error
+    adapted = adapt(env, replace_params(name, params, env_params, tuple(arguments), RANGES))
     return _bool_grid(adapted) if name.endswith("-MinAtar") else adapted
 
 
 def adapt(env: Any, params: Any) -> Env:
-    """An Env from a gymnax environment object and its params; for environments that are not registered, too."""
-    # Spaces are facts, not data: they are worked out now, even where we are inside of a jit or vmap.
+    """Return the Env of a gymnax environment object and its parameters; it need not be registered."""
+    # Spaces are static: they are evaluated now, even inside a jit or vmap.
     with allow_promotion(), jax.ensure_compile_time_eval():
-        observation_space = _space(env.observation_space(params))
-        action_space = _space(env.action_space(params))
+        theirs, their_actions = env.observation_space(params), env.action_space(params)
+        observation_space, action_space = _space(theirs), _space(their_actions)
 
     def reset(key: jax.Array) -> tuple[Any, Any]:
         obs, state = env.reset_env(key, params)
-        return state, obs
+        return state, _shift(theirs, obs, -1)
 
     def step(key: jax.Array, state: Any, action: Any) -> tuple[Any, TimeStep]:
-        obs, state, reward, terminated, _ = env.step_env(key, state, action, params)
+        obs, state, reward, terminated, _ = env.step_env(key, state, _shift(their_actions, action, 1), params)
+        obs = _shift(theirs, obs, -1)
         return state, TimeStep(obs, reward, terminated, env.is_truncated(state, params), obs)
 
-    return conform(Env(reset, step, observation_space, action_space))
+    with allow_promotion():
+        shapes = jax.eval_shape(reset, jax.random.key(0))[1]
+    return conform(Env(reset, step, _correct(observation_space, shapes), action_space))
 
 
 def _bool_grid(env: Env) -> Env:
-    """The same environment, its observations of zeros and ones as bool."""
+    """Return the same environment with its observations of zeros and ones as bool."""
 
     def reset(key: jax.Array) -> tuple[Any, Any]:
         state, obs = env.reset(key)
-        return state, obs > 0.5  # on a CPU faster than to cast what was cast from bool
+        return state, obs > 0.5  # faster on a CPU than a cast, because obs was itself cast from bool
 
     def step(key: jax.Array, state: Any, action: Any) -> tuple[Any, TimeStep]:
         state, timestep = env.step(key, state, action)
@@ -107,12 +151,39 @@ def _bool_grid(env: Env) -> Env:
     return env._replace(reset=reset, step=step, observation_space=space)
 
 
+# Spaces --------------------------------------------------------------------------------------------------------------
+
+
+def _children(space: Any) -> list[tuple[Any, Any]]:
+    """Return the pairs (index, child) of a compound space of gymnax."""
+    return list(space.spaces.items() if isinstance(space.spaces, dict) else enumerate(space.spaces))
+
+
 def _space(space: Any) -> Space:
-    """Our space for one of gymnax's."""
+    """Return the space of this package for one of gymnax."""
     if hasattr(space, "spaces"):
-        if isinstance(space.spaces, dict):
-            return {k: _space(v) for k, v in space.spaces.items()}
-        return tuple(_space(v) for v in space.spaces)
+        converted = {i: _space(child) for i, child in _children(space)}
+        return converted if isinstance(space.spaces, dict) else tuple(converted.values())
     if hasattr(space, "n"):
         return Discrete(int(space.n))
     return box(space.low, space.high, space.shape, space.dtype)
+
+
+def _shift(space: Any, x: Any, sign: int) -> Any:
+    """Move elements of Discrete spaces that begin at `start` to 0 (sign -1) or back (sign 1)."""
+    if hasattr(space, "spaces"):
+        shifted = {i: _shift(child, x[i], sign) for i, child in _children(space)}
+        return shifted if isinstance(space.spaces, dict) else tuple(shifted.values())
+    start = int(getattr(space, "start", 0))
+    return x + sign * start if hasattr(space, "n") and start else x
+
+
+def _correct(space: Space, shapes: Any) -> Space:
+    """Return an observation space with the shapes that observations have; some that gymnax declares are wrong."""
+    if isinstance(space, dict) and isinstance(shapes, dict):
+        return {name: _correct(child, shapes[name]) for name, child in space.items()}
+    if isinstance(space, tuple) and isinstance(shapes, tuple):
+        return tuple(_correct(child, x) for child, x in zip(space, shapes, strict=True))
+    if not isinstance(space, Box) or space.shape in (shapes.shape, ()):
+        return space
+    return box(-np.inf, np.inf, shapes.shape, space.dtype)

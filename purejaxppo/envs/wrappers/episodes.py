@@ -1,11 +1,16 @@
-"""Wrappers that change when an episode ends."""
+"""Wrappers that change the length of episodes and of steps."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from purejaxppo.envs.auto_reset import choose
 from purejaxppo.envs.protocol import Env, TimeStep
+
+MAX_STEPS = 2**31 - 1  # an int32 counter
 
 
 class TimeLimitState(NamedTuple):
@@ -16,13 +21,17 @@ class TimeLimitState(NamedTuple):
 
 
 def time_limit(env: Env, num_steps: int) -> Env:
-    """Episodes are truncated after `num_steps` steps, besides whatever ends them anyway.
+    """Truncate episodes after a number of steps, in addition to the ends that they have.
+
+    Args:
+        env: the environment.
+        num_steps: length of the longest episode; a JAX array can be mapped over.
 
     Raises:
-        ValueError: num_steps < 1.
+        ValueError: `num_steps` is not an integer from 1 to 2³¹ - 1.
     """
-    if num_steps < 1:
-        raise ValueError(f"a time limit must be at least 1, not {num_steps}")
+    if not isinstance(num_steps, jax.Array):
+        num_steps = _check_count("a time limit", num_steps)
 
     def reset(key: jax.Array) -> tuple[TimeLimitState, Any]:
         env_state, obs = env.reset(key)
@@ -35,3 +44,43 @@ def time_limit(env: Env, num_steps: int) -> Env:
         return TimeLimitState(env_state, time), timestep._replace(truncated=truncated)
 
     return env._replace(reset=reset, step=step)
+
+
+def action_repeat(env: Env, num_repeats: int) -> Env:
+    """Carry out each action several times and add up the rewards.
+
+    The repetition stops where the episode ends. Put `time_limit` inside to count the environment's steps, outside to
+    count the agent's.
+
+    Args:
+        env: the environment.
+        num_repeats: number of environment steps for each action.
+
+    Raises:
+        ValueError: `num_repeats` is not an integer from 1 to 2³¹ - 1.
+    """
+    num_repeats = _check_count("the number of repeats", num_repeats)
+    if num_repeats == 1:
+        return env
+
+    def step(key: jax.Array, env_state: Any, action: Any) -> tuple[Any, TimeStep]:
+        def repeat(carry: tuple, _: None) -> tuple[tuple, None]:
+            key, *before = carry
+            done = before[1].terminated | before[1].truncated
+            key, key_step = jax.random.split(key)
+            env_state, timestep = env.step(key_step, before[0], action)
+            timestep = timestep._replace(reward=before[1].reward + timestep.reward)
+            return (key, *jax.tree.map(partial(choose, done), before, [env_state, timestep])), None
+
+        key_first, key = jax.random.split(key)
+        start = (key, *env.step(key_first, env_state, action))
+        _, env_state, timestep = jax.lax.scan(repeat, start, length=num_repeats - 1)[0]
+        return env_state, timestep
+
+    return env._replace(step=step)
+
+
+def _check_count(what: str, count: Any) -> int:
+    if isinstance(count, bool) or not isinstance(count, int | np.integer) or not 1 <= count <= MAX_STEPS:
+        raise ValueError(f"{what} must be an integer from 1 to {MAX_STEPS}, not {count}")
+    return int(count)

@@ -1,4 +1,8 @@
-"""Wrappers that change observations."""
+"""Wrappers that change observations.
+
+Those that read an observation as a whole treat an action mask separately, and the entries of an asymmetric observation
+{"actor": ..., "critic": ...} one by one. Sections: any function; selection and flattening; history.
+"""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -20,9 +24,17 @@ from purejaxppo.envs.spaces import (
     encoded_space,
 )
 
+# Any function --------------------------------------------------------------------------------------------------------
+
 
 def map_observation(env: Env, function: Callable[[Any], Any], space: Space) -> Env:
-    """Observations go through `function`, which maps an element of the observation space into `space`."""
+    """Apply a function to observations.
+
+    Args:
+        env: the environment.
+        function: maps an element of its observation space to an element of `space`.
+        space: the new observation space.
+    """
 
     def reset(key: jax.Array) -> tuple[Any, Any]:
         env_state, obs = env.reset(key)
@@ -37,19 +49,25 @@ def map_observation(env: Env, function: Callable[[Any], Any], space: Space) -> E
 
 
 def on_views(function: Callable[..., Any], space: Space, *trees: Any) -> Any:
-    """`function(space, *trees)` of what is read: of actor's and critic's entry each by itself, of masks never.
+    """Apply a function to an observation without its action mask, or separately to the actor's and critic's entry.
 
-    Trees are observations, or spaces of them, of the structure of `space`; the masks of the first stay where they were.
+    Args:
+        function: (space, *trees) -> tree.
+        space: an observation space.
+        trees: observations, or spaces, of the structure of `space`.
+
+    Returns:
+        The results in the places of their arguments, with the masks of the first tree.
     """
     if not is_asymmetric(space):
-        return _beside_mask(function, space, *trees)
+        return _without_mask(function, space, *trees)
     entries: Any = space
-    seen = {name: _beside_mask(function, entries[name], *(x[name] for x in trees)) for name in ("actor", "critic")}
+    seen = {name: _without_mask(function, entries[name], *(x[name] for x in trees)) for name in ("actor", "critic")}
     return {**trees[0], **seen}
 
 
-def _beside_mask(function: Callable[..., Any], space: Space, *trees: Any) -> Any:
-    """`function(space, *trees)` without the "action_mask" of each; that of the first tree is put beside the result."""
+def _without_mask(function: Callable[..., Any], space: Space, *trees: Any) -> Any:
+    """Apply a function to trees without their "action_mask", and add the mask of the first tree to the result."""
     if not (isinstance(space, dict) and "action_mask" in space):
         return function(space, *trees)
     seen = function(*({k: v for k, v in x.items() if k != "action_mask"} for x in (space, *trees)))
@@ -57,6 +75,7 @@ def _beside_mask(function: Callable[..., Any], space: Space, *trees: Any) -> Any
 
 
 def _is_image(space: Space) -> bool:
+    """Return whether a space is an image by its dtype and rank."""
     return isinstance(space, Box) and len(space.shape) >= 2 and space.dtype in (np.uint8, np.bool_)
 
 
@@ -64,15 +83,22 @@ def _is_vector(space: Space) -> bool:
     return isinstance(space, Box) and len(space.shape) == 1
 
 
-def flatten_observation(env: Env, *, images: bool = False) -> Env:
-    """Observations as one float32 vector [D]: integers one-hot, arrays raveled, dict entries by sorted key.
+# Selection and flattening --------------------------------------------------------------------------------------------
 
-    An "action_mask" stays apart: the observation is then {"observation": [D], "action_mask": as it was}. Of
-    {"actor": ..., "critic": ...} each entry is flattened by itself.
-    A bool or uint8 image, alone or beside a mask, is left as it is unless `images` is true.
+
+def flatten_observation(env: Env, *, images: bool = False) -> Env:
+    """Encode observations as one float32 vector [D]: integers one-hot, arrays raveled, dict entries by sorted key.
+
+    An observation with an "action_mask" becomes {"observation": [D], "action_mask": unchanged}. The entries of
+    {"actor": ..., "critic": ...} are flattened separately.
+
+    Args:
+        env: the environment.
+        images: whether to ravel bool and uint8 images too. An image that is the whole observation (except for a mask)
+            is otherwise left as it is.
 
     Raises:
-        ValueError: an image among other things in a dict or tuple, and `images` is false.
+        ValueError: an image is one of several entries, and `images` is false.
     """
 
     def stays(main: Space) -> bool:
@@ -84,8 +110,8 @@ def flatten_observation(env: Env, *, images: bool = False) -> Env:
             return main
         if not images and any(_is_image(leaf) for leaf in jax.tree.leaves(main)):
             raise ValueError(
-                f"the observation space {main} holds an image beside other things: say "
-                "flatten_observation(env, images=True) to ravel it too, or choose one with map_observation"
+                f"the observation space {main} holds an image and other entries: write "
+                "flatten_observation(env, images=True) to ravel it too, or choose an entry with map_observation"
             )
         return encoded_space(main)
 
@@ -96,12 +122,14 @@ def flatten_observation(env: Env, *, images: bool = False) -> Env:
 
 
 def mask_observation(env: Env, keep_indices: Sequence[int]) -> Env:
-    """Of a vector observation [D] only the entries `keep_indices`, in that order, are seen.
+    """Hide all entries of a vector observation [D] but some.
 
-    The vector may be the entry "observation" of a dict; all else in the dict stays.
+    Args:
+        env: the environment. The vector may be the entry "observation" of a dict, whose other entries stay.
+        keep_indices: indices of the entries that are seen, in the new order.
 
     Raises:
-        ValueError: the observation is no vector, or an index is out of range, or comes twice, or there is none.
+        ValueError: the observation is not a vector, or the indices are empty, repeated or out of range.
     """
     space = env.observation_space
     inside = isinstance(space, dict) and "observation" in space
@@ -125,35 +153,40 @@ def mask_observation(env: Env, keep_indices: Sequence[int]) -> Env:
 
 
 def _to_a_vector(space: Space) -> str:
-    """What makes a vector of such an observation, if anything does."""
+    """Return advice on how to turn such an observation into a vector."""
     if is_asymmetric(space):
         return "use map_observation to choose what the actor sees"
     images = any(_is_image(leaf) for leaf in jax.tree.leaves(space))
     return f"use flatten_observation{'(env, images=True)' if images else ''} before it"
 
 
-def append_previous(env: Env) -> Env:
-    """Shows the previous action (one-hot where discrete) and reward beside the observation; zeros at the start.
+# History -------------------------------------------------------------------------------------------------------------
 
-    A vector [D] becomes [D + size of the encoded action + 1], float32. Anything else becomes a dict of the entries it
-    had (what is no dict is "observation") and "previous_action" and "previous_reward" [1], float32. Actor and critic of
-    an asymmetric observation both get them.
-    append_previous(sticky_actions(env)) shows the action given, sticky_actions(append_previous(env)) the one carried
-    out.
+
+def append_previous(env: Env) -> Env:
+    """Add the previous action, one-hot if it is discrete, and the previous reward to observations.
+
+    Both are zero at the start of an episode. A vector [D] becomes a vector [D + size of the encoded action + 1],
+    float32. Any other observation becomes a dict with the further entries "previous_action" and "previous_reward" [1],
+    float32; an observation that is not a dict is its entry "observation". Actor and critic of an asymmetric observation
+    both get them.
+
+    append_previous(sticky_actions(env)) shows the action that the agent gave, sticky_actions(append_previous(env)) the
+    one that was carried out.
 
     Raises:
         ValueError: an observation that is a dict has one of these entries already.
     """
     actions, reward = encoded_space(env.action_space), box(-np.inf, np.inf, (1,))
-    # The start of an episode shows zeros, also where the bounds of the action do not hold them.
+    # An episode starts with zeros, whether or not the bounds of the action allow them.
     actions = Box(np.minimum(actions.low, 0), np.maximum(actions.high, 0), codes=actions.codes)
 
-    def append(parts: tuple[Any, Any], join: Callable, main: Space, x: Any) -> Any:
+    def append(previous: tuple[Any, Any], join: Callable, main: Space, x: Any) -> Any:
         if _is_vector(main):
-            return join((x, *parts))
+            return join((x, *previous))
         if isinstance(main, dict) and set(main) == {"observation"} and _is_vector(main["observation"]):
-            return {"observation": join((x["observation"], *parts))}
-        extra = dict(zip(("previous_action", "previous_reward"), parts, strict=True))
+            return {"observation": join((x["observation"], *previous))}
+        extra = dict(zip(("previous_action", "previous_reward"), previous, strict=True))
         if isinstance(main, dict) and extra.keys() & main.keys():
             raise ValueError(f"the observation space {main} shows the previous action or reward already")
         return {**(x if isinstance(main, dict) else {"observation": x}), **extra}
@@ -184,15 +217,19 @@ class FrameStackState(NamedTuple):
     """State of `frame_stack`."""
 
     env_state: Any
-    frames: Any  # the stacked observation that was shown last; leaves [..., n*C], the oldest first
+    frames: Any  # the last stacked observation; leaves [..., n * C], the oldest frame first
 
 
 def frame_stack(env: Env, num_frames: int) -> Env:
-    """The last `num_frames` observations, concatenated along the last axis, the newest last.
+    """Concatenate the last observations along the last axis, the newest last.
 
-    [D] becomes [n*D], [H, W, C] becomes [H, W, n*C]; an image without channels, [H, W], becomes [H, W, n] and a scalar
-    [n]. Of dicts and tuples every array is stacked by itself; an action mask is not, it stays that of the newest.
-    An episode starts with n copies of its first observation.
+    With n frames, [D] becomes [n * D] and [H, W, C] becomes [H, W, n * C]; an image without channels, [H, W], becomes
+    [H, W, n], and a scalar [n]. The arrays of dicts and tuples are stacked separately. An action mask is not stacked:
+    it remains that of the newest observation. An episode starts with n copies of its first observation.
+
+    Args:
+        env: the environment.
+        num_frames: number of observations n.
 
     Raises:
         ValueError: num_frames < 1.
@@ -229,12 +266,12 @@ def frame_stack(env: Env, num_frames: int) -> Env:
 
 
 def _as_frame(x: Any) -> Any:
-    """An array with an axis to stack along: [H, W] beside each other would be one wide image."""
+    """Return an array with an axis to stack along; stacked along W, images [H, W] would be one wide image."""
     return x[..., None] if x.ndim in (0, 2) else x
 
 
 def _stacked(num_frames: int, leaf: Box | Discrete | MultiDiscrete) -> Space:
-    """The space of `num_frames` elements of a leaf of a space."""
+    """Return the space of `num_frames` stacked elements of a leaf of a space."""
     if isinstance(leaf, Box):
         bounds = (leaf.low, leaf.high, leaf.codes)
         low, high, codes = (np.concatenate([_as_frame(x)] * num_frames, axis=-1) for x in bounds)

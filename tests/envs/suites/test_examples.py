@@ -119,10 +119,14 @@ def test_best_return_of_the_king_as_documented():
     ("name", "params", "message"),
     [
         ("Nim-v1", {"max_pyle": 3}, "max_pile"),
-        ("Nim-v1", {"max_take": 1}, "max_take >= 2"),
+        ("Nim-v1", {"max_take": 1}, "max_take must be in"),
         ("Nim-v1", {"max_pile": 2}, "max_pile >= max_take"),
-        ("King-v1", {"size": 1}, "at least 2 x 2"),
+        ("Nim-v1", {"max_pile": 2**63 - 1}, "max_pile must be in"),
+        ("Nim-v1", {"max_pile": 10**5000}, "max_pile must be in"),
+        ("King-v1", {"size": 1}, "size must be in"),
+        ("King-v1", {"size": 10**9}, "size must be in"),
         ("King-v1", {"size": 2.5}, "whole number"),
+        ("King-v1", {"max_steps": 0}, "max_steps must be in"),
         ("CartPolePositions-v1", {"gravitty": 3.0}, "gravity"),
     ],
 )

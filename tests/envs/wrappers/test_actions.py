@@ -8,12 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import probes
 import pytest
-from odd_envs import asymmetric, hidden_mask, of_state, wander
-from probes import integer, play, quick_jit, rollout
+from odd_envs import wander
+from probes import integer, play, rollout
 
-import purejaxppo as pp
+from purejaxppo.envs.auto_reset import auto_reset
 from purejaxppo.envs.conformance import check_env
-from purejaxppo.envs.masks import action_mask
 from purejaxppo.envs.protocol import Env, TimeStep
 from purejaxppo.envs.spaces import (
     Box,
@@ -22,12 +21,10 @@ from purejaxppo.envs.spaces import (
     box,
     encode,
 )
-from purejaxppo.envs.wrappers.actions import clip_action, rescale_action, sticky_actions, with_action_mask
+from purejaxppo.envs.wrappers.action_masks import with_action_mask
+from purejaxppo.envs.wrappers.actions import clip_action, rescale_action, sticky_actions
 from purejaxppo.envs.wrappers.observations import (
     append_previous,
-    flatten_observation,
-    frame_stack,
-    map_observation,
 )
 
 
@@ -139,75 +136,41 @@ def test_masks_of_every_form_hold_for_sticky_actions(actions: Any, shape: Any, s
     assert (carried != code).any(-1).mean() > 0.1
 
 
-@pytest.mark.parametrize(
-    "wrap",
-    [lambda env: env, flatten_observation, lambda env: frame_stack(flatten_observation(env), 2)],
-    ids=["alone", "flatten", "flatten and stack"],
-)
-def test_a_mask_of_the_state_forbids_what_it_should(wrap: Any) -> None:
-    env = wrap(with_action_mask(hidden_mask(), of_state))
-    check_env(env)
-    space: Any = env.observation_space
-    assert space["action_mask"] == box(0, 1, (6,), np.bool_)
-    obs, _, ts = wander(env)
-    assert set(np.unique(ts.reward)) == {0, 1}  # a forbidden action would pay -10
-    assert obs["action_mask"].dtype == ts.final_obs["action_mask"].dtype == bool
-    for seen in (obs, ts.final_obs):
-        assert (seen["action_mask"] >= seen["observation"][..., -6:].astype(bool)).all()  # what is wanted is allowed
+def test_actions_are_float32_whatever_the_bounds_are(key: jax.Array) -> None:
+    """A Box of float64, as NumPy makes it; without x64, JAX has float32 only."""
+    for wrap in (clip_action, rescale_action):
+        env = probes.reward_by_distance(target=0.0)._replace(action_space=box(-3, 3, (1,), np.float64))
+        assert wrap(env).action_space.dtype == np.float32
+        check_env(wrap(env))
+    _, (timestep,) = play(clip_action(env), [jnp.array([9.0])])
+    np.testing.assert_allclose(timestep.reward, -9)
+    seen = []
+
+    def step(key: jax.Array, state: Any, action: Any) -> tuple[Any, TimeStep]:
+        seen.append(action.dtype)
+        return state, TimeStep(state, jnp.float32(0), jnp.bool_(True), jnp.bool_(False), state)
+
+    env = env._replace(step=step)
+    with jax.enable_x64(True):
+        for wrap in (clip_action, rescale_action):
+            jax.eval_shape(wrap(env).step, jax.random.key(0), jnp.ones(1, jnp.float32), jnp.ones(1, jnp.float32))
+    assert seen == [jnp.float64, jnp.float64]
 
 
-def test_a_policy_never_does_what_a_mask_of_the_state_forbids() -> None:
-    """Every episode lasts its four steps: what is forbidden ends it."""
-    env = frame_stack(flatten_observation(with_action_mask(hidden_mask(), of_state)), 2)
-    network = pp.make_network(env, pp.NetworkConfig(hidden_sizes=(8,)))
-    config = pp.Config(num_envs=16, num_steps=16, num_minibatches=2, total_timesteps=512)
-    _, metrics = quick_jit(lambda key: pp.train(pp.make_ppo(env, network, config), key))(jax.random.key(0))
-    np.testing.assert_array_equal(metrics.episode_length_mean, [4, 4])
+def test_clip_action_takes_a_batch_and_leaves_environments_without_a_box_as_they_are() -> None:
+    vec = clip_action(auto_reset(probes.reward_by_distance(target=0.5)))
+    state, _ = vec.reset(jax.random.key(0), 3)
+    noise = jax.tree.map(lambda x: x[0], vec.noise(jax.random.key(1), 1, 3))
+    _, timestep = vec.step(noise, state, jnp.array([[5.0], [0.5], [-7.0]]))
+    np.testing.assert_allclose(timestep.reward, [-0.25, 0, -2.25])
+    chain = probes.chain()
+    assert clip_action(chain) is chain
 
 
-def test_a_mask_of_the_state_is_the_one_that_the_observation_had() -> None:
-    """Whatever the form of the observation: at reset, at every step and before the reset."""
-    actions = [integer(0)] * 3
-    first, steps = play(probes.masked(), actions)
-    for make, entry in (
-        (hidden_mask, "observation"),
-        (lambda: map_observation(hidden_mask(), lambda x: {"x": x}, {"x": box(0, 1, (6,))}), "x"),
-    ):
-        obs, seen = play(with_action_mask(make(), of_state), actions)
-        assert set(obs) == {entry, "action_mask"}
-        pairs = [(obs, first), *((a.obs, b.obs) for a, b in zip(seen, steps, strict=True))]
-        for shown, true in [*pairs, *((a.final_obs, b.final_obs) for a, b in zip(seen, steps, strict=True))]:
-            np.testing.assert_array_equal(shown[entry], true["observation"])
-            np.testing.assert_array_equal(shown["action_mask"], true["action_mask"])
-    apart = map_observation(
-        hidden_mask(), lambda x: {"actor": x, "critic": x}, dict.fromkeys(("actor", "critic"), box(0, 1, (6,)))
-    )
-    obs, _ = play(with_action_mask(apart, of_state), [])
-    assert set(obs) == {"actor", "critic", "action_mask"}
-    np.testing.assert_array_equal(action_mask(obs), first["action_mask"])
-
-
-def test_masks_of_numbers_are_cast_to_their_space() -> None:
-    def numbers(state: Any, obs: Any) -> jax.Array:
-        return 3 * state[1].astype(jnp.int32)
-
-    whole, _ = play(probes.masked(), [])
-    for space, dtype in ((None, np.bool_), (box(0, 3, (6,)), np.float32)):
-        env = with_action_mask(hidden_mask(), numbers, space)
-        check_env(env)
-        mask = play(env, [])[0]["action_mask"]
-        assert mask.dtype == dtype
-        np.testing.assert_array_equal(mask.astype(bool), whole["action_mask"])
-
-
-def test_masks_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="has an action mask already"):
-        with_action_mask(probes.masked(), lambda state, obs: state[1])
-    with pytest.raises(ValueError, match="has an action mask already"):
-        with_action_mask(asymmetric(), lambda state, obs: state[1])
-    with pytest.raises(ValueError, match="continuous actions have no mask"):
-        with_action_mask(probes.reward_by_distance(), lambda state, obs: jnp.ones(1, bool))
-    with pytest.raises(ValueError, match="it must have the length 2"):
-        with_action_mask(probes.chain(), lambda state, obs: jnp.ones(3, bool))
-    with pytest.raises(ValueError, match=r"of the shape \(2, 2\), which is not of the space Box\(0.0, 1.0, \(2,\)"):
-        with_action_mask(probes.chain(), lambda state, obs: jnp.ones((2, 2), bool), box(0, 1, (2,)))
+@pytest.mark.parametrize("bound", [2e38, np.inf, 1e30])
+def test_bounds_that_mean_unbounded_cannot_be_rescaled_to(bound: float) -> None:
+    env = probes.reward_by_distance()._replace(action_space=box(-bound, bound, (1,)))
+    with pytest.raises(ValueError, match="finite bounds"):
+        rescale_action(env)
+    with pytest.raises(ValueError, match="finite low < high"):
+        rescale_action(probes.reward_by_distance(), -np.inf, 1)

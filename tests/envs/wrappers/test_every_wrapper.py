@@ -11,16 +11,19 @@ import pytest
 from odd_envs import asymmetric, hidden_mask, judged, nested, of_state, pixels, plane
 from probes import quick_jit, rollout
 
+from purejaxppo.envs.auto_reset import auto_reset
 from purejaxppo.envs.conformance import check_env, conform
-from purejaxppo.envs.protocol import Env
+from purejaxppo.envs.protocol import Env, step_avals
 from purejaxppo.envs.spaces import (
     box,
     encode,
     encoded_space,
     sample_space,
 )
-from purejaxppo.envs.wrappers.actions import clip_action, rescale_action, sticky_actions, with_action_mask
-from purejaxppo.envs.wrappers.episodes import time_limit
+from purejaxppo.envs.wrappers.action_masks import always_some_action, with_action_mask
+from purejaxppo.envs.wrappers.actions import clip_action, rescale_action, sticky_actions
+from purejaxppo.envs.wrappers.agents import fold_agents, frozen_opponent
+from purejaxppo.envs.wrappers.episodes import action_repeat, time_limit
 from purejaxppo.envs.wrappers.observations import (
     append_previous,
     flatten_observation,
@@ -28,6 +31,7 @@ from purejaxppo.envs.wrappers.observations import (
     map_observation,
     mask_observation,
 )
+from purejaxppo.envs.wrappers.rewards import reward_clip, reward_scale
 
 PROBES = {
     name: getattr(probes, name)
@@ -75,6 +79,10 @@ WRAPPED = {
     "sticky_masked": lambda: sticky_actions(probes.masked()),
     "sticky": lambda: sticky_actions(probes.chain()),
     "sticky_mixed": lambda: sticky_actions(probes.reward_by_mixed_action()),
+    "always_some_action": lambda: always_some_action(probes.masked()),
+    "action_repeat": lambda: action_repeat(probes.chain(), 2),
+    "reward_scale": lambda: reward_scale(probes.chain(), 3),
+    "reward_clip": lambda: reward_clip(probes.chain()),
     "all": lambda: frame_stack(append_previous(sticky_actions(time_limit(flatten_observation(nested()), 3))), 2),
 }
 
@@ -111,9 +119,16 @@ def names_kept() -> dict[str, Env]:
         "append_previous": append_previous,
         "frame_stack": lambda env: frame_stack(env, 2),
         "sticky_actions": sticky_actions,
+        "action_repeat": lambda env: action_repeat(env, 2),
+        "reward_scale": lambda env: reward_scale(env, 2),
+        "reward_clip": reward_clip,
+        "auto_reset": auto_reset,
+        "fold_agents": lambda env: fold_agents(env, 2),
+        "frozen_opponent": lambda env: frozen_opponent(env, 2, lambda params, key, obs: obs),
         "with_action_mask": lambda env: with_action_mask(env, lambda state, obs: jnp.ones(2, bool)),
     }
     named = {name: wrapper(chain) for name, wrapper in wrappers.items()}
+    named["always_some_action"] = always_some_action(named["with_action_mask"])
     return named | {"clip_action": clip_action(push), "rescale_action": rescale_action(push)}
 
 
@@ -122,3 +137,13 @@ def test_wrappers_keep_the_name_and_messages_say_it() -> None:
     broken = probes.chain()._replace(name="Chain", observation_space=box(0, 1, (7,)))
     with pytest.raises(ValueError, match="the environment Chain does not keep to the protocol"):
         check_env(broken)
+
+
+@pytest.mark.parametrize("make", [*PROBES.values(), *WRAPPED.values()], ids=[*PROBES, *WRAPPED])
+def test_dtypes_do_not_depend_on_the_default_dtype_of_jax(make: Any) -> None:
+    env = make()
+    narrow = step_avals(env)
+    with jax.enable_x64(True):
+        wide = step_avals(make())
+    kinds = [[(x.shape, x.dtype, x.weak_type) for x in jax.tree.leaves(avals)] for avals in (narrow, wide)]
+    assert kinds[0] == kinds[1]

@@ -1,0 +1,157 @@
+"""Several agents: a team whose agents share a policy, and an agent that plays against a frozen policy.
+
+Both take an environment of A agents that act at the same time: an Env whose observations, actions and rewards have a
+leading agent axis [A, ...], whose spaces are those of one agent, and whose flags are scalars, because all agents end an
+episode together. `conform(env, num_agents=A)` makes one from loosely written functions. Both return a VecEnv; `resets`
+and its sizes are those of `auto_reset`. Axes: N columns of the batch, A agents.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from purejaxppo._util.trees import strong_dtypes
+from purejaxppo.envs.auto_reset import auto_reset
+from purejaxppo.envs.protocol import Env, TimeStep, VecEnv
+
+
+def fold_agents(env: Env, num_agents: int, resets: str = "auto", **sizes: int) -> VecEnv:
+    """Fold the agents of a team into the batch axis, so that all of them are trained with one shared policy.
+
+    Column t * A + a is agent a of team t. A policy that must tell agents from each other needs an observation that
+    contains the number of the agent.
+
+    Args:
+        env: the environment of a team, with a leading agent axis [A, ...].
+        num_agents: number of agents A; `num_envs` must be a multiple of it.
+        resets: a reset mode.
+        sizes: `pool_size`, `refresh` and `stagger` of `auto_reset`.
+
+    Raises:
+        ValueError: `num_agents` < 1; an unknown mode; and, where the environment is reset, a `num_envs` that
+            `num_agents` does not divide.
+    """
+    if num_agents < 1:
+        raise ValueError(f"fold_agents needs at least 1 agent, not {num_agents}")
+    teams = auto_reset(env, resets, **sizes)
+
+    def num_teams(num_envs: int) -> int:
+        if num_envs % num_agents:
+            raise ValueError(f"num_envs = {num_envs} is not a multiple of the {num_agents} agents of a team")
+        return num_envs // num_agents
+
+    def fold(tree: Any) -> Any:  # [N / A, A, ...] -> [N, ...]
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
+
+    def unfold(tree: Any) -> Any:  # [N, ...] -> [N / A, A, ...]
+        return jax.tree.map(lambda x: x.reshape(-1, num_agents, *x.shape[1:]), tree)
+
+    def per_agent(x: jax.Array) -> jax.Array:  # [N / A] or [N / A, A] -> [N]
+        return fold(jnp.broadcast_to(x[:, None] if x.ndim == 1 else x, (x.shape[0], num_agents)))
+
+    def reset(key: jax.Array, num_envs: int) -> tuple[Any, Any]:
+        env_state, obs = teams.reset(key, num_teams(num_envs))
+        return env_state, fold(obs)
+
+    def noise(key: jax.Array, num_steps: int, num_envs: int) -> Any:
+        return teams.noise(key, num_steps, num_teams(num_envs))
+
+    def step(noise: Any, env_state: Any, action: Any) -> tuple[Any, TimeStep]:
+        env_state, ts = teams.step(noise, env_state, unfold(action))
+        flags = (per_agent(ts.reward), per_agent(ts.terminated), per_agent(ts.truncated))
+        return env_state, TimeStep(fold(ts.obs), *flags, fold(ts.final_obs), jax.tree.map(per_agent, ts.info))
+
+    return teams._replace(reset=reset, noise=noise, step=step, group_size=num_agents)
+
+
+class OpponentState(NamedTuple):
+    """State of `frozen_opponent`."""
+
+    env_state: Any  # [N, ...]
+    obs: Any  # [N, A - 1, ...] what the opponents act on next
+    params: Any  # parameters of the opponents' policy, shared by all columns
+
+
+# (params, key, obs [N, A - 1, ...]) -> action [N, A - 1, ...]
+OpponentPolicy = Callable[[Any, jax.Array, Any], Any]
+
+
+def frozen_opponent(
+    env: Env,
+    num_agents: int,
+    opponent: OpponentPolicy,
+    params: Any = (),
+    *,
+    seat: int = 0,
+    resets: str = "auto",
+    **sizes: int,
+) -> VecEnv:
+    """Play one agent of an environment and let a fixed policy play the others.
+
+    The opponents' parameters are part of the environment state. `with_opponent` replaces them, between updates and
+    without a recompile: by a past self, or by another opponent with the same policy function.
+
+    Args:
+        env: the environment, with a leading agent axis [A, ...].
+        num_agents: number of agents A.
+        opponent: (params, key, obs [N, A - 1, ...]) -> action [N, A - 1, ...], of the agents other than `seat`.
+        params: its first parameters.
+        seat: index of the agent that is trained.
+        resets: a reset mode.
+        sizes: `pool_size`, `refresh` and `stagger` of `auto_reset`.
+
+    Raises:
+        ValueError: fewer than two agents, `seat` out of range, or an unknown mode.
+    """
+    if num_agents < 2 or not 0 <= seat < num_agents:
+        raise ValueError(
+            f"frozen_opponent needs at least 2 agents and a seat among them, not {num_agents} agents and seat {seat}"
+        )
+    games, others = auto_reset(env, resets, **sizes), np.delete(np.arange(num_agents), seat)
+    params = strong_dtypes(jax.tree.map(jnp.asarray, params))
+
+    def mine(tree: Any) -> Any:  # [N, A, ...] -> [N, ...]
+        return jax.tree.map(lambda x: x[:, seat] if x.ndim > 1 else x, tree)
+
+    def theirs(tree: Any) -> Any:  # [N, A, ...] -> [N, A - 1, ...]
+        return jax.tree.map(lambda x: x[:, others], tree)
+
+    def join(action: jax.Array, other: jax.Array) -> jax.Array:  # [N, ...] and [N, A - 1, ...] -> [N, A, ...]
+        return jnp.concatenate([other[:, :seat], action[:, None], other[:, seat:]], axis=1)
+
+    def reset(key: jax.Array, num_envs: int) -> tuple[OpponentState, Any]:
+        env_state, obs = games.reset(key, num_envs)
+        return OpponentState(env_state, theirs(obs), params), mine(obs)
+
+    def noise(key: jax.Array, num_steps: int, num_envs: int) -> Any:
+        key_env, key_opponent = jax.random.split(key)
+        return games.noise(key_env, num_steps, num_envs), jax.random.split(key_opponent, num_steps)
+
+    def step(noise: Any, state: OpponentState, action: Any) -> tuple[OpponentState, TimeStep]:
+        step_noise, key = noise
+        joint = jax.tree.map(join, action, opponent(state.params, key, state.obs))
+        env_state, ts = games.step(step_noise, state.env_state, joint)
+        seen = TimeStep(mine(ts.obs), mine(ts.reward), *ts[2:4], mine(ts.final_obs), mine(ts.info))
+        return OpponentState(env_state, theirs(ts.obs), state.params), seen
+
+    return games._replace(reset=reset, noise=noise, step=step)
+
+
+def with_opponent(state: OpponentState, params: Any) -> OpponentState:
+    """Return the environment state of `frozen_opponent` with other parameters of the opponents.
+
+    Args:
+        state: the environment state of a training state (`state.env_state`).
+        params: parameters of the same structure, shapes and dtypes as the first ones.
+
+    Raises:
+        ValueError: the structure, a shape or a dtype differs.
+    """
+    params = strong_dtypes(jax.tree.map(jnp.asarray, params))
+    kinds = [jax.tree.map(lambda x: f"{x.dtype} {x.shape}", tree) for tree in (state.params, params)]
+    if jax.tree.structure(kinds[0]) != jax.tree.structure(kinds[1]) or kinds[0] != kinds[1]:
+        raise ValueError(f"the opponent's parameters must be {kinds[0]}, not {kinds[1]}")
+    return state._replace(params=params)
