@@ -14,7 +14,7 @@ from purejaxppo.batching.plan import make_plan
 from purejaxppo.batching.shuffles import SHUFFLES
 from purejaxppo.config.schema import Config
 from purejaxppo.envs.auto_reset import auto_reset
-from purejaxppo.envs.protocol import Env
+from purejaxppo.envs.protocol import Env, VecEnv
 from purejaxppo.envs.spaces import normalized_leaves
 from purejaxppo.envs.wrappers.actions import clip_action
 from purejaxppo.functional.bindings import OBJECTIVES, TARGETS
@@ -25,7 +25,7 @@ from purejaxppo.types import PER_ENV_FIELDS, Algorithm, Components
 
 
 def make_ppo(
-    env: Env,
+    env: Env | VecEnv,
     network: Network,
     config: Config | None = None,
     *,
@@ -42,7 +42,7 @@ def make_ppo(
     Continuous actions are clipped to the bounds of the environment after their log-probability is taken.
 
     Args:
-        env: the environment; it never resets itself.
+        env: an Env, which never resets itself, or a VecEnv, a batch that does.
         network: the actor-critic.
         config: static settings.
         objective: replaces `config.objective`: (ratio, advantage, kl, hyperparams) -> surrogate per sample.
@@ -65,7 +65,7 @@ def make_ppo(
     plan = make_plan(config, recurrent, PER_ENV_FIELDS)
     objective_name = "none" if config.policy_step == "trpo" else config.objective
     components = Components(
-        env=auto_reset(env, config.resets),
+        env=auto_reset(env, config.resets, pool_size=config.pool_size, stagger=config.stagger),
         network=network,
         config=config,
         objective=hooks.check_objective(objective) if objective else OBJECTIVES[objective_name],

@@ -44,7 +44,9 @@ class Config:
     shuffle: Literal["hash", "permutation"] = "hash"  # order of samples; permutation: exactly uniform, but slower
     microbatch_size: int = 0  # samples per gradient computation; 0: what fits the cache of a CPU, all on a GPU
     num_devices: int = 0  # devices per run; 0: chosen automatically on a CPU, otherwise 1
-    resets: Literal["fresh", "every_step", "pool"] = "fresh"  # new episodes start from fresh states or a pool of them
+    resets: Literal["auto", "fresh", "every_step", "pool", "state_pool"] = "auto"  # how first states are computed
+    pool_size: int = 256  # first states in the pool of resets "pool" and "state_pool"
+    stagger: int = 0  # cut the first episodes after 1 to this many steps, so that they do not end together; 0: off
     diagnostics: bool = False  # compute additional, more expensive metrics
 
     @property

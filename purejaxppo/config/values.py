@@ -20,6 +20,8 @@ INTERVALS = {
     "config.sequence_length": "[0, 2147483647]",
     "config.burn_in": "[0, 2147483647]",
     "config.microbatch_size": "[0, 2147483647]",
+    "config.pool_size": "[1, 2147483647]",
+    "config.stagger": "[0, 2147483647]",
     "config.num_devices": "[0, 65536]",
     "network.hidden_sizes": "[1, 1000000]",
     "network.critic_hidden_sizes": "[1, 1000000]",

@@ -85,7 +85,7 @@ def check_fit(env: Env, network: Network, config: Config, objective: Any = None)
     with _described("initial_rnn_state(num_envs)"):
         recurrent = bool(jax.tree.leaves(jax.eval_shape(lambda: network.initial_rnn_state(1))))
     check_settings(config, recurrent=recurrent)
-    check_env(env)
+    check_env(env, config.num_envs)
     problems = _misfits(env, network)
     if problems:
         named = f"the environment {env.name}" if env.name else "the environment"
