@@ -63,12 +63,13 @@ def update(ppo: Components, state: TrainState, h: Hyperparams) -> tuple[TrainSta
     key, rollout_key, epoch_key = jax.random.split(state.key, 3)
     h = anneal(ppo, state, h)
     state, rollout = collect_rollout(ppo, state, rollout_key)
+    faults = metrics.rollout_faults(rollout, ppo.env.action_space)  # of the rewards before they are scaled and clipped
     state, rollout, finished, extra = process_rewards(ppo, state, rollout, h)
     batch = compute_targets(ppo, state.params, state, rollout, h)
     params, opt_state, steps = optimize(ppo, state, rollout, batch, h, epoch_key)
     params = trpo_update(ppo, params, batch, h)
     extra |= ppo.metrics_fn(state, rollout, batch, h)
-    summary, residual = compute_metrics(ppo, params, state, rollout, batch, steps, finished, extra, h)
+    summary, residual = compute_metrics(ppo, params, state, rollout, batch, steps, finished, faults, extra, h)
     state = update_statistics(ppo, state, rollout, summary.kl, h)
     state = state._replace(params=params, opt_state=opt_state, last_residual=residual, key=key)
     state = state._replace(num_updates=state.num_updates + 1)
@@ -287,6 +288,7 @@ def compute_metrics(
     batch: Batch,
     steps: tuple,
     finished: episode_stats.EpisodeSummary,
+    faults: dict[str, Array],
     extra: dict[str, Array],
     h: Hyperparams,
 ) -> tuple[metrics.Metrics, Array]:
@@ -296,7 +298,7 @@ def compute_metrics(
     residual = state.last_residual
     if ppo.config.diagnostics:
         improvement, residual = diagnose(ppo, params, state, rollout, batch, ratio, kl, h)
-    whole = metrics.batch_metrics(batch, ratio, kl) | metrics.rollout_faults(rollout, ppo.env.action_space)
+    whole = metrics.batch_metrics(batch, ratio, kl) | faults
     whole |= {"nonfinite_parameters": metrics.count_nonfinite(params)}
     return metrics.reduce_metrics(steps, h, finished, whole, improvement, extra), residual
 

@@ -13,7 +13,7 @@ import numpy as np
 from purejaxppo.config.schema import NetworkConfig
 from purejaxppo.distributions import MASKED_LOGIT, Categorical, DiagonalGaussian, Joint, MultiCategorical, TanhGaussian
 from purejaxppo.envs.masks import check_mask, component_masks, leaf_masks
-from purejaxppo.envs.spaces import UNBOUNDED, Box, Discrete, MultiDiscrete, Space, check_space
+from purejaxppo.envs.spaces import UNBOUNDED, Box, Discrete, MultiDiscrete, Space, check_reach, check_space
 
 Array = jax.Array
 
@@ -204,6 +204,8 @@ def _check_leaf(leaf: Any, config: NetworkConfig) -> None:
         return
     if leaf.dtype not in (np.float32, np.float64):
         raise ValueError(f"actions of {leaf} would have to be {leaf.dtype}: use MultiDiscrete or map_action")
+    if config.action_distribution == "gaussian":
+        check_reach(leaf, math.exp(config.log_std_init))
     bounded = (leaf.low > -UNBOUNDED) & (leaf.high < UNBOUNDED) & (leaf.low < leaf.high)
     if config.action_distribution == "tanh_gaussian" and not bounded.all():
         raise ValueError(

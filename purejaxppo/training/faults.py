@@ -29,7 +29,11 @@ def _environment_fault(row: Mapping[str, float], env: str) -> str:
         faults.append(f"returned a NaN or infinite reward in {_count(row['nonfinite_rewards'], 'step')}")
     if not faults:
         return ""
-    advice = " A state whose action mask forbids all actions must end the episode." if row["masked_states"] else ""
+    advice = ""
+    if row["masked_states"]:
+        advice = (
+            " A state whose action mask forbids all actions must end the episode; always_some_action allows all then."
+        )
     return f"{env} {' and '.join(faults)}, first in step {row['first_fault_step']:.0f} of the rollout.{advice}"
 
 

@@ -17,11 +17,11 @@ from nets import (
 from probes import quick_jit
 
 from purejaxppo.assembly import make_ppo
-from purejaxppo.config.schema import Config, Hyperparams
+from purejaxppo.config.schema import Config, Hyperparams, NetworkConfig
 from purejaxppo.distributions import DiagonalGaussian
 from purejaxppo.envs.spaces import Box, Discrete, MultiDiscrete, box
 from purejaxppo.networks.actor_critic import mlp
-from purejaxppo.networks.policy_heads import LOG_STD_MAX, LOG_STD_MIN, Shaped, bound_log_std
+from purejaxppo.networks.policy_heads import LOG_STD_MAX, LOG_STD_MIN, Shaped, bound_log_std, check_action_space
 from purejaxppo.training.loop import as_traced
 
 # --- log σ ------------------------------------------------------------------------------------------------------------
@@ -255,3 +255,13 @@ def test_boxes_get_a_gaussian_policy():
     network = mlp(env_of(box(-1, 1, (3,)), box(-np.inf, np.inf, (2,))), log_std_init=0.7)
     _, distribution, _ = network.apply(params_of(network), (), jnp.zeros((T, N, 3)), None)
     assert isinstance(distribution, DiagonalGaussian)
+
+
+def test_bounds_out_of_reach_of_the_policy_are_refused():
+    """A Gaussian around 0 in a Box of [1000, 1001] would play 1000 forever; with a wide deviation it would not."""
+    far = box(1000.0, 1001.0, (1,))
+    with pytest.raises(ValueError, match="rescale_action"):
+        check_action_space(far, NetworkConfig())
+    check_action_space(far, NetworkConfig(log_std_init=6.0))
+    check_action_space(far, NetworkConfig(action_distribution="tanh_gaussian"))
+    check_action_space(box(-2.0, 2.0, (1,)), NetworkConfig())

@@ -1,6 +1,7 @@
 """One update as a whole: what it reads, draws, anneals and reports."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from probes import endless, masked, reward_by_distance
@@ -106,3 +107,17 @@ def test_every_iteration_draws_anew():
     after, metrics = jax.jit(algo.update)(state, h)
     _, later = jax.jit(algo.update)(again(after), h)
     assert metrics.episode_return_mean != later.episode_return_mean
+
+
+def test_an_infinite_reward_is_a_fault_although_scaled_rewards_are_bounded():
+    """The fault is counted before the reward is scaled and clipped to a finite value."""
+
+    def step(key, state, action):
+        after, ts = ENDLESS.step(key, state, action)
+        return after, ts._replace(reward=jnp.where(ts.truncated, jnp.inf, ts.reward))
+
+    config = Config(**(vars(TINY) | {"scale_rewards": True}))
+    _, _, metrics = one_update(algorithm(ENDLESS._replace(step=step), config))
+    assert metrics.nonfinite_rewards == 6  # two episodes of 4 steps in each of 3 environments
+    assert metrics.nonfinite_observations == 0
+    assert metrics.first_fault_step == 3
