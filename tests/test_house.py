@@ -142,7 +142,8 @@ def test_one_version():
 def test_no_callback_to_the_host_anywhere():
     # One would keep the program out of JAX's persistent compile cache, and stall the device.
     banned = {"pure_callback", "io_callback", "debug_callback", "callback", "experimental.io_callback"}
-    for path, tree in MODULES.items():
+    # The environments of Gymnasium run on the host: there is no other way to step them.
+    for path, tree in (item for item in MODULES.items() if item[0] != "envs/suites/gymnasium.py"):
         used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
         names = {name.split(".")[-1] for name in imported(tree)}
         assert not (used | names) & banned, path

@@ -3,20 +3,23 @@
 The adapters in `suites/` use this module; it imports no suite by itself.
 """
 
+import functools
 import importlib
 import importlib.metadata
 import inspect
-import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 
 from purejaxppo._util.text import nearest
 from purejaxppo.envs.conformance import allow_promotion
 from purejaxppo.envs.errors import MissingSuite, missing_suite
+from purejaxppo.envs.parameters import check_values
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Package(NamedTuple):
@@ -49,6 +52,17 @@ def suite_code() -> Iterator[None]:
     with allow_promotion(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+def quiet(function: F) -> F:
+    """Return a function of a suite's code under `suite_code`: it warns and promotes when it is traced."""
+
+    @functools.wraps(function)
+    def run(*args: Any) -> Any:
+        with suite_code():
+            return function(*args)
+
+    return run  # pyright: ignore[reportReturnType]
 
 
 def raw_key(key: jax.Array) -> jax.Array:
@@ -132,17 +146,7 @@ def choose_arguments(name: str, defaults: Mapping[str, Any], given: Mapping[str,
     unknown = [f"{k!r} (nearest: {', '.join(nearest(k, defaults, 3))})" for k in given if k not in defaults]
     if unknown:
         raise ValueError(f"{name} has no parameter {', '.join(unknown)}")
-    return {k: _as_kind(f"{name}: {k}", v, defaults[k]) for k, v in given.items()}
-
-
-def _as_kind(what: str, value: Any, default: Any) -> Any:
-    """Return a value as the kind of its default: 1 for a float is 1.0."""
-    kind = type(default)
-    if kind not in (bool, int, float, str) or isinstance(value, jax.Array):
-        return value
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if kind in (int, float) and number and kind(value) == value:
-        return kind(value)
-    if kind in (bool, str) and isinstance(value, kind):
-        return value
-    raise ValueError(f"{what} must be of type {kind.__name__}, like {default!r}, not {value!r}")
+    wrong = [k for k, v in given.items() if isinstance(defaults[k], str) and not isinstance(v, str)]
+    if wrong:
+        raise ValueError(f"{name}: {wrong[0]} must be a string, like {defaults[wrong[0]]!r}, not {given[wrong[0]]!r}")
+    return check_values(name, defaults, given)

@@ -13,7 +13,7 @@ from probes import quick_jit
 from purejaxppo.envs.auto_reset import auto_reset
 from purejaxppo.envs.errors import MissingSuite
 from purejaxppo.envs.masks import action_mask, sample_allowed
-from purejaxppo.envs.packages import import_suite
+from purejaxppo.envs.packages import import_suite, suite_code
 from purejaxppo.envs.protocol import Env, TimeStep
 
 
@@ -23,6 +23,17 @@ def needs(suite: str) -> Any:
         return import_suite(suite)
     except MissingSuite as error:
         pytest.skip(str(error), allow_module_level=True)
+
+
+def run_suite(function: Callable, *args: Any) -> Any:
+    """Compile and run a function made of a suite's own code; NumPy arrays."""
+    with suite_code():
+        return jax.tree.map(np.asarray, quick_jit(function)(*args))
+
+
+def first_keys(num_envs: int, seed: int = 0) -> jax.Array:
+    """Return the raw keys that `play` resets its environments with."""
+    return jax.random.key_data(jax.random.split(jax.random.split(jax.random.key(seed), 3)[0], num_envs))
 
 
 class Played(NamedTuple):
@@ -60,7 +71,7 @@ def play(
         xs = (jnp.arange(num_steps), vec.noise(key_noise, num_steps, num_envs), keys)
         return jax.lax.scan(step, vec.reset(key_reset, num_envs), xs)[1]
 
-    return jax.tree.map(np.asarray, jit(run)(jax.random.key(seed)))
+    return jax.tree.map(np.asarray, quick_jit(run)(jax.random.key(seed)))
 
 
 def first_end(flags: np.ndarray) -> np.ndarray:

@@ -1,9 +1,7 @@
 """Adapter for pgx: the MinAtar games, 2048, and games of several players against built-in or given opponents.
 
-| clock | |
-|---|---|
-| terminated | `state.terminated` |
-| truncated | after `time_limit` steps; pgx has no clock, and some of its MinAtar games can go on forever |
+* terminated: `state.terminated`.
+* truncated: after `time_limit` steps, our clock: pgx has none, and some of its MinAtar games can go on forever.
 """
 
 from collections.abc import Callable
@@ -16,7 +14,7 @@ import numpy as np
 
 from purejaxppo.envs.conformance import conform
 from purejaxppo.envs.facts import recorded_ids
-from purejaxppo.envs.packages import arguments_of, choose_arguments, import_suite, raw_key, suite_code
+from purejaxppo.envs.packages import arguments_of, choose_arguments, import_suite, quiet, raw_key, suite_code
 from purejaxppo.envs.protocol import Env, TimeStep
 from purejaxppo.envs.spaces import Discrete, Space, box
 from purejaxppo.envs.wrappers.episodes import time_limit
@@ -76,10 +74,12 @@ def _one_player(game: Any) -> Env:
     """Return a game of one player."""
     view, space = _view(game), _space(game)
 
+    @quiet
     def reset(key: jax.Array) -> tuple[Any, Any]:
         state = game.init(raw_key(key))
         return state, view(state)
 
+    @quiet
     def step(key: jax.Array, state: Any, action: jax.Array) -> tuple[Any, TimeStep]:
         state = game.step(state, action, raw_key(key))
         obs = view(state)
@@ -115,12 +115,14 @@ def _against(game: Any, opponent: Callable[[jax.Array, Any], jax.Array]) -> Env:
 
         return jax.lax.while_loop(waits, move, (key, state, jnp.float32(0.0)))[1:]
 
+    @quiet
     def reset(key: jax.Array) -> tuple[MatchState, Any]:
         key_game, key_seat, key_moves = jax.random.split(key, 3)
         seat = jax.random.randint(key_seat, (), 0, game.num_players, jnp.int32)
         state, reward = play_on(key_moves, game.init(raw_key(key_game)), seat)
         return MatchState(state, seat, reward), view(state)
 
+    @quiet
     def step(key: jax.Array, match: MatchState, action: jax.Array) -> tuple[MatchState, TimeStep]:
         key_step, key_moves = jax.random.split(key)
         state = game.step(match.game, action, raw_key(key_step))

@@ -1,9 +1,7 @@
 """Adapter for XLand-MiniGrid (the package xminigrid): the ported MiniGrid tasks, and XLand with its rulesets.
 
-| clock | |
-|---|---|
-| terminated | the last step has the discount 0: the goal is reached |
-| truncated | the last step has the discount 1: `state.step_num == max_steps` |
+* terminated: the last step has the discount 0: the goal is reached.
+* truncated: the last step has the discount 1: `state.step_num == max_steps`.
 """
 
 import dataclasses
@@ -16,7 +14,7 @@ from purejaxppo._util.text import nearest
 from purejaxppo.envs.conformance import conform
 from purejaxppo.envs.errors import EnvironmentUnavailable
 from purejaxppo.envs.facts import recorded_ids
-from purejaxppo.envs.packages import choose_arguments, import_suite, raw_key, suite_code
+from purejaxppo.envs.packages import choose_arguments, import_suite, quiet, raw_key, suite_code
 from purejaxppo.envs.protocol import Env, TimeStep
 from purejaxppo.envs.spaces import Discrete, box
 
@@ -80,6 +78,7 @@ def _adapt(env: Any, params: Any, benchmark: Any) -> Env:
     """Return the Env of xminigrid's environment; the goal and the rules of an episode are in its state."""
     tiles = import_suite("xland", "xminigrid.core.constants")
 
+    @quiet
     def reset(key: jax.Array) -> tuple[Any, Any]:
         if benchmark is None:
             timestep = env.reset(params, raw_key(key))
@@ -89,6 +88,7 @@ def _adapt(env: Any, params: Any, benchmark: Any) -> Env:
             timestep = env.reset(task, raw_key(key))
         return timestep, timestep.observation
 
+    @quiet
     def step(key: jax.Array, timestep: Any, action: jax.Array) -> tuple[Any, TimeStep]:
         timestep = env.step(params, timestep, action)
         last, dead = timestep.last(), timestep.discount == 0

@@ -4,8 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from probes import quick_jit
-from suites import assert_clock, assert_same, needs, play
+from suites import assert_clock, assert_same, first_keys, needs, play, run_suite
 
 from purejaxppo.envs.conformance import check_env
 from purejaxppo.envs.facts import recorded_ids
@@ -24,16 +23,15 @@ def test_minatar_steps_as_the_suite_does() -> None:
     assert not played.ts.terminated.any()
     game = pgx.minatar.breakout.MinAtarBreakout(sticky_action_prob=0.0)
 
-    def replay(states, actions):  # without sticky actions the game uses no key
+    def replay(keys, actions):  # without sticky actions the game uses no key
         def step(s, a):
             s = jax.vmap(game.step, (0, 0, None))(s, a, jax.random.PRNGKey(0))
             return s, (s.observation, s.rewards[:, 0], s.terminated)
 
-        return jax.lax.scan(step, states, actions)[1]
+        return jax.lax.scan(step, jax.vmap(game.init)(keys), actions)[1]
 
-    key_reset = jax.random.split(jax.random.key(0), 3)[0]
-    states = jax.vmap(game.init)(jax.random.key_data(jax.random.split(key_reset, 3)))
-    assert_same(quick_jit(replay)(states, played.action), (played.ts.obs, played.ts.reward, played.ts.terminated))
+    replayed = run_suite(replay, first_keys(3), played.action)
+    assert_same(replayed, (played.ts.obs, played.ts.reward, played.ts.terminated))
 
 
 def test_minatar_is_truncated_by_our_clock_alone() -> None:

@@ -4,13 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from probes import quick_jit
-from suites import assert_clock, assert_same, needs, play
+from suites import assert_clock, assert_same, first_keys, needs, play, run_suite
 
 from purejaxppo.envs.conformance import check_env
 from purejaxppo.envs.errors import EnvironmentUnavailable
 from purejaxppo.envs.facts import recorded_ids
-from purejaxppo.envs.packages import suite_code
 from purejaxppo.envs.registry import make
 from purejaxppo.envs.suites import xland as adapter
 
@@ -27,17 +25,15 @@ def test_it_steps_as_the_suite_does() -> None:
     assert not (played.ts.terminated | played.ts.truncated).any()
     env, params = xminigrid.make("MiniGrid-DoorKey-5x5")
 
-    def replay(key, actions):
+    def replay(keys, actions):
         def step(ts, action):
             ts = jax.vmap(env.step, (None, 0, 0))(params, ts, action)
             return ts, (ts.observation, ts.reward)
 
-        first = jax.vmap(env.reset, (None, 0))(params, jax.random.key_data(jax.random.split(key, 3)))
+        first = jax.vmap(env.reset, (None, 0))(params, keys)
         return jax.lax.scan(step, first, actions)[1]
 
-    key_reset = jax.random.split(jax.random.key(0), 3)[0]
-    with suite_code():
-        replayed = quick_jit(replay)(key_reset, played.action)
+    replayed = run_suite(replay, first_keys(3), played.action)
     assert_same(replayed, (played.ts.obs, played.ts.reward))
 
 

@@ -1,0 +1,63 @@
+"""Adapter for Brax.
+
+* terminated: `state.done > 0.5` of the unwrapped environment.
+* truncated: after `time_limit` steps, our clock; 1000 as in the suite's own training wrapper.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from purejaxppo.envs.conformance import conform
+from purejaxppo.envs.facts import recorded_ids
+from purejaxppo.envs.packages import arguments_of, choose_arguments, import_suite, quiet, raw_key, suite_code
+from purejaxppo.envs.protocol import Env, TimeStep
+from purejaxppo.envs.spaces import box
+from purejaxppo.envs.wrappers.episodes import time_limit
+
+TIME_LIMIT = 1000
+
+
+def ids() -> tuple[str, ...]:
+    """Return every id of the suite."""
+    return recorded_ids("brax")
+
+
+def make(name: str, **env_params: Any) -> Env:
+    """Make an environment of Brax.
+
+    Args:
+        name: id of the environment.
+        env_params: arguments of the environment's class, such as `backend` ("generalized", "spring", "positional" or
+            "mjx"), `n_frames` and the weights of its rewards; `time_limit`, steps until an episode is truncated.
+
+    Raises:
+        MissingSuite: brax is not installed, or its version does not work.
+        ValueError: an unknown parameter (the nearest are named), one of a wrong kind, or an unknown backend.
+    """
+    brax = import_suite("brax", "brax.envs")
+    with suite_code(), jax.ensure_compile_time_eval():
+        defaults = {"n_frames": None, **arguments_of(brax._envs[name]), "time_limit": TIME_LIMIT}
+        chosen = choose_arguments(name, defaults, env_params)
+        limit = chosen.pop("time_limit", TIME_LIMIT)
+        env = conform(_adapt(brax.get_environment(name, **chosen)))
+        return time_limit(env._replace(resets="every_step"), limit)
+
+
+def _adapt(env: Any) -> Env:
+    """Return the Env of an unwrapped environment of brax."""
+
+    @quiet
+    def reset(key: jax.Array) -> tuple[Any, Any]:
+        state = env.reset(raw_key(key))
+        return state, state.obs
+
+    @quiet
+    def step(key: jax.Array, state: Any, action: jax.Array) -> tuple[Any, TimeStep]:
+        state = env.step(state, action)
+        return state, TimeStep(state.obs, state.reward, state.done > 0.5, False, state.obs)
+
+    seen = jax.eval_shape(env.reset, jax.random.PRNGKey(0)).obs
+    space = jax.tree.map(lambda x: box(-np.inf, np.inf, x.shape), seen)
+    return Env(reset, step, space, box(-1.0, 1.0, (env.action_size,)))

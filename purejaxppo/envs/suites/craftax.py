@@ -1,0 +1,76 @@
+"""Adapter for Craftax and Craftax-Classic.
+
+* terminated: `is_terminal` without the clock: no health left; in Classic also in lava, in Craftax also the boss
+  defeated.
+* truncated: `state.timestep >= max_timesteps`.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from purejaxppo.envs.conformance import conform
+from purejaxppo.envs.facts import recorded_ids
+from purejaxppo.envs.packages import choose_arguments, import_suite, quiet, raw_key, suite_code
+from purejaxppo.envs.protocol import Env, TimeStep
+from purejaxppo.envs.spaces import Discrete, box
+
+NEVER = 2**31 - 1
+
+
+def ids() -> tuple[str, ...]:
+    """Return every id of the suite."""
+    return recorded_ids("craftax")
+
+
+def make(name: str, **env_params: Any) -> Env:
+    """Make Craftax or Craftax-Classic, symbolic or with pixels.
+
+    A symbolic observation is a float32 vector in [0, 1], one of pixels a uint8 image. The first environment of pixels
+    writes a cache of textures into the package's folder, which takes half a minute. `TimeStep.info` has the
+    achievements of the episode at its last step, 100 for one that was reached.
+
+    Args:
+        name: id of the environment.
+        env_params: fields of the suite's EnvParams, such as `max_timesteps`.
+
+    Raises:
+        MissingSuite: craftax is not installed, or its version does not work.
+        ValueError: an unknown parameter (the nearest are named), or one of a wrong kind.
+    """
+    craftax = import_suite("craftax", "craftax.craftax_env")
+    with suite_code(), jax.ensure_compile_time_eval():
+        env = craftax.make_craftax_env_from_name(name, auto_reset=False)
+        params = env.default_params
+        fields = {f.name: getattr(params, f.name) for f in dataclasses.fields(params)}
+        params = params.replace(**choose_arguments(name, fields, env_params))
+        env = conform(_adapt(env, params, pixels="Pixels" in name))
+        return env._replace(resets="state_pool")  # a reset generates a world
+
+
+def _adapt(env: Any, params: Any, pixels: bool) -> Env:
+    """Return the Env of one of craftax's environments that do not reset themselves."""
+    endless = params.replace(max_timesteps=NEVER)
+
+    def observe(obs: jax.Array) -> jax.Array:
+        return jnp.round(obs * 255).astype(jnp.uint8) if pixels else obs
+
+    @quiet
+    def reset(key: jax.Array) -> tuple[Any, Any]:
+        obs, state = env.reset(raw_key(key), params)
+        return state, observe(obs)
+
+    @quiet
+    def step(key: jax.Array, state: Any, action: jax.Array) -> tuple[Any, TimeStep]:
+        obs, state, reward, _, info = env.step(raw_key(key), state, action, params)
+        dead, late = env.is_terminal(state, endless), state.timestep >= params.max_timesteps
+        obs = observe(obs)
+        achieved = {name: x for name, x in info.items() if name.startswith("Achievements/")}  # percent, at the end
+        return state, TimeStep(obs, reward, dead, late, obs, achieved)
+
+    seen = env.observation_space(params)
+    space = box(0, 255, seen.shape, np.uint8, pixels=True) if pixels else box(seen.low, seen.high, seen.shape)
+    return Env(reset, step, space, Discrete(env.action_space(params).n))

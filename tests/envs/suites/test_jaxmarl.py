@@ -1,0 +1,100 @@
+"""JaxMARL: agents of a team are columns of the batch; SMAX terminates, the other clocks truncate."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from probes import quick_jit
+from suites import first_end, needs
+
+from purejaxppo.envs.facts import recorded_ids
+from purejaxppo.envs.masks import action_mask, sample_allowed
+from purejaxppo.envs.registry import make
+from purejaxppo.envs.suites import jaxmarl as adapter
+
+jaxmarl = needs("jaxmarl")
+pytestmark = pytest.mark.suites
+
+
+def play(vec, num_steps: int, num_envs: int):
+    """Play a VecEnv at random; TimeSteps [T, N], NumPy."""
+    draw = jax.vmap(lambda obs, key: sample_allowed(vec.action_space, action_mask(obs), key))
+
+    def step(carry, xs):
+        state, obs = carry
+        state, ts = vec.step(xs[0], state, draw(obs, xs[1]))
+        return (state, ts.obs), ts
+
+    def run(key):
+        keys = jax.random.split(key, 3)
+        noise = vec.noise(keys[0], num_steps, num_envs), jax.random.split(keys[1], (num_steps, num_envs))
+        return jax.lax.scan(step, vec.reset(keys[2], num_envs), noise)[1]
+
+    return jax.tree.map(np.asarray, quick_jit(run)(jax.random.key(0)))
+
+
+def test_the_recorded_ids_are_ids_of_the_suite() -> None:
+    assert set(recorded_ids("jaxmarl")) <= set(jaxmarl.registered_envs)
+
+
+@pytest.fixture(scope="module")
+def spread():
+    return play(make("jaxmarl/MPE_simple_spread_v3"), 27, 6)
+
+
+def test_an_episode_of_mpe_has_26_steps_and_is_truncated(spread) -> None:
+    assert (first_end(spread.truncated) == 26).all()
+    assert not spread.terminated.any()
+    assert not np.array_equal(spread.obs[25], spread.final_obs[25])  # the value of final_obs is bootstrapped
+
+
+def test_columns_are_agents_that_know_their_number(spread) -> None:
+    np.testing.assert_array_equal(spread.obs[:, :, 18:], np.broadcast_to(np.tile(np.eye(3), (2, 1)), (27, 6, 3)))
+
+
+def test_smax_terminates_at_the_step_of_the_clock_as_well() -> None:
+    """One side of a state is killed; the clock runs out at the same step."""
+    team = jaxmarl.make("HeuristicEnemySMAX", **adapter._resolve_names("HeuristicEnemySMAX", {"scenario": "3m"}))
+    units = jnp.ones(6, bool)
+
+    class State:
+        unit_alive = units
+
+    for alive, expected in (
+        (units, (False, False)),
+        (units.at[3:].set(False), (True, True)),
+        (units.at[:3].set(False), (True, False)),
+    ):
+        State.unit_alive = alive
+        assert tuple(map(bool, adapter._battle(team, State))) == expected
+
+
+@pytest.mark.slow
+def test_smax_has_masks_and_its_clock_truncates() -> None:
+    vec = make("jaxmarl/HeuristicEnemySMAX", scenario="3m", max_steps=6)
+    assert vec.group_size == 3
+    ts = play(vec, 13, 6)
+    assert (first_end(ts.truncated | ts.terminated) <= 6).all()
+    assert not (ts.truncated & ts.terminated).any()
+    assert ts.obs["action_mask"].any(-1).all()
+    assert not ts.obs["action_mask"].all()
+
+
+@pytest.mark.slow
+def test_overcooked_is_truncated_by_max_steps() -> None:
+    ts = play(make("jaxmarl/overcooked", max_steps=4, layout="coord_ring"), 9, 4)
+    np.testing.assert_array_equal(ts.truncated[:, 0], [t % 4 == 3 for t in range(9)])
+    assert not ts.terminated.any()
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "key"),
+    [
+        ("MPE_simple_spread_v3", {"num_agent": 3}, "num_agents"),
+        ("HeuristicEnemySMAX", {"scenario": "3n"}, "3m"),
+        ("overcooked", {"layout": "coord_rings"}, "coord_ring"),
+    ],
+)
+def test_wrong_parameters_are_named(name: str, params: dict, key: str) -> None:
+    with pytest.raises(ValueError, match=key):
+        make(f"jaxmarl/{name}", **params)
