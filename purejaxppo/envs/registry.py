@@ -15,6 +15,8 @@ from purejaxppo.envs.protocol import Env, VecEnv
 # Ids less similar than this (difflib's ratio) are not suggested.
 LIKENESS = 0.6
 
+HOST_SUITES = ("gymnasium",)  # their environments run on the host, not on the device
+
 
 def installed(suite: str) -> bool:
     """Return whether the package of a suite is installed, without importing it."""
@@ -71,7 +73,9 @@ def _resolve(name: str) -> tuple[str, str]:
             raise missing_suite(suite)
         found = {suite: _ids(suite)} if has_adapter(suite) else {}
     else:
-        found, env_id = available(), name
+        # Environments on the host are slow: they are only meant if their suite is named.
+        found = {suite: ids for suite, ids in available().items() if suite not in HOST_SUITES}
+        env_id = name
     for candidate, ids in found.items():
         if env_id in ids:
             return candidate, env_id
@@ -86,7 +90,7 @@ def _resolve(name: str) -> tuple[str, str]:
 
 def _raise_if_missing(env_id: str) -> None:
     """Raise MissingSuite if a suite that is not installed has this id."""
-    missing = [suite for suite in SUITES if not installed(suite)]
+    missing = [suite for suite in SUITES if not installed(suite) and suite not in HOST_SUITES]
     for suite in missing:
         try:
             ids = _ids(suite) if has_adapter(suite) else ()

@@ -1,6 +1,5 @@
 """`purejaxppo train`: errors are reported all at once, and a run folder holds what was asked for."""
 
-import re
 import stat
 import tomllib
 from pathlib import Path
@@ -258,10 +257,9 @@ def test_the_device_count_that_jax_sees_is_named(capsys, tiny, nothing_runs):
     assert f"JAX sees {jax.local_device_count()} (cpu)" in capsys.readouterr().err
 
 
-def test_an_unknown_environment_names_the_three_nearest(capsys, tiny, nothing_runs):
+def test_an_unknown_environment_names_similar_ones(capsys, tiny, nothing_runs):
     assert main(["train", str(tiny), "--env", "Pendulum-v0"]) == 2
-    names = re.search(r"the nearest are ([^(]*)", capsys.readouterr().err)[1].split(",")
-    assert (len(names), names[0]) == (3, "Pendulum-v1")
+    assert "similar: Pendulum-v1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("args", "fast"), [([], None), (["--fast-flags"], True), (["--fast-flags", "false"], None)])

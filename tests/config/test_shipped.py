@@ -43,7 +43,8 @@ def test_the_suite_of_an_id_may_be_named(env, name):
 
 
 def test_the_same_id_of_another_suite_is_another_environment():
-    assert tuned_config("gymnasium/CartPole-v1") is None
+    assert tuned_config("brax/CartPole-v1") is None
+    assert tuned_config("gymnasium/CartPole-v1") == CONFIGS["suites/gymnasium_cartpole"]
     assert tuned_config("CartPoll-v1") is None
 
 
