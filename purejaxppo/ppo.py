@@ -251,7 +251,7 @@ def surrogate_advantage(ppo: Components, advantage: Array, excluded: Array | tup
 
 
 def loss(ppo: Components, h: Hyperparams, params: Params, batch: Batch) -> tuple[Array, Array]:
-    """Return the loss (13) of a minibatch, or of a microbatch of it, and the statistics of `minibatch_stats`."""
+    """Return the loss (13) of a minibatch or of some of its samples, and the statistics of `minibatch_stats`."""
     ratio, kl, entropy, value = evaluate_actions(ppo, params, batch)
     surrogate = ppo.objective(ratio, batch.advantage, kl, h)
     value_error = objectives.value_loss(value, batch.target, batch.value, h.vf_clip_eps)
@@ -293,7 +293,7 @@ def compute_metrics(
     h: Hyperparams,
 ) -> tuple[metrics.Metrics, Array]:
     """Return the metrics of the iteration, and the residual that the diagnostics of the next one need."""
-    ratio, kl = ppo.plan.map(lambda microbatch: evaluate_actions(ppo, params, microbatch)[:2], batch)
+    ratio, kl = ppo.plan.map(lambda samples: evaluate_actions(ppo, params, samples)[:2], batch)
     improvement = ()
     residual = state.last_residual
     if ppo.config.diagnostics:

@@ -48,7 +48,7 @@ def sync_folder(folder: str | Path) -> None:
 def open_regular(path: str | Path, max_bytes: int) -> BinaryIO:
     """Open a regular file of at most `max_bytes` for reading.
 
-    A link, folder, pipe or device in the place of the file is refused, and never waited for.
+    The path must not name a link, a folder, a pipe or a device; opening one of these fails at once instead of blocking.
 
     Args:
         path: the file to open.

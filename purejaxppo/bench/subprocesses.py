@@ -14,7 +14,7 @@ def run_in_subprocess(function: Callable[..., Any], *args: Any, log: Callable[[s
     """Return `function(*args)`, computed in a new process.
 
     Args:
-        function: importable by name, as for `pickle`.
+        function: a function at the top level of a module, which the new process imports by name.
         *args: its arguments.
         log: if given, the function gets one more argument, a callable that passes its text to `log` in this process.
 

@@ -145,17 +145,20 @@ def test_no_warning_if_jax_runs_with_these_settings_already(monkeypatch):
     monkeypatch.setattr(cpu, "count_cores", jax.local_device_count)
     monkeypatch.delenv("JAX_NUM_CPU_DEVICES", raising=False)
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_prefer_vector_width=512")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         prepare_cpu()
+    assert not caught
+    assert os.environ["XLA_FLAGS"] == "--xla_cpu_prefer_vector_width=512"
 
 
 def test_no_warning_on_a_gpu(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "")
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         prepare_cpu(128, 1)
+    assert not caught
 
 
 # ---- the compiler survives
