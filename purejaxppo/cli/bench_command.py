@@ -25,6 +25,7 @@ class Bench:
     scaling: bool = False  # also measure speed against the number of environments, and time per update over a long run
     repetitions: Annotated[int, Interval("[1, 1000]")] = 5  # timed repetitions; their median is reported
     seconds: Annotated[float, Interval("[0, 3600]")] = 0.5  # shortest duration of a repetition
+    fast_flags: bool = False  # compiler passes that XLA leaves off; faster, but XLA aborts on some programs
 
 
 def run_bench(args: Bench, problems: Sequence[Problem]) -> int:
@@ -39,7 +40,10 @@ def run_bench(args: Bench, problems: Sequence[Problem]) -> int:
     from purejaxppo._util.text import duration
     from purejaxppo.bench.benchmark import run_benchmark
     from purejaxppo.bench.timing import TimingBudget
+    from purejaxppo.devices.cpu import FAST_FLAGS_VARIABLE
 
+    if args.fast_flags:
+        os.environ[FAST_FLAGS_VARIABLE] = "1"  # the workloads are measured in subprocesses, which inherit it
     started = time.monotonic()
 
     def say(text: str) -> None:

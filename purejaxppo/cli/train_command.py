@@ -39,7 +39,7 @@ def run_train(args: Train, problems: Sequence[Problem]) -> int:
     text, source = find_settings(args.settings)
     run, found = from_tables(overlay(parse_tables(text, source), args.changes))
     problems = [*found, *problems, *folder_problems(args.out)]
-    print(f"settings of {source}\nloading JAX and {run.env}", flush=True)
+    print(f"settings: {source}\nloading JAX and {run.env}", flush=True)
     with abort_on_interrupt():
         _prepare_cpu(run, args.fast_flags)
         algo = build(run, problems, name_source(source, text))
@@ -67,7 +67,7 @@ def find_settings(name: str) -> tuple[str, str]:
         return read_text(shipped[name]), str(shipped[name])
     file = tuned_config(name)
     if file is None:
-        return f"env = {_quoted(name)}", f"defaults for {name}"
+        return f"env = {_quoted(name)}", f"{name} (default settings)"
     text = read_text(file)
     own = parse_tables(text)["env"]
     return text.replace(f'env = "{own}"', f"env = {_quoted(name)}", 1), str(file)

@@ -6,6 +6,8 @@ arrays and Python numbers, and they are compared by value.
 Sections: the three leaves; compound spaces; elements (sampling, zeros); encoding as a vector; normalization.
 """
 
+import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -289,6 +291,8 @@ def cast_action(space: Space, action: Any) -> Any:
 # A Gaussian of this many deviations around its mean is practically never outside.
 REACH = 5.0
 
+FEW = 0.01  # a smaller share of first actions within the bounds draws a warning
+
 
 def check_reach(space: Box, deviation: float = 1.0) -> None:
     """Check that actions of a Gaussian policy around 0 can lie within the bounds of a space.
@@ -299,12 +303,37 @@ def check_reach(space: Box, deviation: float = 1.0) -> None:
 
     Raises:
         ValueError: the bounds are out of reach, so that every action would be clipped to the same bound.
+
+    Warns:
+        UserWarning: the bounds are so narrow or so far from 0 that almost every action is clipped to a bound.
     """
     if (space.low > REACH * deviation).any() or (space.high < -REACH * deviation).any():
         raise ValueError(
             f"the bounds of {space} are out of reach of a Gaussian policy, which starts at 0 with deviation "
             f"{deviation:g}: wrap the environment in envs.wrappers.rescale_action"
         )
+    if share_within(space, deviation) < FEW:
+        warnings.warn(
+            f"fewer than {FEW:.0%} of the first actions lie within the bounds of {space}, because the policy starts at "
+            f"0 with deviation {deviation:g}; the others are clipped to a bound: wrap the environment in "
+            "envs.wrappers.rescale_action, or choose another log_std_init",
+            UserWarning,
+            stacklevel=2,
+        )
+
+
+def share_within(space: Box, deviation: float = 1.0) -> float:
+    """Return the probability that a Gaussian around 0 lies within the bounds of a space, for the rarest component.
+
+    Components with equal bounds do not count, because no policy can do better on them.
+    """
+
+    def below(bound: float) -> float:
+        """The cumulative distribution function of the Gaussian."""
+        return 0.5 * math.erfc(-bound / (deviation * math.sqrt(2.0)))
+
+    bounds = zip(np.ravel(space.low), np.ravel(space.high), strict=True)
+    return min((below(float(high)) - below(float(low)) for low, high in bounds if low < high), default=1.0)
 
 
 # Encoding as a vector ------------------------------------------------------------------------------------------------

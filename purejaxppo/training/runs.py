@@ -56,6 +56,9 @@ def _device_problems(config: Config) -> list[Problem]:
 def settings_without_effect(run: Run, algo: Any) -> list[str]:
     """Return a line for each setting that differs from its default and cannot change what is learned."""
     from purejaxppo.networks.policy_heads import num_means
+    from purejaxppo.networks.settings import ignored_network_settings
 
     continuous = num_means(algo.env.action_space) > 0
-    return ignored_changes(run, ignored_settings(run.config, run.network, continuous=continuous))
+    ignored = ignored_network_settings(run.network, algo.env)
+    ignored |= ignored_settings(run.config, run.network, continuous=continuous)
+    return ignored_changes(run, ignored)

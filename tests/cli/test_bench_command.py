@@ -1,6 +1,7 @@
 """`purejaxppo bench` refuses wrong options before it measures, and leaves a table, a figure and JSON."""
 
 import json
+import os
 
 import pytest
 from bench_reports import answer_at_once
@@ -8,6 +9,7 @@ from command_line import problems_of
 
 from purejaxppo.bench import benchmark
 from purejaxppo.cli import main
+from purejaxppo.devices import cpu
 
 
 @pytest.mark.parametrize(
@@ -35,6 +37,21 @@ def test_it_leaves_a_table_a_figure_and_all_numbers(monkeypatch, capsys, tmp_pat
     assert set(report["workloads"]) == {"W1", "W2"}
     assert report["budget"] == {"repetitions": 3, "seconds": 0.25}
     assert "kernels per minibatch" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("options", [[], ["--fast-flags"]])
+def test_the_workloads_get_the_fast_flags_only_on_request(monkeypatch, tmp_path, options):
+    seen = []
+    monkeypatch.setenv(cpu.FAST_FLAGS_VARIABLE, "0")
+    answer_at_once(monkeypatch)
+    measure = benchmark.run_in_subprocess
+    monkeypatch.setattr(
+        benchmark,
+        "run_in_subprocess",
+        lambda *args, **kwargs: seen.append(os.environ.get(cpu.FAST_FLAGS_VARIABLE)) or measure(*args, **kwargs),
+    )
+    assert main.main(["bench", "--workload", "W1", "--out", str(tmp_path), *options]) == 0
+    assert set(seen) == ({"1"} if options else {"0"})
 
 
 def test_a_workload_that_fails_is_an_exit_code_and_the_others_are_reported(monkeypatch, capsys, tmp_path):

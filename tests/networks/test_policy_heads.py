@@ -1,5 +1,7 @@
 """Policy heads: masks, actions of any shape, bounds of actions and deviations."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,11 +17,12 @@ from nets import (
     uniforms,
 )
 from probes import quick_jit
+from scipy import stats
 
 from purejaxppo.assembly import make_ppo
 from purejaxppo.config.schema import Config, Hyperparams, NetworkConfig
 from purejaxppo.distributions import DiagonalGaussian
-from purejaxppo.envs.spaces import Box, Discrete, MultiDiscrete, box
+from purejaxppo.envs.spaces import Box, Discrete, MultiDiscrete, box, share_within
 from purejaxppo.networks.actor_critic import mlp
 from purejaxppo.networks.policy_heads import LOG_STD_MAX, LOG_STD_MIN, Shaped, bound_log_std, check_action_space
 from purejaxppo.training.loop import as_traced
@@ -71,7 +74,9 @@ def test_entropy_alone_cannot_make_the_deviation_overflow_and_it_can_return(sign
 
 def test_training_from_the_upper_bound_with_a_large_entropy_bonus_stays_finite():
     env = env_of(box(-1, 1, (3,)), box(-1, 1, (2,)))  # the reward is the same for every action
-    algo = make_ppo(env, mlp(env, (), log_std_init=LOG_STD_MAX), Config(4, 8, 2, 2, total_timesteps=10**6))
+    with pytest.warns(UserWarning, match="log_std_init"):
+        network = mlp(env, (), log_std_init=LOG_STD_MAX)
+    algo = make_ppo(env, network, Config(4, 8, 2, 2, total_timesteps=10**6))
     h = as_traced(Hyperparams(ent_coef=1.0, learning_rate=0.1, lr_anneal=0.0))
 
     @quick_jit
@@ -262,6 +267,33 @@ def test_bounds_out_of_reach_of_the_policy_are_refused():
     far = box(1000.0, 1001.0, (1,))
     with pytest.raises(ValueError, match="rescale_action"):
         check_action_space(far, NetworkConfig())
-    check_action_space(far, NetworkConfig(log_std_init=6.0))
+    check_action_space(box(1000.0, 2000.0, (1,)), NetworkConfig(log_std_init=6.5))
     check_action_space(far, NetworkConfig(action_distribution="tanh_gaussian"))
     check_action_space(box(-2.0, 2.0, (1,)), NetworkConfig())
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "log_std", "warns"),
+    [
+        (-0.01, 0.01, 0.0, True),
+        (-0.02, 0.02, 0.0, False),  # 0.04 / sqrt(2 pi) = 1.6 % of the actions
+        (-0.01, 0.01, -1.0, False),
+        (3.0, 3.5, 0.0, True),
+        (2.0, 2.5, 0.0, False),
+        ([0.0, -1.0], [0.0, 1.0], 0.0, False),  # the first component has one value
+    ],
+)
+def test_bounds_that_clip_almost_every_first_action_draw_a_warning(low, high, log_std, warns):
+    space = box(np.array(low, np.float32), np.array(high, np.float32), np.shape(low) or (1,))
+    expected = pytest.warns(UserWarning, match="rescale_action") if warns else contextlib.nullcontext()
+    with expected:
+        check_action_space(space, NetworkConfig(log_std_init=log_std))
+
+
+@pytest.mark.parametrize("deviation", [0.3, 1.0, 2.5])
+def test_the_share_within_bounds_is_that_of_the_normal_distribution(deviation):
+    low, high = np.array([-0.5, 1.0, -np.inf]), np.array([0.25, 3.0, np.inf])
+    cdf = stats.norm(0.0, deviation).cdf
+    expected = (cdf(high) - cdf(low)).min()
+    space = box(low.astype(np.float32), high.astype(np.float32), (3,))
+    assert share_within(space, deviation) == pytest.approx(expected, abs=1e-9)

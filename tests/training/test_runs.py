@@ -55,3 +55,10 @@ def test_more_devices_than_jax_sees_are_refused():
 def test_settings_without_effect_depend_on_the_actions(env, ignored):
     run = Run(env, network=NetworkConfig(log_std_init=-1.0))
     assert [line.split(" ")[0] for line in settings_without_effect(run, build(run))] == ignored
+
+
+def test_settings_without_effect_depend_on_the_observations():
+    """CartPole has no symbols, and a network without hidden layers has no activation."""
+    run = Run("CartPole-v1", network=NetworkConfig(hidden_sizes=(), activation="relu", symbols="scalar"))
+    keys = {line.split(" ")[0] for line in settings_without_effect(run, build(run))}
+    assert keys == {"network.activation", "network.symbols"}
