@@ -20,10 +20,12 @@ import itertools
 import math
 import operator
 from collections.abc import Iterable
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+
+from purejaxppo._util.aliases import Action, Noise, PyTree, TreeDef
 
 # Masked logits become this number. Its exp is exactly 0, and 0 · log 0 is 0 · (-1e9) = 0 instead of 0 · (-inf) = NaN.
 MASKED_LOGIT = -1e9
@@ -297,39 +299,39 @@ class TanhGaussian(NamedTuple):
 class Joint(NamedTuple):
     """Independent distributions in a dict or tuple, for compound actions; log-probability, entropy and KL are sums."""
 
-    components: Any  # dict or tuple of distributions with the same leading axes [...]
+    components: PyTree  # dict or tuple of distributions with the same leading axes [...]
 
-    def _flatten(self) -> tuple[list[Any], Any]:
+    def _flatten(self) -> tuple[list[PyTree], TreeDef]:
         return jax.tree.flatten(self.components, is_leaf=lambda node: isinstance(node, _KINDS))
 
-    def noise(self, key: jax.Array, shape: tuple[int, ...] = ()) -> Any:
+    def noise(self, key: jax.Array, shape: tuple[int, ...] = ()) -> Noise:
         """Draw the noise of each component, in the structure of `components`."""
         components, structure = self._flatten()
         keys = jax.random.split(key, len(components))
         return structure.unflatten([component.noise(k, shape) for component, k in zip(components, keys, strict=True)])
 
-    def sample_from(self, noise: Any) -> Any:
+    def sample_from(self, noise: Noise) -> Action:
         """Return the action of each component, in the structure of `components`."""
         components, structure = self._flatten()
         noises = structure.flatten_up_to(noise)
         return structure.unflatten([component.sample_from(z) for component, z in zip(components, noises, strict=True)])
 
-    def sample(self, key: jax.Array) -> Any:
+    def sample(self, key: jax.Array) -> Action:
         """Draw the action of each component, in the structure of `components`."""
         return self.sample_from(self.noise(key))
 
-    def mode(self) -> Any:
+    def mode(self) -> Action:
         """Return the greedy action of each component, in the structure of `components`."""
         components, structure = self._flatten()
         return structure.unflatten([component.mode() for component in components])
 
-    def to_env(self, action: Any) -> Any:
+    def to_env(self, action: Action) -> Action:
         """Return the action of each component for the environment."""
         components, structure = self._flatten()
         actions = structure.flatten_up_to(action)
         return structure.unflatten([component.to_env(a) for component, a in zip(components, actions, strict=True)])
 
-    def log_prob(self, action: Any) -> jax.Array:
+    def log_prob(self, action: Action) -> jax.Array:
         """Return the sum of log π(a) over the components, [...]; `action` has their structure."""
         components, structure = self._flatten()
         actions = structure.flatten_up_to(action)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,14 +11,15 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
-from purejaxppo._util.aliases import Params, PRNGKey
+from purejaxppo._util.aliases import Observation, Params, PRNGKey, PyTree, Shapes
+from purejaxppo.batching.samples import Batch, Transition
 from purejaxppo.config.schema import Hyperparams
 
-AuxiliaryLoss = Callable[[Params, Any, Hyperparams], Array]
+AuxiliaryLoss = Callable[[Params, Batch, Hyperparams], Array]
 """(params, batch, hyperparams) -> a scalar that is added to the loss (13). `batch.next_obs` holds the observation after
 each action, before any reset. Parameters of the auxiliary loss are part of the network's parameters."""
 
-MetricsFn = Callable[[Any, Any, Any, Hyperparams], dict[str, Array]]
+MetricsFn = Callable[[PyTree, Transition, Batch, Hyperparams], dict[str, Array]]
 """(state after the rollout, rollout, batch, hyperparams) -> scalars by name, for `Metrics.extra`."""
 
 
@@ -29,17 +30,17 @@ class IntrinsicReward(NamedTuple):
     and scalars for `Metrics.extra`. Returns of episodes do not include the intrinsic reward.
     """
 
-    init: Callable[[PRNGKey, Any], Any]  # (key, observations [N, ...]) -> state
-    apply: Callable[[Any, Any, Hyperparams], tuple[Any, Array, dict[str, Array]]]
+    init: Callable[[PRNGKey, Observation], PyTree]  # (key, observations [N, ...]) -> state
+    apply: Callable[[PyTree, Transition, Hyperparams], tuple[PyTree, Array, dict[str, Array]]]
     # (state, rollout [T, N, ...], hyperparams) -> (state, reward [T, N], metrics)
 
 
-def no_auxiliary_loss(params: Params, batch: Any, h: Hyperparams) -> Array:
+def no_auxiliary_loss(params: Params, batch: Batch, h: Hyperparams) -> Array:
     """Return 0, the default of `make_ppo`."""
     return jnp.float32(0.0)
 
 
-def no_metrics(state: Any, rollout: Any, batch: Any, h: Hyperparams) -> dict[str, Array]:
+def no_metrics(state: PyTree, rollout: Transition, batch: Batch, h: Hyperparams) -> dict[str, Array]:
     """Return no metrics, the default of `make_ppo`."""
     return {}
 
@@ -61,7 +62,7 @@ def check_objective(objective: Callable[..., Array]) -> Callable[..., Array]:
 def check_target_fn(target_fn: Callable[..., tuple[Array, Array]]) -> Callable[..., tuple[Array, Array]]:
     """Return `target_fn` with a check of its result: advantages and targets [T, N], finite for finite rewards."""
 
-    def checked(rewards: Array, *rest: Any) -> tuple[Array, Array]:
+    def checked(rewards: Array, *rest: Array | Hyperparams | int) -> tuple[Array, Array]:
         result = target_fn(rewards, *rest)
         _expect("target_fn", (rewards, rewards), result)
         return result
@@ -94,7 +95,7 @@ def check_shuffle(shuffle: Callable[[PRNGKey, int], Array], size: int) -> Callab
 def check_auxiliary_loss(auxiliary_loss: AuxiliaryLoss) -> AuxiliaryLoss:
     """Return `auxiliary_loss` with a check of its result: a float32 scalar."""
 
-    def checked(params: Params, batch: Any, h: Hyperparams) -> Array:
+    def checked(params: Params, batch: Batch, h: Hyperparams) -> Array:
         loss = auxiliary_loss(params, batch, h)
         _expect("auxiliary_loss", jax.ShapeDtypeStruct((), jnp.float32), loss)
         return loss
@@ -105,7 +106,7 @@ def check_auxiliary_loss(auxiliary_loss: AuxiliaryLoss) -> AuxiliaryLoss:
 def check_intrinsic(intrinsic: IntrinsicReward) -> IntrinsicReward:
     """Return `intrinsic` with a check of its results: the same kind of state, rewards [T, N], a dict of scalars."""
 
-    def checked(state: Any, rollout: Any, h: Hyperparams) -> tuple[Any, Array, dict[str, Array]]:
+    def checked(state: PyTree, rollout: Transition, h: Hyperparams) -> tuple[PyTree, Array, dict[str, Array]]:
         result = intrinsic.apply(state, rollout, h)
         if not (isinstance(result, tuple) and len(result) == 3):
             raise ValueError("intrinsic: apply must return (state, reward [T, N], metrics)")
@@ -121,7 +122,7 @@ def check_intrinsic(intrinsic: IntrinsicReward) -> IntrinsicReward:
 def check_metrics_fn(metrics_fn: MetricsFn) -> MetricsFn:
     """Return `metrics_fn` with a check of its result: a dict of float32 scalars by name."""
 
-    def checked(state: Any, rollout: Any, batch: Any, h: Hyperparams) -> dict[str, Array]:
+    def checked(state: PyTree, rollout: Transition, batch: Batch, h: Hyperparams) -> dict[str, Array]:
         metrics = metrics_fn(state, rollout, batch, h)
         _expect_scalars("metrics_fn", metrics)
         return metrics
@@ -129,7 +130,7 @@ def check_metrics_fn(metrics_fn: MetricsFn) -> MetricsFn:
     return checked
 
 
-def abstract_hyperparams() -> Any:
+def abstract_hyperparams() -> Hyperparams:
     """Return the shapes and dtypes of hyperparameters, for tracing."""
     return jax.eval_shape(_default_hyperparams)
 
@@ -138,23 +139,23 @@ def _default_hyperparams() -> Hyperparams:
     return jax.tree.map(jnp.float32, Hyperparams())
 
 
-def _describe(tree: Any) -> str:
+def _describe(tree: PyTree) -> str:
     """Describe structure, shapes and dtypes of a tree, for messages."""
     return str(jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}" if hasattr(x, "dtype") else repr(x), tree))
 
 
-def _expect(hook: str, expected: Any, found: Any) -> None:
+def _expect(hook: str, expected: Shapes, found: PyTree) -> None:
     if _describe(expected) != _describe(found):
         raise ValueError(f"{hook}: expected {_describe(expected)}, got {_describe(found)}")
 
 
-def _expect_finite(hook: str, found: Any) -> None:
+def _expect_finite(hook: str, found: PyTree) -> None:
     for x in jax.tree.leaves(found):
         if not isinstance(x, Tracer) and not bool(jnp.isfinite(x).all()):
             raise ValueError(f"{hook}: its result is not finite for finite input: {x.tolist()}")
 
 
-def _expect_scalars(hook: str, found: Any) -> None:
+def _expect_scalars(hook: str, found: PyTree) -> None:
     scalar = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in found} if isinstance(found, dict) else {}
     if not isinstance(found, dict) or _describe(scalar) != _describe(found):
         raise ValueError(f"{hook}: expected a dict of float32 scalars by name, got {_describe(found)}")

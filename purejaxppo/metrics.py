@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from purejaxppo._util.aliases import Params
+from purejaxppo._util.aliases import Params, PyTree
+from purejaxppo.batching.samples import Batch, Transition
 from purejaxppo.config.schema import Hyperparams
 from purejaxppo.envs.masks import action_mask, has_action
 from purejaxppo.envs.spaces import Space
@@ -51,12 +52,12 @@ class Metrics(NamedTuple):
     episode_length_min: Array
     episode_length_max: Array
     diagnostics: Diagnostics | tuple[()]  # () unless Config(diagnostics=True)
-    extra: Any = ()  # dict of scalars by name, of the hooks handed to `make_ppo`
+    extra: dict[str, Array] | tuple[()] = ()  # dict of scalars by name, of the hooks handed to `make_ppo`
 
 
-def flat(metrics: Any) -> dict[str, Any]:
+def flat(metrics: PyTree) -> dict[str, Array]:
     """Return all metrics by name; those of nested NamedTuples and dicts keep their own names."""
-    values: dict[str, Any] = {}
+    values: dict[str, Array] = {}
     for name, x in metrics._asdict().items():
         if isinstance(x, tuple):
             values |= flat(x) if x else {}
@@ -106,7 +107,7 @@ def unstack_stats(stacked: Array) -> MinibatchStats:
     return MinibatchStats(*jnp.moveaxis(stacked, -1, 0))
 
 
-def batch_metrics(batch: Any, ratio: Array, kl: Array) -> dict[str, Array]:
+def batch_metrics(batch: Batch, ratio: Array, kl: Array) -> dict[str, Array]:
     """Return metrics of the whole batch under the updated policy.
 
     Args:
@@ -122,7 +123,7 @@ def batch_metrics(batch: Any, ratio: Array, kl: Array) -> dict[str, Array]:
     }
 
 
-def rollout_faults(rollout: Any, action_space: Space) -> dict[str, Array]:
+def rollout_faults(rollout: Transition, action_space: Space) -> dict[str, Array]:
     """Count the faults of the environment in a rollout: states without an allowed action, values that are not finite.
 
     Args:
@@ -142,7 +143,7 @@ def rollout_faults(rollout: Any, action_space: Space) -> dict[str, Array]:
     }
 
 
-def _nonfinite(tree: Any, shape: tuple[int, ...]) -> Array:
+def _nonfinite(tree: PyTree, shape: tuple[int, ...]) -> Array:
     """Return where any element of a tree with leaves [T, N, ...] is NaN or infinite, bool [T, N]."""
     found = jnp.zeros(shape, bool)
     for x in jax.tree.leaves(tree):

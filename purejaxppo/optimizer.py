@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ import optax
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from purejaxppo._util.aliases import OptState, Params
+from purejaxppo._util.aliases import OptState, Params, PyTree
 from purejaxppo.config.schema import Hyperparams
 
 MakeOptimizer = Callable[[Hyperparams], optax.GradientTransformation]
@@ -51,7 +51,7 @@ def vector_optimizer(make: MakeOptimizer = adam) -> Optimizer:
     def init(h: Hyperparams, params: Params) -> OptState:
         return make(h).init(ravel_pytree(params)[0])
 
-    def step(h: Hyperparams, gradient: Array, opt_state: OptState, params: Array, unravel: Any) -> tuple:
+    def step(h: Hyperparams, gradient: Array, opt_state: OptState, params: Array, unravel: Callable) -> tuple:
         updates, opt_state = _updates(make(h), gradient, opt_state, params)
         return params + updates, opt_state
 
@@ -64,7 +64,7 @@ def tree_optimizer(make: MakeOptimizer) -> Optimizer:
     def init(h: Hyperparams, params: Params) -> OptState:
         return make(h).init(params)
 
-    def step(h: Hyperparams, gradient: Array, opt_state: OptState, params: Array, unravel: Any) -> tuple:
+    def step(h: Hyperparams, gradient: Array, opt_state: OptState, params: Array, unravel: Callable) -> tuple:
         tree = unravel(params)
         updates, opt_state = _updates(make(h), unravel(gradient), opt_state, tree)
         return ravel_pytree(optax.apply_updates(tree, updates))[0], opt_state
@@ -106,12 +106,14 @@ def make_optimizer(make: MakeOptimizer | None, params: Params) -> Optimizer:
     return tree_optimizer(make)
 
 
-def _updates(transformation: optax.GradientTransformation, gradient: Any, opt_state: Any, params: Any) -> tuple:
+def _updates(
+    transformation: optax.GradientTransformation, gradient: PyTree, opt_state: OptState, params: Params
+) -> tuple:
     # optax raises a traced decay to an integer power, and muon adds ranks; the strict modes of the user forbid both.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         return transformation.update(gradient, opt_state, params)
 
 
-def _signature(tree: Any) -> tuple:
+def _signature(tree: PyTree) -> tuple:
     leaves, structure = jax.tree.flatten(tree)
     return str(structure), [(x.shape, str(x.dtype)) for x in leaves]

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from jax import Array
 
 from purejaxppo._util.aliases import (
-    Action,
-    Distribution,
     EnvState,
     Observation,
     OptState,
     Params,
     PRNGKey,
+    PyTree,
     RnnState,
 )
-from purejaxppo.batching.burn_in import BurnInSteps
 from purejaxppo.batching.plan import Plan
+from purejaxppo.batching.samples import Batch as Batch
+from purejaxppo.batching.samples import Transition as Transition
 from purejaxppo.config.schema import Config, Hyperparams
 from purejaxppo.envs.protocol import Env, VecEnv
 from purejaxppo.functional.episode_stats import EpisodeStats
@@ -46,41 +46,10 @@ class TrainState(NamedTuple):
     episodes: EpisodeStats  # [N] of the unfinished episodes
     key: PRNGKey
     num_updates: Array  # [] int32; one update is num_envs * num_steps timesteps
-    intrinsic: Any = ()  # state of the intrinsic reward, if there is one
+    intrinsic: PyTree = ()  # state of the intrinsic reward, if there is one
 
 
 PER_ENV_FIELDS = ("env_state", "obs", "rnn_state", "is_first", "reward_scaler", "episodes")  # leaves [N, ...]
-
-
-class Transition(NamedTuple):
-    """One step of every environment; a rollout has leaves [T, N, ...]."""
-
-    obs: Observation
-    action: Action
-    reward: Array
-    terminated: Array
-    truncated: Array
-    final_obs: Observation  # after the action, before any reset
-    distribution: Distribution  # π_old(·|s_t)
-    rnn_state: RnnState  # before the step
-    is_first: Array
-
-
-class Batch(NamedTuple):
-    """Training data of the epochs: M sequences of L steps, leaves [L, M, ...]."""
-
-    obs: Observation  # normalized
-    is_first: Array
-    rnn_state: RnnState  # [1, M, ...] before the first step
-    action: Action
-    distribution: Distribution  # π_old(·|s_t)
-    log_prob: Array  # log π_old(a_t|s_t)
-    value: Array  # V(s_t) before the update, or before the epoch if advantages are recomputed; center of (11)
-    advantage: Array  # not normalized
-    target: Array  # of the value function
-    excluded: Array | tuple[()] = ()  # bool, without effect on the policy; for truncation "mask" only
-    burn_in: BurnInSteps | tuple[()] = ()  # the steps before each sequence, if there is a burn-in
-    next_obs: Observation = ()  # normalized, after the action and before any reset; for an auxiliary loss only
 
 
 class Components(NamedTuple):
@@ -100,12 +69,16 @@ class Components(NamedTuple):
     plan: Plan
 
 
+Init: TypeAlias = Callable[[PRNGKey, Hyperparams], TrainState]
+Update: TypeAlias = Callable[[TrainState, Hyperparams], tuple[TrainState, Metrics]]
+
+
 class Algorithm(NamedTuple):
     """A pair of pure functions, and the objects they were made from."""
 
-    init: Callable[[PRNGKey, Hyperparams], TrainState]
-    update: Callable[[TrainState, Hyperparams], tuple[TrainState, Metrics]]
-    env: Env
+    init: Init
+    update: Update
+    env: Env | VecEnv
     network: Network
     config: Config
     components: Components

@@ -148,3 +148,85 @@ def test_no_callback_to_the_host_anywhere():
         names = {name.split(".")[-1] for name in imported(tree)}
         assert not (used | names) & banned, path
         assert "jax.debug" not in imported(tree), path
+
+
+# Annotations ---------------------------------------------------------------------------------------------------------
+
+# Names of parameters and fields whose type has a name.
+NAMED = {
+    "algo",
+    "state",
+    "env_state",
+    "rnn_state",
+    "opt_state",
+    "params",
+    "obs",
+    "final_obs",
+    "action",
+    "mask",
+    "noise",
+    "tree",
+    "batch",
+    "minibatch",
+    "rollout",
+    "metrics",
+    "h",
+    "hyperparams",
+    "config",
+    "network",
+    "policy",
+    "figure",
+    "axes",
+    "run",
+    "leaf",
+    "dtype",
+    "shape",
+    "loss",
+    "gradient",
+    "advantage",
+    "key_data",
+    "carry",
+}
+# Front doors: these functions check what they are given, whatever it is.
+FRONT_DOORS = {"check_is_env", "_check_is_env", "check_is_network", "check_algorithm", "check_state", "check_policy"}
+FRONT_DOORS |= {"_pair_hint", "batch_shape", "_result_problems", "_advice"}
+
+
+def annotations(tree: ast.AST) -> list[tuple[str, ast.expr, str]]:
+    """All (name, annotation, function) of parameters and fields; a field has no function."""
+    fields = [
+        (n.target.id, n.annotation, "")
+        for n in ast.walk(tree)
+        if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)
+    ]
+    return fields + [(a.arg, a.annotation, f.name) for f in functions(tree) for a in arguments(f) if a.annotation]
+
+
+def arguments(function: ast.FunctionDef) -> list[ast.arg]:
+    return [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+
+
+def count_any(tree: ast.AST) -> int:
+    """How often a file uses `Any`, its import aside."""
+    return sum(isinstance(node, ast.Name) and node.id == "Any" for node in ast.walk(tree))
+
+
+@pytest.mark.parametrize("path", INSIDE)
+def test_what_has_a_named_type_is_not_annotated_with_any(path):
+    vague = [
+        f"{function}({name})"
+        for name, annotation, function in annotations(INSIDE[path])
+        if ast.unparse(annotation) == "Any" and name in NAMED and function not in FRONT_DOORS
+    ]
+    assert not vague, "see purejaxppo/_util/aliases.py and purejaxppo/types.py"
+
+
+def test_any_is_rare():
+    # What remains: values of TOML and JSON, arguments of suites, and functions that check what a user passes.
+    counts = {}
+    for path, tree in INSIDE.items():
+        if path != "_util/aliases.py":
+            counts[room(path)] = counts.get(room(path), 0) + count_any(tree)
+    limits = {"config": 29, "cli": 30, "envs": 54, "training": 42}
+    limits |= {"networks": 8, "bench": 5, "devices": 3, "functional": 1}
+    assert not {name: n for name, n in counts.items() if n > limits.get(name, 0)}

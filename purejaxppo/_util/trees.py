@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+
+from purejaxppo._util.aliases import PyTree
 
 Tree = TypeVar("Tree")
 
@@ -16,17 +18,17 @@ def tree_where(pred: Array, new: Tree, old: Tree) -> Tree:
     return jax.tree.map(lambda n, o: jnp.where(pred, n, o), new, old)
 
 
-def add_time_axis(tree: Any) -> Any:
+def add_time_axis(tree: PyTree) -> PyTree:
     """Add a leading time axis of length 1: leaves [N, ...] -> [1, N, ...]."""
     return jax.tree.map(lambda x: x[None], tree)
 
 
-def drop_time_axis(tree: Any) -> Any:
+def drop_time_axis(tree: PyTree) -> PyTree:
     """Select the first time step: leaves [T, N, ...] -> [N, ...]."""
     return jax.tree.map(lambda x: x[0], tree)
 
 
-def strong_dtypes(tree: Any) -> Any:
+def strong_dtypes(tree: PyTree) -> PyTree:
     """Remove weak types, so that the first update does not trigger a recompilation."""
     is_key = lambda x: jnp.issubdtype(x.dtype, jax.dtypes.prng_key)  # noqa: E731
     return jax.tree.map(lambda x: x if is_key(x) else jax.lax.convert_element_type(x, x.dtype), tree)

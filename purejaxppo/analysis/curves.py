@@ -1,12 +1,18 @@
 """The figure of a run: learning curve, and what the updates did to the policy and the value function."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from purejaxppo.analysis.figures import new_figure, save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 LINE, BAND, MARK = "#1f5fa8", "#9dc3ec", "#c0392b"
 
@@ -93,7 +99,7 @@ def plot_curve(
     save_figure(curve_figure(metrics, title, evaluation), path)
 
 
-def curve_figure(metrics: Mapping[str, np.ndarray], title: str, evaluation: float | None = None) -> Any:
+def curve_figure(metrics: Mapping[str, np.ndarray], title: str, evaluation: float | None = None) -> Figure:
     """Return the figure of a run: episode returns on the left, KL, clip fraction, fit and entropy on the right.
 
     Args:
@@ -117,7 +123,7 @@ def curve_figure(metrics: Mapping[str, np.ndarray], title: str, evaluation: floa
     return figure
 
 
-def _draw_returns(axes: Any, curve: Mapping[str, np.ndarray], evaluation: float | None) -> None:
+def _draw_returns(axes: Axes, curve: Mapping[str, np.ndarray], evaluation: float | None) -> None:
     axes.set_ylabel("episode return")
     x = curve["timesteps"]
     if len(x):
@@ -129,17 +135,18 @@ def _draw_returns(axes: Any, curve: Mapping[str, np.ndarray], evaluation: float 
         axes.plot(x, curve["mean"], color=LINE, lw=2, marker=_marker(x), label="mean")
     else:
         axes.text(0.5, 0.6, "no episode finished", transform=axes.transAxes, ha="center", va="center", fontsize=12)
-    drawn = evaluation is not None and bool(np.isfinite(evaluation))
-    if drawn:
+    if evaluation is not None and not np.isfinite(evaluation):
+        evaluation = None
+    if evaluation is not None:
         axes.axhline(evaluation, color=MARK, ls="--", lw=1.5, label=f"greedy evaluation: {evaluation:.5g}")
-    if len(x) or drawn:
+    if len(x) or evaluation is not None:
         # Above the axes, where it covers no data.
         axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3, fontsize=8, frameon=False, columnspacing=1.2)
     else:
         axes.set_yticks([])
 
 
-def _draw_metric(axes: Any, name: str, label: str, x: np.ndarray, y: np.ndarray) -> None:
+def _draw_metric(axes: Axes, name: str, label: str, x: np.ndarray, y: np.ndarray) -> None:
     axes.set_title(label, fontsize=10, loc="left")
     if not len(x):
         axes.set_yticks([])
@@ -151,7 +158,7 @@ def _draw_metric(axes: Any, name: str, label: str, x: np.ndarray, y: np.ndarray)
         axes.set_ylim(max(min(y.min() - 0.05, 0.0), -1.0), 1.02)
 
 
-def _format_steps(axes: Any, timesteps: np.ndarray) -> None:
+def _format_steps(axes: Axes, timesteps: np.ndarray) -> None:
     """Show the whole run on the axis of environment steps, also the part without a point."""
     from matplotlib.ticker import EngFormatter, MaxNLocator
 

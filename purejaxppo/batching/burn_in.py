@@ -9,13 +9,13 @@ starts from the resulting state. At unchanged parameters the burn-in has no effe
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from purejaxppo._util.aliases import Observation, Params, RnnState
+from purejaxppo._util.aliases import Observation, Params, PyTree, RnnState
 from purejaxppo._util.trees import drop_time_axis
 
 
@@ -28,7 +28,7 @@ class BurnInSteps(NamedTuple):
     is_first: Array  # [b, M]
 
 
-def burn_in_steps(sequences: Any, num_envs: int, steps: int, num_devices: int = 1) -> BurnInSteps | tuple[()]:
+def burn_in_steps(sequences: PyTree, num_envs: int, steps: int, num_devices: int = 1) -> BurnInSteps | tuple[()]:
     """Return the steps before each sequence.
 
     In the layout of `to_sequences`, with n environments per device, column c - n holds the steps just before column c,
@@ -47,7 +47,7 @@ def burn_in_steps(sequences: Any, num_envs: int, steps: int, num_devices: int = 
         return ()
     envs = num_envs // num_devices
 
-    def previous(tree: Any) -> Any:
+    def previous(tree: PyTree) -> PyTree:
         return jax.tree.map(lambda x: jnp.roll(x[-steps:], envs, axis=1), tree)
 
     rnn_state, obs, is_first = previous((sequences.rnn_state, sequences.obs, sequences.is_first))
@@ -56,7 +56,7 @@ def burn_in_steps(sequences: Any, num_envs: int, steps: int, num_devices: int = 
 
 
 def start_rnn_state(
-    apply: Callable[..., Any], params: Params, stored: RnnState, burn_in: BurnInSteps | tuple[()]
+    apply: Callable[..., tuple], params: Params, stored: RnnState, burn_in: BurnInSteps | tuple[()]
 ) -> RnnState:
     """Return the recurrent state that sequences start from, leaves [M, ...].
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from purejaxppo._util.aliases import PyTree
+from purejaxppo._util.trees import Tree
 from purejaxppo.devices.sharding import replicate
 
 NARROW = 32  # at most so many 4-byte elements per row are packed
@@ -33,7 +34,7 @@ def to_device_layout(columns: Array, num_envs: int, num_devices: int) -> Array:
     return env // envs * share + time * envs + env % envs
 
 
-def pack(batch: Any, num_devices: int = 1) -> tuple[Any, Callable[[Any, Array], Any]]:
+def pack(batch: Tree, num_devices: int = 1) -> tuple[PyTree, Callable[[PyTree, Array], Tree]]:
     """Concatenate the narrow 4-byte leaves of a batch, so that a minibatch takes one gather instead of one per leaf.
 
     Wide leaves, such as images, are gathered individually, in their own dtype.
@@ -60,7 +61,7 @@ def pack(batch: Any, num_devices: int = 1) -> tuple[Any, Callable[[Any, Array], 
     def columns(x: Array, index: Array) -> Array:
         return x.at[:, index].get(mode="promise_in_bounds")
 
-    def take(data: tuple, index: Array) -> Any:
+    def take(data: tuple, index: Array) -> Tree:
         rows, wide = data
         taken = {i: columns(x, index) for i, x in wide.items()}
         for length, group in groups.items():

@@ -8,14 +8,14 @@ a gradient step.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from purejaxppo._util.aliases import Params
+from purejaxppo._util.aliases import Params, PyTree
 from purejaxppo.config.schema import Config
 from purejaxppo.devices.sharding import largest_device_count, map_shards, mean_over_shards, mesh
 
@@ -72,8 +72,8 @@ def num_microbatches(columns: int, length: int, partition: Partition, cached_row
 def mean_gradient(
     loss: Callable[..., tuple[Array, Array]],
     params: Params,
-    data: Any,
-    microbatches: Any,
+    data: PyTree,
+    microbatches: PyTree,
     partition: Partition = UNDIVIDED,
 ) -> tuple[Array, Array]:
     """Return the gradient of the mean loss over microbatches.
@@ -92,10 +92,10 @@ def mean_gradient(
     """
     gradient = jax.grad(loss, has_aux=True)
 
-    def mean(whole: Any, microbatches: Any) -> tuple[Array, Array]:
+    def mean(whole: PyTree, microbatches: PyTree) -> tuple[Array, Array]:
         count = jax.tree.leaves(microbatches)[0].shape[0]
 
-        def add(total: Array, microbatch: Any) -> tuple[Array, Array]:
+        def add(total: Array, microbatch: PyTree) -> tuple[Array, Array]:
             grads, aux = gradient(*whole, *microbatch)
             return total + ravel_pytree(grads)[0], aux
 
@@ -108,7 +108,7 @@ def mean_gradient(
     return mean_over_shards(mean, (params, data), microbatches, partition.num_devices)
 
 
-def map_microbatches(function: Callable[[Any], Any], batch: Any, partition: Partition) -> Any:
+def map_microbatches(function: Callable[[PyTree], PyTree], batch: PyTree, partition: Partition) -> PyTree:
     """Return `function(batch)`, computed in microbatches of the second axis.
 
     Args:

@@ -7,13 +7,13 @@ one device or on several, in pieces that fit the caches of a CPU, with the same 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from purejaxppo._util.aliases import Params
+from purejaxppo._util.aliases import Carry, Params, PyTree
 from purejaxppo._util.trees import add_time_axis, drop_time_axis
 from purejaxppo.batching.burn_in import burn_in_steps
 from purejaxppo.batching.gather import pack, to_device_layout
@@ -24,6 +24,7 @@ from purejaxppo.batching.microbatches import (
     mean_gradient,
     num_microbatches,
 )
+from purejaxppo.batching.samples import Batch
 from purejaxppo.batching.sequences import to_sequences
 from purejaxppo.config.schema import Config, minibatch_shape
 from purejaxppo.devices.sharding import inside_shard_map, replicate, shard
@@ -34,8 +35,8 @@ Tree = TypeVar("Tree")
 class Minibatch(NamedTuple):
     """A minibatch of C sequences in P microbatches, not gathered yet."""
 
-    data: Any  # the packed batch
-    take: Callable[[Any, Array], Any]  # (data, index [C]) -> batch with leaves [L, C, ...]
+    data: PyTree  # the packed batch
+    take: Callable[[PyTree, Array], Batch]  # (data, index [C]) -> batch with leaves [L, C, ...]
     index: Array  # [P, C / P] columns of the batch
     advantage: Array  # [P, L, C / P] as it enters the surrogate
 
@@ -63,12 +64,12 @@ class Plan(NamedTuple):
 
     def place(self, state: Tree) -> Tree:
         """Distribute a train state the way every update leaves it, so that all updates are one compiled program."""
-        fields: dict[str, Any] = state._asdict()  # type: ignore[attr-defined]
+        fields: dict[str, PyTree] = state._asdict()  # type: ignore[attr-defined]
         whole = {name: x for name, x in fields.items() if name not in self.per_env}
         split = {name: x for name, x in fields.items() if name in self.per_env}
         return type(state)(**replicate(whole, self.num_devices), **self._by_env(split))
 
-    def _by_env(self, tree: Any) -> Any:
+    def _by_env(self, tree: PyTree) -> PyTree:
         """Shard leaves [N, ...] and replicate all others."""
         count = self.num_devices
 
@@ -78,7 +79,7 @@ class Plan(NamedTuple):
 
         return jax.tree.map(constrain, tree)
 
-    def scan_steps(self, step: Callable[..., Any], carry: Any, inputs: Any) -> tuple[Any, Any]:
+    def scan_steps(self, step: Callable[..., tuple], carry: Carry, inputs: PyTree) -> tuple[Carry, PyTree]:
         """Scan `step` over time.
 
         Args:
@@ -93,11 +94,11 @@ class Plan(NamedTuple):
         inputs = shard(inputs, self.num_devices, axis=1)
         return jax.lax.scan(step, carry, inputs)
 
-    def map(self, function: Callable[[Any], Any], batch: Any) -> Any:
+    def map(self, function: Callable[[PyTree], PyTree], batch: PyTree) -> PyTree:
         """Return `function(batch)` from leaves [L, M, ...] to leaves [L', M, ...], computed in microbatches."""
         return map_microbatches(function, batch, self.partition)
 
-    def to_sequences(self, batch: Any) -> Any:
+    def to_sequences(self, batch: Batch) -> Batch:
         """Divide a batch with leaves [T, N, ...] into training sequences, leaves [L, M, ...].
 
         The recurrent state is that of the first step of each sequence, [1, M, ...]; `burn_in` gets the steps before it.
@@ -111,12 +112,12 @@ class Plan(NamedTuple):
 
     def scan_minibatches(
         self,
-        step: Callable[[Any, Minibatch], tuple[Any, Any]],
-        carry: Any,
-        batch: Any,
+        step: Callable[[Carry, Minibatch], tuple[Carry, PyTree]],
+        carry: Carry,
+        batch: Batch,
         order: Array,
-        normalize: Callable[[Array, Any], Array],
-    ) -> tuple[Any, Any]:
+        normalize: Callable[[Array, Array | tuple[()]], Array],
+    ) -> tuple[Carry, PyTree]:
         """Scan `step` over the minibatches of one epoch.
 
         Args:
@@ -140,13 +141,13 @@ class Plan(NamedTuple):
         advantage = jax.vmap(normalize)(*jax.tree.map(gather, (batch.advantage, batch.excluded)))
         data, take = pack(batch, devices)
 
-        def body(carry: Any, inputs: tuple[Array, Array]) -> tuple[Any, Any]:
+        def body(carry: Carry, inputs: tuple[Array, Array]) -> tuple[Carry, PyTree]:
             return step(carry, Minibatch(data, take, *inputs))
 
         return jax.lax.scan(body, carry, replicate((index, advantage), devices))
 
     def mean_gradient(
-        self, loss: Callable[[Params, Any], tuple[Array, Array]], params: Params, minibatch: Minibatch
+        self, loss: Callable[[Params, Batch], tuple[Array, Array]], params: Params, minibatch: Minibatch
     ) -> tuple[Array, Array]:
         """Return the gradient of the mean loss of a minibatch, and the auxiliary outputs of its microbatches.
 
@@ -159,7 +160,7 @@ class Plan(NamedTuple):
             The gradient as one vector, and the auxiliary outputs [P, m].
         """
 
-        def gathered(params: Params, data: Any, index: Array, advantage: Array) -> tuple[Array, Array]:
+        def gathered(params: Params, data: PyTree, index: Array, advantage: Array) -> tuple[Array, Array]:
             return loss(params, minibatch.take(data, index)._replace(advantage=advantage))
 
         inputs = (minibatch.index, minibatch.advantage)

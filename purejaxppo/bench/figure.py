@@ -1,14 +1,21 @@
 """Show the benchmark report as a figure."""
 
-from collections.abc import Mapping
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from purejaxppo._util.text import brief, short
 from purejaxppo.analysis.curves import BAND, LINE, MARK
 from purejaxppo.analysis.figures import new_figure, save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from purejaxppo.bench.timing import Report
 
 PHASE_COLORS = {
     "environment": "#1b7f5c",
@@ -20,7 +27,7 @@ PHASE_COLORS = {
 }
 
 
-def plot_bench(path: str | Path, report: Mapping[str, Any]) -> None:
+def plot_bench(path: str | Path, report: Report) -> None:
     """Draw the report as PNG: speed, the phases of an update, compile time, and the curves if they were measured.
 
     Args:
@@ -46,7 +53,7 @@ def plot_bench(path: str | Path, report: Mapping[str, Any]) -> None:
     save_figure(figure, path)
 
 
-def _prepare_bars(axes: Any, title: str, names: Mapping[str, Any]) -> np.ndarray:
+def _prepare_bars(axes: Axes, title: str, names: Collection[str]) -> np.ndarray:
     """Prepare `axes` for one horizontal bar per name, the first on top, and return their positions."""
     axes.set_title(title, fontsize=11, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
@@ -56,7 +63,7 @@ def _prepare_bars(axes: Any, title: str, names: Mapping[str, Any]) -> np.ndarray
     return y
 
 
-def _draw_speed(axes: Any, results: Mapping[str, Any]) -> None:
+def _draw_speed(axes: Axes, results: Mapping[str, Report]) -> None:
     from matplotlib.ticker import EngFormatter
 
     y = _prepare_bars(axes, "environment steps per second", results)
@@ -72,7 +79,7 @@ def _draw_speed(axes: Any, results: Mapping[str, Any]) -> None:
     axes.set_xlabel("median, minimum and maximum")
 
 
-def _draw_split(axes: Any, results: Mapping[str, Any]) -> None:
+def _draw_split(axes: Axes, results: Mapping[str, Report]) -> None:
     y = _prepare_bars(axes, "phases of an update, share of its time", results)
     left = np.zeros(len(results))
     for phase, color in PHASE_COLORS.items():
@@ -98,7 +105,7 @@ def _shares(seconds: Mapping[str, float]) -> dict[str, float]:
     return {phase: s / sum(positive.values()) for phase, s in positive.items()}
 
 
-def _draw_compile(axes: Any, results: Mapping[str, Any]) -> None:
+def _draw_compile(axes: Axes, results: Mapping[str, Report]) -> None:
     y = _prepare_bars(axes, "compile time in seconds", results)
     for shift, kind, color, label in ((-0.16, "cold", MARK, "cold"), (0.16, "warm", BAND, "from the cache")):
         seconds = [result["compile"][f"{kind}_s"] for result in results.values()]
@@ -109,7 +116,7 @@ def _draw_compile(axes: Any, results: Mapping[str, Any]) -> None:
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2, fontsize=9, frameon=False)
 
 
-def _draw_scaling(axes: Any, points: Any) -> None:
+def _draw_scaling(axes: Axes, points: Sequence[Report]) -> None:
     from matplotlib.ticker import EngFormatter
 
     sizes = [point["num_envs"] for point in points]
@@ -125,7 +132,7 @@ def _draw_scaling(axes: Any, points: Any) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _draw_drift(axes: Any, drift: Mapping[str, Any]) -> None:
+def _draw_drift(axes: Axes, drift: Report) -> None:
     milliseconds = np.asarray(drift["seconds"]) * 1e3
     axes.plot(np.arange(1, len(milliseconds) + 1), milliseconds, color=LINE, lw=0, marker=".", ms=4)
     axes.axhline(float(np.median(milliseconds)), color=MARK, ls="--", lw=1.5)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.stages import Compiled
 
 from purejaxppo.bench.hlo import Count, count
 from purejaxppo.bench.machine import environment_flags
@@ -57,8 +57,8 @@ def measure_workload(run: Run, num_seeds: int, budget: TimingBudget, log: Log) -
     }
 
 
-def _measure_phase(program: Any, args: tuple, budget: TimingBudget, devices: int) -> Report:
-    counted: Count = count(program.as_text())
+def _measure_phase(program: Compiled, args: tuple, budget: TimingBudget, devices: int) -> Report:
+    counted: Count = count(program.as_text() or "")
     seconds = time_call(repeat(lambda: program(*args)), budget)
     counts = {"kernels": counted.executed, "flops": devices * counted.flops, "bytes": devices * counted.bytes}
     return {"seconds": seconds._asdict(), **counts, "peak_memory_bytes": peak_memory(program)}
@@ -68,7 +68,7 @@ def _count_training(
     training: Training, config: Config, phases: Mapping[str, Report], devices: int, steps: int
 ) -> Report:
     """Count kernels, FLOP, bytes and memory of one update, whose phases are counted already."""
-    counted = count(training.updates.as_text())
+    counted = count(training.updates.as_text() or "")
     minibatches = config.num_epochs * config.num_minibatches
     kernels = {
         "per_env_step": phases["rollout"]["kernels"] / config.num_steps,
@@ -101,9 +101,10 @@ def split(update_s: float, phase_s: Mapping[str, float]) -> dict[str, float]:
     return phases | {"rest": update_s - phase_s["rollout"] - phase_s["targets"] - phase_s["update"]}
 
 
-def peak_memory(program: Any) -> int:
+def peak_memory(program: Compiled) -> int:
     """Return the bytes that a compiled program needs: arguments, results and temporaries, less what they share."""
     stats = program.memory_analysis()
+    assert stats is not None, "this platform does not report memory"
     held = stats.argument_size_in_bytes + stats.output_size_in_bytes + stats.temp_size_in_bytes
     return held - stats.alias_size_in_bytes
 

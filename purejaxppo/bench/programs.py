@@ -5,22 +5,26 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.stages import Compiled
 
+from purejaxppo._util.aliases import Action, EnvState, PyTree
 from purejaxppo.assembly import make_ppo
+from purejaxppo.batching.samples import Batch, Transition
 from purejaxppo.bench.timing import Log, Spread, TimingBudget, time_call
-from purejaxppo.config.schema import Run
+from purejaxppo.config.schema import Hyperparams, Run
 from purejaxppo.devices.cpu import prepare_cpu
 from purejaxppo.devices.sharding import largest_device_count, shard_runs
 from purejaxppo.envs.registry import make
+from purejaxppo.metrics import Metrics
 from purejaxppo.networks.actor_critic import make_network
 from purejaxppo.ppo import collect_rollout, compute_targets, optimize
 from purejaxppo.training.loop import as_traced
-from purejaxppo.types import Algorithm
+from purejaxppo.types import Algorithm, TrainState, Update
 
 
 def prepare_cpu_for(run: Run, num_seeds: int) -> None:
@@ -57,7 +61,7 @@ def seed_keys(num_seeds: int, seed: int = 0) -> Array:
     return jax.random.key(seed) if num_seeds == 1 else jax.random.split(jax.random.key(seed), num_seeds)
 
 
-def many_updates(update: Callable, state: Any, length: Array, h: Any) -> tuple[Any, Any]:
+def many_updates(update: Update, state: TrainState, length: Array, h: Hyperparams) -> tuple[TrainState, Metrics]:
     """Run `length` updates and return the state and the last metrics. `length` is traced: one program for any."""
     metrics = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(update, state, h)[1])
     return jax.lax.fori_loop(0, length, lambda _, carry: update(carry[0], h), (state, metrics))
@@ -66,8 +70,8 @@ def many_updates(update: Callable, state: Any, length: Array, h: Any) -> tuple[A
 class Training(NamedTuple):
     """The training program of a workload, and the seconds its compilation took."""
 
-    init: Any  # (keys, h) -> state
-    updates: Any  # (state, length, h) -> (state, metrics); the state is donated
+    init: Compiled  # (keys, h) -> state
+    updates: Compiled  # (state, length, h) -> (state, metrics); the state is donated
     trace_s: float  # from Python to HLO
     compile_s: float  # from HLO to machine code, or loading that from the cache
 
@@ -91,7 +95,7 @@ def time_updates(training: Training, run: Run, num_seeds: int, budget: TimingBud
     h = as_traced(run.hyperparams)
     state = training.init(seed_keys(num_seeds), h)
 
-    def call(iterations: int) -> Any:
+    def call(iterations: int) -> Metrics:
         nonlocal state
         state, metrics = training.updates(state, jnp.int32(iterations), h)
         return metrics
@@ -99,7 +103,7 @@ def time_updates(training: Training, run: Run, num_seeds: int, budget: TimingBud
     return time_call(call, budget)
 
 
-def compile_phases(run: Run, num_seeds: int, log: Log) -> dict[str, tuple[Any, tuple]]:
+def compile_phases(run: Run, num_seeds: int, log: Log) -> dict[str, tuple[Compiled, tuple]]:
     """Compile each phase of one update as a separate program, from the functions that an update calls.
 
     They start from the first state of a run. `environment` steps the environments with the actions of the rollout;
@@ -111,26 +115,26 @@ def compile_phases(run: Run, num_seeds: int, log: Log) -> dict[str, tuple[Any, t
     algo, h = make_algorithm(run), as_traced(run.hyperparams)
     ppo = algo.components
     config, keys = run.config, [seed_keys(num_seeds, seed) for seed in range(5)]
-    programs: dict[str, tuple[Any, tuple]] = {}
+    programs: dict[str, tuple[Compiled, tuple]] = {}
 
-    def add(name: str, function: Callable, *args: Any) -> Any:
+    def add(name: str, function: Callable, *args: PyTree) -> PyTree:
         """Compile a phase and return its result. All seeds share its last argument, `h`."""
         log(f"compiling the {name} alone")
         programs[name] = (jax.jit(over_seeds(function, num_seeds)).lower(*args, h).compile(), (*args, h))
         return programs[name][0](*args, h)
 
-    def environment(env_state: Any, action: Any, key: Array, _: Any) -> Any:
+    def environment(env_state: EnvState, action: Action, key: Array, _: Hyperparams) -> PyTree:
         noise = ppo.env.noise(key, config.num_steps, config.num_envs)
         return jax.lax.scan(lambda state, x: ppo.env.step(x[0], state, x[1]), env_state, (noise, action))
 
-    def targets(state: Any, rollout: Any, h: Any) -> Any:
+    def targets(state: TrainState, rollout: Transition, h: Hyperparams) -> Batch:
         return compute_targets(ppo, state.params, state, rollout, h)
 
-    def shuffle(batch: Any, key: Array, _: Any) -> Array:
+    def shuffle(batch: Batch, key: Array, _: Hyperparams) -> Array:
         size = batch.value.shape[1]
         return jax.lax.map(lambda key: ppo.shuffle(key, size), jax.random.split(key, config.num_epochs))
 
-    def update(state: Any, rollout: Any, batch: Any, key: Array, h: Any) -> Any:
+    def update(state: TrainState, rollout: Transition, batch: Batch, key: Array, h: Hyperparams) -> PyTree:
         return optimize(ppo, state, rollout, batch, h, key)
 
     first = jax.jit(over_seeds(algo.init, num_seeds))(keys[0], h)

@@ -3,6 +3,7 @@
 import multiprocessing
 import signal
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from typing import Any
 
 
@@ -43,7 +44,7 @@ def run_in_subprocess(function: Callable[..., Any], *args: Any, log: Callable[[s
         child.join()
 
 
-def _child(sender: Any, function: Callable[..., Any], args: tuple, has_log: bool) -> None:
+def _child(sender: Connection, function: Callable[..., Any], args: tuple, has_log: bool) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and ends this process
     extra = [lambda text: sender.send(("log", text))] if has_log else []
     try:

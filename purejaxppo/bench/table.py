@@ -1,15 +1,13 @@
 """Show the benchmark report as a table."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from purejaxppo._util.text import brief, short
+from purejaxppo.bench.timing import Report
 
 
-def bench_table(report: Mapping[str, Any]) -> Table:
+def bench_table(report: Report) -> Table:
     """Return the report of `run_benchmark` as a table with a column for each workload."""
     machine = report["machine"]
     device = machine["device"] if machine["platform"] != "cpu" else f"{machine['cpu']}, {machine['cores']} cores"
@@ -26,7 +24,7 @@ def bench_table(report: Mapping[str, Any]) -> Table:
     return table
 
 
-def _cells(result: Mapping[str, Any]) -> dict[str, str]:
+def _cells(result: Report) -> dict[str, str]:
     """Return the cells of a workload's column by label."""
     if "error" in result:
         return {"steps/s": "failed"}

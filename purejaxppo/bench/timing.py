@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from purejaxppo._util.aliases import PyTree
+
 Log = Callable[[str], None]
 """Receives one line of progress."""
 
@@ -36,7 +38,7 @@ class Spread(NamedTuple):
         return {"median": amount / self.median, "min": amount / self.max, "max": amount / self.min}
 
 
-def time_call(call: Callable[[int], Any], budget: TimingBudget) -> Spread:
+def time_call(call: Callable[[int], PyTree], budget: TimingBudget) -> Spread:
     """Measure the seconds per iteration of `call(n)`, which makes n iterations and returns arrays.
 
     Two calls are not counted: one warms up, and one shows how many iterations make a repetition.
@@ -54,10 +56,10 @@ def time_call(call: Callable[[int], Any], budget: TimingBudget) -> Spread:
     return Spread(statistics.median(measured), min(measured), max(measured))
 
 
-def repeat(call: Callable[[], Any]) -> Callable[[int], Any]:
+def repeat(call: Callable[[], PyTree]) -> Callable[[int], PyTree]:
     """Return a function of n that calls `call` n times, with never more than one result in memory."""
 
-    def iterate(n: int) -> Any:
+    def iterate(n: int) -> PyTree:
         for _ in range(n - 1):
             jax.block_until_ready(call())
         return call()

@@ -1,5 +1,7 @@
 """`purejaxppo bench`."""
 
+from __future__ import annotations
+
 import json
 import os
 import sys
@@ -7,12 +9,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from purejaxppo.cli.exit_codes import FAILED, FINISHED
 from purejaxppo.cli.options import Interval
 from purejaxppo.config.errors import ConfigError, Problem
 from purejaxppo.config.names import suggestion
+
+if TYPE_CHECKING:
+    from purejaxppo.bench.timing import Report
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ def run_bench(args: Bench, problems: Sequence[Problem]) -> int:
     return FAILED if failed else FINISHED
 
 
-def _keep(report: Any, file: Path | None, out: Path) -> None:
+def _keep(report: Report, file: Path | None, out: Path) -> None:
     """Write and print the results."""
     from purejaxppo._util.files import write_atomic
     from purejaxppo.bench.figure import plot_bench

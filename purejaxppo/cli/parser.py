@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 from purejaxppo.cli.options import Option
-from purejaxppo.config.errors import Problem
+from purejaxppo.config.errors import Kind, Problem
 from purejaxppo.config.names import suggestion
 from purejaxppo.config.schema import TABLES
 from purejaxppo.config.values import number_problems, wrong_type
@@ -54,7 +54,7 @@ class _Parser:
                 self._report(missing.argument, f": missing; {missing.help}", "missing")
         return self.result
 
-    def _report(self, key: str, text: str, kind: Any) -> None:
+    def _report(self, key: str, text: str, kind: Kind) -> None:
         self.result.problems.append(Problem(key, text, kind))
 
     def _read_option(self, word: str) -> None:

@@ -1,12 +1,14 @@
 """A training session: train with a display, keep everything in the run folder, evaluate at the end."""
 
+from __future__ import annotations
+
 import math
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from purejaxppo.cli.exit_codes import FAILED, FINISHED
 from purejaxppo.cli.output import tolerant_output
@@ -16,12 +18,18 @@ from purejaxppo.training.faults import find_fault
 from purejaxppo.training.results import EVALUATION_EPISODES, Outcome, evaluate_policy, evaluation_line, write_results
 from purejaxppo.training.run_folder import METRICS_FILE, POLICY_FILE
 
+if TYPE_CHECKING:
+    from purejaxppo.metrics import Metrics
+    from purejaxppo.tracking.meter import Meter
+    from purejaxppo.training.policy_file import Policy
+    from purejaxppo.types import Algorithm, TrainState
+
 CHUNK_SECONDS = 0.7  # about the longest time between two updates of the display
 
 MAX_CHUNK = 4096  # updates; the program has room for the metrics of a whole chunk
 
 
-def run_session(run: Run, algo: Any, folder: Path) -> int:
+def run_session(run: Run, algo: Algorithm, folder: Path) -> int:
     """Train, save the policy, evaluate it and write the results.
 
     Args:
@@ -36,7 +44,7 @@ def run_session(run: Run, algo: Any, folder: Path) -> int:
         return _run_session(run, algo, folder)
 
 
-def _run_session(run: Run, algo: Any, folder: Path) -> int:
+def _run_session(run: Run, algo: Algorithm, folder: Path) -> int:
     _announce(run, folder)
     outcome = train_and_log(run, algo, folder)
     _save(run, outcome, folder)
@@ -45,7 +53,7 @@ def _run_session(run: Run, algo: Any, folder: Path) -> int:
     print(f"{outcome.status}: {steps:,} env steps in {outcome.seconds:.1f} s ({first})", flush=True)
     evaluations: dict[str, dict[str, float]] = {}
     try:
-        if outcome.status == "finished":
+        if outcome.status == "finished" and outcome.policy is not None:
             for name in ("greedy", "sampled"):
                 greedy = name == "greedy"
                 evaluations[name] = evaluate_policy(algo, outcome.policy, run.seed, EVALUATION_EPISODES, greedy)
@@ -75,7 +83,7 @@ def _save(run: Run, outcome: Outcome, folder: Path) -> None:
         save_policy(folder / POLICY_FILE, outcome.policy, run=run)
 
 
-def train_and_log(run: Run, algo: Any, folder: Path) -> Outcome:
+def train_and_log(run: Run, algo: Algorithm, folder: Path) -> Outcome:
     """Train chunk by chunk. The metrics of a chunk are in the folder before the next one ends."""
     from purejaxppo.tracking.csv_file import csv_sink
     from purejaxppo.tracking.meter import Meter
@@ -104,14 +112,14 @@ def train_and_log(run: Run, algo: Any, folder: Path) -> Outcome:
 class _Log:
     """The progress of a run on the host: updates done, the last good policy, the first fault."""
 
-    def __init__(self, run: Run, meter: Any):
+    def __init__(self, run: Run, meter: Meter):
         self.run, self.meter = run, meter
         self.started = time.monotonic()
         self.done, self.kept, self.seconds_first_update = 0, 0, 0.0
-        self.policy: Any = None
+        self.policy: Policy | None = None
         self.fault = ""
 
-    def add(self, state: Any, metrics: Any) -> list[dict[str, float]]:
+    def add(self, state: TrainState, metrics: Metrics) -> list[dict[str, float]]:
         """Take in the state after a chunk and its metrics, and return the rows up to the first fault."""
         from purejaxppo.tracking.csv_file import rows_of
         from purejaxppo.training.policy_file import Policy
@@ -146,7 +154,7 @@ class _Log:
         return f"{place}: {self.fault}\n{kept}"
 
 
-def _chunks(run: Run, algo: Any) -> Iterator[Any]:
+def _chunks(run: Run, algo: Algorithm) -> Iterator[tuple[TrainState, Metrics]]:
     """Yield (state, metrics) after every hundredth of the run, or about every second if that is sooner."""
     import jax
 

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import TypeVar, cast
+
+T = TypeVar("T")
 
 WORKER = "purejaxppo-chunks"
 POLL_SECONDS = 0.1
@@ -20,7 +22,7 @@ STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 NOTICE_SIGNALS = ("SIGUSR1",)
 
 
-def in_background(items: Iterator[Any], stop: Callable[[], bool]) -> Iterator[Any]:
+def in_background(items: Iterator[T], stop: Callable[[], bool]) -> Iterator[T]:
     """Yield from `items`, each of which is computed in a background thread.
 
     The main thread stays free meanwhile, so that signals are handled while the device computes.
@@ -40,7 +42,7 @@ def in_background(items: Iterator[Any], stop: Callable[[], bool]) -> Iterator[An
                     return
             if (item := future.result()) is nothing:
                 return
-            yield item
+            yield cast(T, item)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
@@ -54,7 +56,7 @@ def background_runs() -> bool:
 def abort_on_interrupt() -> Iterator[None]:
     """End the process at once on Ctrl-C: an exception raised while JAX loads may be swallowed by a callback."""
 
-    def handle(*_: Any) -> None:
+    def handle(*_: object) -> None:
         os.write(2, b"purejaxppo: aborted\n")
         os._exit(128 + signal.SIGINT)
 

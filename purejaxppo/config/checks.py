@@ -85,7 +85,7 @@ def find_problems(
     return problems + _joint_problems(config, recurrent, {problem.key for problem in problems})
 
 
-def _table_problems(name: str, table: Any) -> list[Problem]:
+def _table_problems(name: str, table: Config | NetworkConfig | Hyperparams) -> list[Problem]:
     """Check each setting of a table by itself."""
     hints = get_type_hints(TABLES[name])
     return [p for key, hint in hints.items() for p in value_problems(f"{name}.{key}", getattr(table, key), hint)]

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 else:
     Number = float  # what a file and the command line can give
 
+Activation: TypeAlias = Literal["tanh", "relu", "silu", "swish", "gelu", "elu"]
+
 RECURRENT_KINDS = ("gru", "lstm", "lru")
 
 
@@ -66,7 +68,7 @@ class NetworkConfig:
 
     kind: Literal["mlp", "cnn", "gru", "lstm", "lru"] = "mlp"  # gru, lstm and lru are recurrent
     hidden_sizes: tuple[int, ...] = (64, 64)  # widths of the dense layers
-    activation: Literal["tanh", "relu", "silu", "swish", "gelu", "elu"] = "tanh"  # after every layer; swish is silu
+    activation: Activation = "tanh"  # after every layer; swish is silu
     critic_hidden_sizes: tuple[int, ...] = ()  # widths of the critic's dense layers; empty: hidden_sizes
     critic_activation: Literal["same", "tanh", "relu", "silu", "swish", "gelu", "elu"] = "same"  # of the critic
     layer_norm: bool = False  # layer normalization before every activation

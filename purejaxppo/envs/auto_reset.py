@@ -19,12 +19,18 @@ states that `VecEnv.reset` returns are independent draws in every mode.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
+from purejaxppo._util.aliases import Action, EnvState, Noise, Observation, PRNGKey, PyTree
 from purejaxppo.envs.protocol import Env, TimeStep, VecEnv
+
+FirstState: TypeAlias = tuple[EnvState, Observation]  # of an episode, leaves [...], [N, ...] or [T, N, ...]
+
+# First states [P, ...] and the entry to replace next, [] int32; () in the modes that keep no pool.
+Pool: TypeAlias = PyTree
 
 RESETS = ("fresh", "every_step", "pool", "state_pool")
 
@@ -34,7 +40,7 @@ class StepNoise(NamedTuple):
 
     step_key: jax.Array  # [T, N]
     # "fresh", "pool": first states (env_state, obs) [T, N, ...]; "every_step": keys [T, N]; "state_pool": PoolNoise
-    reset: Any
+    reset: PyTree
 
 
 class PoolNoise(NamedTuple):
@@ -47,17 +53,19 @@ class PoolNoise(NamedTuple):
 class AutoResetState(NamedTuple):
     """State of the batch if it is more than the states of the environments: with a pool or staggered episodes."""
 
-    env_state: Any  # [N, ...]
-    pool: Any  # (env_state, obs) [P, ...] and the next entry to replace, []  int32; () without a pool
-    steps_left: Any  # [N]  int32, steps until the first episode is cut; 0: never; () without staggering
+    env_state: EnvState  # [N, ...]
+    pool: Pool
+    steps_left: (
+        jax.Array | tuple[()]
+    )  # [N]  int32, steps until the first episode is cut; 0: never; () without staggering
 
 
 class FirstStates(NamedTuple):
     """How a reset mode makes the first states of new episodes."""
 
-    init: Callable[[jax.Array], Any]  # (key) -> pool, kept in the state of the batch
-    noise: Callable[[jax.Array, tuple[int, int]], Any]  # (key, (T, N)) -> leaves [T, ...]
-    take: Callable[[Any, Any], tuple[Any, Any]]  # (pool, noise of a step) -> (pool, first states [N, ...])
+    init: Callable[[PRNGKey], Pool]  # (key) -> pool, kept in the state of the batch
+    noise: Callable[[PRNGKey, tuple[int, int]], Noise]  # (key, (T, N)) -> leaves [T, ...]
+    take: Callable[[Pool, Noise], tuple[Pool, FirstState]]  # (pool, noise of a step) -> (pool, first states [N, ...])
 
 
 def auto_reset(
@@ -95,7 +103,7 @@ def _batch(env: Env, first_states: FirstStates, stagger: int, keeps_pool: bool) 
     """Return the VecEnv whose new episodes begin in the first states given."""
     plain = not keeps_pool and not stagger  # the state is that of the environments alone
 
-    def reset(key: jax.Array, num_envs: int) -> tuple[Any, Any]:
+    def reset(key: PRNGKey, num_envs: int) -> tuple[EnvState, Observation]:
         if plain:
             return jax.vmap(env.reset)(jax.random.split(key, num_envs))
         key_env, key_pool, key_stagger = jax.random.split(key, 3)
@@ -103,19 +111,21 @@ def _batch(env: Env, first_states: FirstStates, stagger: int, keeps_pool: bool) 
         steps_left = jax.random.randint(key_stagger, (num_envs,), 1, stagger + 1, jnp.int32) if stagger else ()
         return AutoResetState(env_state, first_states.init(key_pool), steps_left), obs
 
-    def noise(key: jax.Array, num_steps: int, num_envs: int) -> StepNoise:
+    def noise(key: PRNGKey, num_steps: int, num_envs: int) -> StepNoise:
         shape = (num_steps, num_envs)
         key_step, key_reset = jax.random.split(key)
         return StepNoise(jax.random.split(key_step, shape), first_states.noise(key_reset, shape))
 
-    def step(noise: StepNoise, state: Any, action: Any) -> tuple[Any, TimeStep]:
-        env_state, pool, steps_left = (state, (), ()) if plain else state
+    def step(noise: StepNoise, state: EnvState, action: Action) -> tuple[EnvState, TimeStep]:
+        env_state, pool, steps_left = AutoResetState(state, (), ()) if plain else state
         # Reset and step are mapped separately: some simulators cannot have both under one map.
         pool, first = first_states.take(pool, noise.reset)
         env_state, timestep = jax.vmap(env.step)(noise.step_key, env_state, action)
         if stagger:
             timestep = timestep._replace(truncated=timestep.truncated | (steps_left == 1))
-            steps_left = jnp.where(timestep.terminated | timestep.truncated, 0, jnp.maximum(steps_left - 1, 0))
+            steps_left = jnp.where(
+                timestep.terminated | timestep.truncated, 0, jnp.maximum(jnp.asarray(steps_left) - 1, 0)
+            )
         env_state, timestep = _start_episodes(first, env_state, timestep)
         return env_state if plain else AutoResetState(env_state, pool, steps_left), timestep
 
@@ -136,31 +146,31 @@ def _check(mode: str, pool_size: int, refresh: int, stagger: int) -> None:
 # Reset modes ---------------------------------------------------------------------------------------------------------
 
 
-def _no_pool(key: jax.Array) -> tuple[()]:
+def _no_pool(key: PRNGKey) -> tuple[()]:
     return ()
 
 
-def _given(pool: Any, noise: Any) -> tuple[Any, Any]:
+def _given(pool: Pool, noise: Noise) -> tuple[Pool, FirstState]:
     """Return the first states that the noise consists of."""
     return pool, noise
 
 
 def _fresh(env: Env) -> FirstStates:
-    def noise(key: jax.Array, shape: tuple[int, int]) -> tuple[Any, Any]:
+    def noise(key: PRNGKey, shape: tuple[int, int]) -> FirstState:
         return jax.vmap(jax.vmap(env.reset))(jax.random.split(key, shape))
 
     return FirstStates(_no_pool, noise, _given)
 
 
 def _every_step(env: Env) -> FirstStates:
-    def take(pool: Any, keys: jax.Array) -> tuple[Any, Any]:
+    def take(pool: Pool, keys: jax.Array) -> tuple[Pool, FirstState]:
         return pool, jax.vmap(env.reset)(keys)
 
     return FirstStates(_no_pool, jax.random.split, take)
 
 
 def _pool(env: Env, pool_size: int) -> FirstStates:
-    def noise(key: jax.Array, shape: tuple[int, int]) -> tuple[Any, Any]:
+    def noise(key: PRNGKey, shape: tuple[int, int]) -> FirstState:
         size = min(pool_size, shape[0] * shape[1])
         key_pool, key_index = jax.random.split(key)
         pool = jax.vmap(env.reset)(jax.random.split(key_pool, size))
@@ -174,15 +184,15 @@ def _state_pool(env: Env, pool_size: int, refresh: int) -> FirstStates:
     def is_batched(x: jax.Array) -> bool:  # else it is a constant that all environments share
         return x.shape[:1] == (pool_size,)
 
-    def init(key: jax.Array) -> tuple[Any, jax.Array]:
+    def init(key: PRNGKey) -> Pool:
         return jax.vmap(env.reset)(jax.random.split(key, pool_size)), jnp.int32(0)
 
-    def noise(key: jax.Array, shape: tuple[int, int]) -> PoolNoise:
+    def noise(key: PRNGKey, shape: tuple[int, int]) -> PoolNoise:
         key_index, key_refresh = jax.random.split(key)
         index = jax.random.randint(key_index, shape, 0, pool_size, jnp.int32)
         return PoolNoise(index, jax.random.split(key_refresh, (shape[0], refresh)))
 
-    def take(pool: Any, noise: PoolNoise) -> tuple[Any, Any]:
+    def take(pool: Pool, noise: PoolNoise) -> tuple[Pool, FirstState]:
         states, position = pool
         places = (position + jnp.arange(refresh, dtype=jnp.int32)) % pool_size  # the oldest ones
         new = jax.vmap(env.reset)(noise.refresh_key)
@@ -196,7 +206,7 @@ def _state_pool(env: Env, pool_size: int, refresh: int) -> FirstStates:
 # The start of new episodes -------------------------------------------------------------------------------------------
 
 
-def _start_episodes(first: tuple[Any, Any], env_state: Any, timestep: TimeStep) -> tuple[Any, TimeStep]:
+def _start_episodes(first: FirstState, env_state: EnvState, timestep: TimeStep) -> tuple[EnvState, TimeStep]:
     """Replace state and observation by the first ones of a new episode where one has ended; leaves [N, ...]."""
     done = timestep.terminated | timestep.truncated
     env_state, obs = jax.tree.map(lambda x, y: choose(done, x, y), first, (env_state, timestep.obs))

@@ -9,18 +9,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from types import FunctionType
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.typing import ArrayLike
 
+from purejaxppo._util.aliases import Action, EnvState, Mask, Observation, PRNGKey, PyTree, Shapes
 from purejaxppo.envs.auto_reset import choose
 from purejaxppo.envs.masks import action_mask, check_mask, has_action, sample_allowed
 from purejaxppo.envs.protocol import Env, TimeStep, VecEnv, check_is_env, describe, key_aval, step_avals
 from purejaxppo.envs.spaces import (
     Box,
+    Compound,
     Discrete,
     Space,
     box,
@@ -67,20 +69,21 @@ def conform(env: Env, num_agents: int | None = None) -> Env:
     space, axes = env.observation_space, 0 if num_agents is None else 1
 
     @jax.jit
-    def loose_reset(key: jax.Array) -> tuple[Any, Any]:
+    def loose_reset(key: PRNGKey) -> tuple[EnvState, Observation]:
         with allow_promotion():
             env_state, obs = env.reset(key)
             return jax.tree.map(jnp.asarray, (env_state, _regular(space, obs, axes)))
 
     @jax.jit
-    def loose_step(key: jax.Array, env_state: Any, action: Any) -> tuple[Any, TimeStep]:
+    def loose_step(key: PRNGKey, env_state: EnvState, action: Action) -> tuple[EnvState, TimeStep]:
         with allow_promotion():
             env_state, timestep = env.step(key, env_state, cast_action(env.action_space, action))
             obs = _regular(space, timestep.obs, axes)
             reward = _scalar("the reward", timestep.reward, num_agents)
-            flags = [_scalar(name, getattr(timestep, name)) for name in ("terminated", "truncated")]
+            terminated = _scalar("terminated", timestep.terminated)
+            truncated = _scalar("truncated", timestep.truncated)
             info = {name: _scalar(f"info[{name!r}]", x) for name, x in dict(timestep.info).items()} or ()
-            return jax.tree.map(jnp.asarray, (env_state, TimeStep(obs, reward, *flags, obs, info)))
+            return jax.tree.map(jnp.asarray, (env_state, TimeStep(obs, reward, terminated, truncated, obs, info)))
 
     loose = env._replace(reset=loose_reset, step=loose_step, action_space=single_precision(env.action_space))
     state, obs, next_state, timestep = step_avals(loose, num_agents)
@@ -89,11 +92,11 @@ def conform(env: Env, num_agents: int | None = None) -> Env:
         obs_dtypes = jax.tree.map(_single, _common_dtypes("observation", obs, timestep.obs))
     dtypes = TimeStep(obs_dtypes, _FLOAT, _BOOL, _BOOL, obs_dtypes, jax.tree.map(lambda x: _FLOAT, timestep.info))
 
-    def reset(key: jax.Array) -> tuple[Any, Any]:
+    def reset(key: PRNGKey) -> tuple[EnvState, Observation]:
         env_state, obs = loose_reset(key)
         return _cast(env_state, state_dtypes), _cast(obs, obs_dtypes)
 
-    def step(key: jax.Array, env_state: Any, action: Any) -> tuple[Any, TimeStep]:
+    def step(key: PRNGKey, env_state: EnvState, action: Action) -> tuple[EnvState, TimeStep]:
         env_state, timestep = loose_step(key, env_state, action)
         timestep = _cast(timestep, dtypes)
         return _cast(env_state, state_dtypes), timestep._replace(final_obs=timestep.obs)
@@ -102,16 +105,17 @@ def conform(env: Env, num_agents: int | None = None) -> Env:
     return loose._replace(reset=reset, step=step, observation_space=_true_space(space, shapes))
 
 
-_FLOAT, _BOOL = np.dtype(np.float32), np.dtype(np.bool_)
+_FLOAT: PyTree = np.dtype(np.float32)
+_BOOL: PyTree = np.dtype(np.bool_)
 _SINGLE = {"float64": "float32", "int64": "int32", "uint64": "uint32"}
 
 
-def _single(dtype: Any) -> Any:
+def _single(dtype: np.dtype) -> np.dtype:
     """Return the 32-bit dtype of a 64-bit one, and any other as it is."""
     return np.dtype(_SINGLE[dtype.name]) if dtype.name in _SINGLE else dtype
 
 
-def _scalar(name: str, x: Any, num_agents: int | None = None) -> jax.Array:
+def _scalar(name: str, x: ArrayLike, num_agents: int | None = None) -> jax.Array:
     """Return a number as a scalar, or one for each agent [A].
 
     Raises:
@@ -126,7 +130,7 @@ def _scalar(name: str, x: Any, num_agents: int | None = None) -> jax.Array:
     return x.reshape(()) if num_agents is None else jnp.broadcast_to(x.reshape(()), (num_agents,))
 
 
-def _regular(space: Space, obs: Any, axes: int, name: str = "obs") -> Any:
+def _regular(space: Space, obs: Observation, axes: int, name: str = "obs") -> Observation:
     """Return an observation with Discrete entries one-hot and scalars as [1].
 
     Args:
@@ -152,7 +156,7 @@ def _regular(space: Space, obs: Any, axes: int, name: str = "obs") -> Any:
     return x[..., None] if x.ndim == axes else x
 
 
-def _entries(space: Any, obs: Any, name: str) -> Any:
+def _entries(space: Compound, obs: Observation, name: str) -> Observation:
     """Return a compound observation.
 
     Raises:
@@ -170,7 +174,7 @@ def _entries(space: Any, obs: Any, name: str) -> Any:
     raise ValueError(f"{name} must be {wanted}, as its space is, but it {found}")
 
 
-def _true_space(space: Any, obs: Any, name: str = "obs") -> Space:
+def _true_space(space: Space, obs: Shapes, name: str = "obs") -> Space:
     """Return the space with the shape and dtype that regular observations have.
 
     Raises:
@@ -187,7 +191,7 @@ def _true_space(space: Any, obs: Any, name: str = "obs") -> Space:
     return box(space.low, space.high, obs.shape, obs.dtype, pixels=space.pixels, codes=space.codes)
 
 
-def _common_dtypes(kind: str, first: Any, later: Any) -> Any:
+def _common_dtypes(kind: str, first: Shapes, later: Shapes) -> PyTree:
     """Return the dtype of each leaf that holds the values of reset (`first`) and of step (`later`).
 
     Raises:
@@ -198,7 +202,7 @@ def _common_dtypes(kind: str, first: Any, later: Any) -> Any:
             f"reset and step give a different {kind}: {jax.tree.structure(first)} against {jax.tree.structure(later)}"
         )
 
-    def common(a: Any, b: Any) -> Any:
+    def common(a: jax.ShapeDtypeStruct, b: jax.ShapeDtypeStruct) -> np.dtype:
         if a.shape != b.shape:
             raise ValueError(f"reset and step give a different {kind}: shape {a.shape} against {b.shape}")
         return a.dtype if a.dtype == b.dtype else jnp.promote_types(a.dtype, b.dtype)
@@ -206,10 +210,10 @@ def _common_dtypes(kind: str, first: Any, later: Any) -> Any:
     return jax.tree.map(common, first, later)
 
 
-def _cast(tree: Any, dtypes: Any) -> Any:
+def _cast(tree: PyTree, dtypes: PyTree) -> PyTree:
     """Cast each leaf; this also removes weak types, which would cause a second compile."""
 
-    def cast(x: Any, dtype: Any) -> jax.Array:
+    def cast(x: jax.Array, dtype: np.dtype) -> jax.Array:
         if jnp.issubdtype(dtype, jax.dtypes.prng_key):
             return x
         return jax.lax.convert_element_type(x, dtype)
@@ -261,8 +265,8 @@ def _check_batch(env: VecEnv, num_envs: int) -> None:
             "one environment, such as the agents of a team)"
         )
     key, num_steps = key_aval(), 3
-    state, obs = jax.eval_shape(partial(env.reset, num_envs=num_envs), key)
-    noise = jax.eval_shape(partial(env.noise, num_steps=num_steps, num_envs=num_envs), key)
+    state, obs = jax.eval_shape(lambda key: env.reset(key, num_envs), key)
+    noise = jax.eval_shape(lambda key: env.noise(key, num_steps, num_envs), key)
     if any(x.shape[:1] != (num_steps,) for x in jax.tree.leaves(noise)):
         found = sorted({str(x.shape) for x in jax.tree.leaves(noise) if x.shape[:1] != (num_steps,)})
         raise ValueError(
@@ -281,7 +285,7 @@ def _check_batch(env: VecEnv, num_envs: int) -> None:
 
 
 def _step_problems(
-    env: Env | VecEnv, start: tuple[Any, Any], result: tuple[Any, Any], batch: tuple[int, ...]
+    env: Env | VecEnv, start: tuple[Shapes, Shapes], result: tuple[Shapes, Shapes], batch: tuple[int, ...]
 ) -> list[str]:
     """List how the results of reset and step break the protocol.
 
@@ -321,7 +325,7 @@ def _step_problems(
     return problems
 
 
-def _difference(a: Any, b: Any, weak_types: bool) -> str:
+def _difference(a: Shapes, b: Shapes, weak_types: bool) -> str:
     """Describe how two trees of shapes and dtypes differ; empty if they do not.
 
     Structures are compared as structures: a class of the environment can define `==` otherwise.
@@ -330,7 +334,7 @@ def _difference(a: Any, b: Any, weak_types: bool) -> str:
     if structures[0] != structures[1]:
         return f"{structures[0]} against {structures[1]}"
 
-    def kind(x: Any) -> str:
+    def kind(x: jax.ShapeDtypeStruct) -> str:
         return f"{'weakly typed ' if weak_types and x.weak_type else ''}{x.dtype} {x.shape}"
 
     pairs = zip(jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True)
@@ -378,7 +382,7 @@ def _check_masks(env: Env, num_steps: int = 128, num_envs: int = 16) -> None:
     )
 
 
-def _play(env: Env, num_steps: int, num_envs: int, key: jax.Array) -> tuple[jax.Array, jax.Array, Any]:
+def _play(env: Env, num_steps: int, num_envs: int, key: PRNGKey) -> tuple[jax.Array, jax.Array, Mask]:
     """Play random allowed actions; an environment whose episode ends starts again in its first state.
 
     Returns:

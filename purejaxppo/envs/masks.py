@@ -19,7 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purejaxppo.envs.spaces import Box, Discrete, MultiDiscrete, Space, sample_space
+from purejaxppo._util.aliases import Action, Mask, Observation, PyTree
+from purejaxppo.envs.spaces import Box, Discrete, Leaf, MultiDiscrete, Space, sample_space
 
 Array = jax.Array
 
@@ -27,23 +28,24 @@ Array = jax.Array
 # Finding a mask ------------------------------------------------------------------------------------------------------
 
 
-def is_asymmetric(x: Any) -> bool:
+def is_asymmetric(x: Observation | Space) -> bool:
     """Return whether an observation or its space is {"actor": ..., "critic": ...}, with or without "action_mask"."""
     return isinstance(x, dict) and {"actor", "critic"} == set(x) - {"action_mask"}
 
 
-def action_mask(x: Any) -> Any:
+def action_mask(x: Observation | Space) -> Mask:
     """Return the "action_mask" of an observation or of its space, or None.
 
     It is an entry of the observation, or of the entry "actor" of an asymmetric one.
     """
-    for entry in (x, x["actor"] if is_asymmetric(x) else None):
+    whole: PyTree = x
+    for entry in (whole, whole["actor"] if is_asymmetric(x) else None):
         if isinstance(entry, dict) and "action_mask" in entry:
             return entry["action_mask"]
     return None
 
 
-def with_mask(x: Any, mask: Any) -> Any:
+def with_mask(x: Observation, mask: Mask) -> Observation:
     """Return an observation that has an "action_mask" with another one in its place."""
     if "action_mask" in x:
         return {**x, "action_mask": mask}
@@ -53,7 +55,7 @@ def with_mask(x: Any, mask: Any) -> Any:
 # Taking it apart -----------------------------------------------------------------------------------------------------
 
 
-def leaf_masks(space: Space, mask: Any) -> list[Any]:
+def leaf_masks(space: Space, mask: Mask) -> list[Mask]:
     """Return the mask of each leaf of an action space, None for a leaf without one; also for spaces of masks."""
     if mask is None:
         return [None] * len(jax.tree.leaves(space))
@@ -65,7 +67,7 @@ def leaf_masks(space: Space, mask: Any) -> list[Any]:
     return [mask]
 
 
-def component_masks(leaf: Discrete | MultiDiscrete, mask: Any) -> list[Array]:
+def component_masks(leaf: Discrete | MultiDiscrete, mask: Mask) -> list[Array]:
     """Return the mask [..., nᵢ] of each categorical component of a leaf of an action space."""
     if isinstance(leaf, Discrete):
         return [mask]
@@ -75,7 +77,7 @@ def component_masks(leaf: Discrete | MultiDiscrete, mask: Any) -> list[Array]:
 # What it allows ------------------------------------------------------------------------------------------------------
 
 
-def has_action(space: Space, mask: Any) -> Array:
+def has_action(space: Space, mask: Mask) -> Array:
     """Return whether a mask allows an action, [...]: a choice for each component of `space` that has a mask."""
     pairs = zip(jax.tree.leaves(space), leaf_masks(space, mask), strict=True)
     components = [component for leaf, m in pairs if m is not None for component in component_masks(leaf, m)]
@@ -83,7 +85,7 @@ def has_action(space: Space, mask: Any) -> Array:
     return functools.reduce(jnp.logical_and, flags, jnp.bool_(True))
 
 
-def is_allowed(space: Space, mask: Any, action: Any) -> Array:
+def is_allowed(space: Space, mask: Mask, action: Action) -> Array:
     """Return whether a mask allows an action of `space`, [...]: its choice in each component that has a mask."""
     leaves, structure = jax.tree.flatten(space)
     triples = zip(leaves, leaf_masks(space, mask), structure.flatten_up_to(action), strict=True)
@@ -91,7 +93,7 @@ def is_allowed(space: Space, mask: Any, action: Any) -> Array:
     return functools.reduce(jnp.logical_and, allowed, jnp.bool_(True))
 
 
-def _is_choice_allowed(leaf: Discrete | MultiDiscrete, mask: Any, choice: Array) -> Array:
+def _is_choice_allowed(leaf: Discrete | MultiDiscrete, mask: Mask, choice: Array) -> Array:
     """Return whether all entries of a mask that a choice selects are true, [...].
 
     Args:
@@ -106,7 +108,7 @@ def _is_choice_allowed(leaf: Discrete | MultiDiscrete, mask: Any, choice: Array)
     return functools.reduce(jnp.logical_and, entries)
 
 
-def allow_all_if_none(space: Space, mask: Any) -> Any:
+def allow_all_if_none(space: Space, mask: Mask) -> Mask:
     """Return a mask that allows every choice of a component of which it would allow none.
 
     Args:
@@ -118,6 +120,7 @@ def allow_all_if_none(space: Space, mask: Any) -> Any:
     if isinstance(space, tuple):
         pairs = zip(space, mask, strict=True)
         return tuple(m if isinstance(m, tuple) and not m else allow_all_if_none(child, m) for child, m in pairs)
+    assert not isinstance(space, Box), "continuous actions have no mask"
     opened = [jnp.where(m.astype(bool).any(), m, jnp.ones_like(m)) for m in component_masks(space, mask)]
     if isinstance(mask, tuple):
         return tuple(opened)
@@ -127,7 +130,7 @@ def allow_all_if_none(space: Space, mask: Any) -> Any:
 # Drawing -------------------------------------------------------------------------------------------------------------
 
 
-def sample_allowed(space: Space, mask: Any, key: Array) -> Any:
+def sample_allowed(space: Space, mask: Mask, key: Array) -> Action:
     """Draw an element of an action space uniformly among those that a mask (without leading axes) allows.
 
     If it allows none, the result is still an element of `space`.
@@ -137,9 +140,10 @@ def sample_allowed(space: Space, mask: Any, key: Array) -> Any:
     return structure.unflatten(map(_sample_leaf, leaves, leaf_masks(space, mask), keys))
 
 
-def _sample_leaf(leaf: Any, mask: Any, key: Array) -> Array:
+def _sample_leaf(leaf: Leaf, mask: Mask, key: Array) -> Array:
     if mask is None:
         return sample_space(leaf, key)
+    assert not isinstance(leaf, Box), "continuous actions have no mask"
     masks = component_masks(leaf, mask)
     keys = jax.random.split(key, len(masks))
     logits = [jnp.where(m.astype(bool), jnp.float32(0.0), jnp.float32(-1e9)) for m in masks]

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 
+from purejaxppo._util.aliases import PRNGKey, SuiteObject
 from purejaxppo._util.text import nearest
 from purejaxppo.envs.conformance import allow_promotion
 from purejaxppo.envs.errors import MissingSuite, missing_suite
@@ -65,7 +66,7 @@ def quiet(function: F) -> F:
     return run  # pyright: ignore[reportReturnType]
 
 
-def raw_key(key: jax.Array) -> jax.Array:
+def raw_key(key: PRNGKey) -> jax.Array:
     """Return a typed key as the uint32 array that suites were written for.
 
     Random numbers are the same. Suites that use a key twice, or branch on one under `vmap`, pass JAX's key reuse check,
@@ -74,7 +75,7 @@ def raw_key(key: jax.Array) -> jax.Array:
     return jax.random.key_data(key)
 
 
-def import_suite(suite: str, module: str = "") -> Any:
+def import_suite(suite: str, module: str = "") -> SuiteObject:
     """Import the package of a suite, or a module in it.
 
     Args:

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -11,16 +11,21 @@ import numpy as np
 
 from purejaxppo._util.text import nearest
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 INT32_MAX = 2**31 - 1
 FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+T = TypeVar("T", bound="DataclassInstance")
 
 # name of a parameter -> (lowest, highest) valid value
 Ranges = Mapping[str, tuple[float, float]]
 
 
 def replace_params(
-    name: str, params: Any, given: Mapping[str, Any], other_names: tuple[str, ...] = (), ranges: Ranges | None = None
-) -> Any:
+    name: str, params: T, given: Mapping[str, Any], other_names: tuple[str, ...] = (), ranges: Ranges | None = None
+) -> T:
     """Replace fields of a dataclass of parameters.
 
     Args:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from purejaxppo._util.aliases import Action, EnvState, Noise, Observation, PRNGKey, Shapes
 from purejaxppo.envs.spaces import Space, check_space, sample_space
 
 
@@ -19,14 +20,14 @@ class TimeStep(NamedTuple):
     There is no field `done`: the two ways in which an episode ends differ in what the next state is worth.
     """
 
-    obs: Any  # the observation to act on next; after a reset, the first one of the new episode
-    reward: Any  # []  float32
-    terminated: Any  # []  bool; the MDP has ended: its last state has the value 0
-    truncated: Any  # []  bool; the episode was cut, as by a time limit: bootstrap from the value of final_obs
-    final_obs: Any  # the observation that the action led to, before any reset
+    obs: Observation  # the observation to act on next; after a reset, the first one of the new episode
+    reward: jax.Array  # []  float32
+    terminated: jax.Array  # []  bool; the MDP has ended: its last state has the value 0
+    truncated: jax.Array  # []  bool; the episode was cut, as by a time limit: bootstrap from the value of final_obs
+    final_obs: Observation  # the observation that the action led to, before any reset
     # Further quantities of the running episode, such as achievements: a dict of float32 scalars, or () if there are
     # none. The values at the last step of an episode are those of the episode.
-    info: Any = ()
+    info: dict[str, jax.Array] | tuple[()] = ()
 
 
 class Env(NamedTuple):
@@ -36,9 +37,9 @@ class Env(NamedTuple):
     """
 
     # (key) -> (env_state, obs)
-    reset: Callable[[jax.Array], tuple[Any, Any]]
+    reset: Callable[[PRNGKey], tuple[EnvState, Observation]]
     # (key, env_state, action) -> (env_state, TimeStep); final_obs equals obs, and both flags may be true.
-    step: Callable[[jax.Array, Any, Any], tuple[Any, TimeStep]]
+    step: Callable[[PRNGKey, EnvState, Action], tuple[EnvState, TimeStep]]
     observation_space: Space
     action_space: Space
     name: str = ""  # used in messages; `make` sets it and wrappers keep it
@@ -53,12 +54,12 @@ class VecEnv(NamedTuple):
     """
 
     # (key, num_envs) -> (env_state, obs), leaves [N, ...]. Leaves of env_state may also be shared by all columns.
-    reset: Callable[[jax.Array, int], tuple[Any, Any]]
+    reset: Callable[[PRNGKey, int], tuple[EnvState, Observation]]
     # (key, num_steps, num_envs) -> the random inputs of T steps, leaves [T, ...]
-    noise: Callable[[jax.Array, int, int], Any]
+    noise: Callable[[PRNGKey, int, int], Noise]
     # (noise of one step, env_state, action [N, ...]) -> (env_state, TimeStep [N, ...]); where an episode has ended, obs
     # is the first of the next one. The flags exclude each other: if both would be true, terminated is.
-    step: Callable[[Any, Any, Any], tuple[Any, TimeStep]]
+    step: Callable[[Noise, EnvState, Action], tuple[EnvState, TimeStep]]
     observation_space: Space
     action_space: Space
     name: str = ""  # used in messages
@@ -112,12 +113,12 @@ def _package(x: Any) -> str:
     return type(x).__module__.partition(".")[0]
 
 
-def key_aval() -> Any:
+def key_aval() -> Shapes:
     """Return the shape and dtype of a typed key."""
     return jax.eval_shape(lambda: jax.random.key(0))
 
 
-def step_avals(env: Env, num_agents: int | None = None) -> tuple[Any, Any, Any, TimeStep]:
+def step_avals(env: Env, num_agents: int | None = None) -> tuple[Shapes, Shapes, Shapes, TimeStep]:
     """Trace an environment without computing anything.
 
     Args:

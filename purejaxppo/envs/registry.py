@@ -6,6 +6,7 @@ not import the suite, and `make(id, **env_params)`. Adapters are imported when t
 
 import importlib
 import importlib.util
+from types import ModuleType
 from typing import Any
 
 from purejaxppo._util.text import nearest
@@ -51,7 +52,7 @@ def make(name: str, **env_params: Any) -> Env | VecEnv:
     return _adapter(suite).make(env_id, **env_params)._replace(name=name)
 
 
-def _adapter(suite: str) -> Any:
+def _adapter(suite: str) -> ModuleType:
     return importlib.import_module(f"purejaxppo.envs.suites.{suite}")
 
 

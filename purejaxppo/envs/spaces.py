@@ -10,11 +10,14 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias, TypeGuard
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from purejaxppo._util.aliases import Action, PRNGKey, PyTree
 
 # Bounds of at least this size mean "unbounded": environments write the largest float for infinity.
 UNBOUNDED = 1e30
@@ -137,7 +140,13 @@ def _brief(bound: np.ndarray) -> str:
 
 
 def box(
-    low: Any, high: Any, shape: Sequence[int], dtype: Any = np.float32, *, pixels: bool = False, codes: Any = False
+    low: ArrayLike,
+    high: ArrayLike,
+    shape: Sequence[int],
+    dtype: DTypeLike = np.float32,
+    *,
+    pixels: bool = False,
+    codes: ArrayLike = False,
 ) -> Box:
     """Build a Box from bounds that broadcast to a shape.
 
@@ -155,7 +164,7 @@ def box(
     """
     dtype = np.dtype(dtype)
 
-    def fill(bound: Any) -> np.ndarray:
+    def fill(bound: ArrayLike) -> np.ndarray:
         bound = np.broadcast_to(np.asarray(bound), tuple(shape))
         if np.isnan(bound.astype(np.float64)).any():
             raise ValueError("the bounds of a Box must be numbers with low <= high, not NaN")
@@ -169,21 +178,22 @@ def box(
 
 # Compound spaces -----------------------------------------------------------------------------------------------------
 
-# A leaf, or a dict or tuple of spaces.
-Space = Discrete | MultiDiscrete | Box | dict[str, Any] | tuple[Any, ...]
+Leaf: TypeAlias = Discrete | MultiDiscrete | Box
+Compound: TypeAlias = dict[str, Any] | tuple[Any, ...]  # of spaces
+Space: TypeAlias = Leaf | Compound
 
 
-def is_compound(space: Space) -> bool:
+def is_compound(space: Space) -> TypeGuard[Compound]:
     """Return whether a space is a dict or tuple of spaces."""
     return isinstance(space, dict | tuple)
 
 
-def children(space: Any) -> list[tuple[Any, Any]]:
+def children(space: Compound) -> list[tuple[str | int, Space]]:
     """Return the pairs (index, child) of a compound space; a dict's in the order of its sorted keys, as in pytrees."""
     return sorted(space.items()) if isinstance(space, dict) else list(enumerate(space))
 
 
-def rebuild(space: Any, values: list[Any]) -> Any:
+def rebuild(space: Compound, values: list[PyTree]) -> PyTree:
     """Return one value per child of a compound space as a dict or tuple like the space."""
     if isinstance(space, dict):
         return dict(zip(sorted(space), values, strict=True))
@@ -225,7 +235,7 @@ def _check_entries(space: Any, what: str) -> None:
 # Elements ------------------------------------------------------------------------------------------------------------
 
 
-def sample_space(space: Space, key: jax.Array) -> Any:
+def sample_space(space: Space, key: PRNGKey) -> PyTree:
     """Draw a random element of a space.
 
     A component is uniform if it is bounded, standard normal if it is unbounded, and bound ± exponential if it has one
@@ -241,7 +251,7 @@ def sample_space(space: Space, key: jax.Array) -> Any:
     return rebuild(space, [sample_space(child, k) for (_, child), k in zip(children(space), keys, strict=True)])
 
 
-def _sample_box(space: Box, key: jax.Array) -> jax.Array:
+def _sample_box(space: Box, key: PRNGKey) -> jax.Array:
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
     if not np.issubdtype(space.dtype, np.floating):
         span = jnp.asarray(high - low + 1, jnp.float32)
@@ -259,7 +269,7 @@ def _sample_box(space: Box, key: jax.Array) -> jax.Array:
     return jnp.where(below | above, bounded, unbounded).astype(jax.dtypes.canonicalize_dtype(space.dtype))
 
 
-def zero_of(space: Space) -> Any:
+def zero_of(space: Space) -> PyTree:
     """Return the element of a space that is zero everywhere, whether or not the bounds allow it."""
     if isinstance(space, Discrete):
         return jnp.zeros((), jnp.int32)
@@ -279,7 +289,7 @@ def single_precision(space: Space) -> Space:
     return space
 
 
-def cast_action(space: Space, action: Any) -> Any:
+def cast_action(space: Space, action: Action) -> Action:
     """Cast the Box entries of a float32 action to the dtypes of its space, as far as JAX has these."""
     if is_compound(space):
         return rebuild(space, [cast_action(child, action[i]) for i, child in children(space)])
@@ -339,7 +349,7 @@ def share_within(space: Box, deviation: float = 1.0) -> float:
 # Encoding as a vector ------------------------------------------------------------------------------------------------
 
 
-def encode(space: Space, x: Any) -> jax.Array:
+def encode(space: Space, x: PyTree) -> jax.Array:
     """Encode one element as a float32 vector [D]: integers one-hot, arrays raveled, children concatenated."""
     if isinstance(space, Discrete):
         return jax.nn.one_hot(x, space.n, dtype=jnp.float32)

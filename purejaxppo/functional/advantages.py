@@ -12,7 +12,6 @@ reset; in the last row it is the bootstrap value of the segment. All results are
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -207,7 +206,7 @@ def n_step_targets(
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
 
-    def add_one_step(_: Any, shorter: Array) -> Array:
+    def add_one_step(_: Array, shorter: Array) -> Array:
         # Row t continues with the shorter return of row t + 1; the last row continues with its bootstrap value.
         later = jnp.concatenate([shorter[1:], next_values[-1:]])
         return rewards + gamma * zero_where(terminated, jnp.where(truncated, next_values, later))

@@ -5,11 +5,12 @@ The improvement diagnostics cost one more pass over the batch and are off by def
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
 
+from purejaxppo._util.aliases import PyTree
 from purejaxppo.functional.advantages import td_residuals
 from purejaxppo.functional.trpo import bound_constant, improvement_bound
 
@@ -49,7 +50,7 @@ class Diagnostics(NamedTuple):
     lower_bound: Array  # of J(π) − J(π_old): predicted / (1 − γ) − C kl_max; −inf if γ = 1
 
 
-def mean_residual(rollout: Any, values: Array, next_values: Array, gamma: Array | float) -> Array:
+def mean_residual(rollout: PyTree, values: Array, next_values: Array, gamma: Array | float) -> Array:
     """Return the mean TD residual (9) of a rollout, r + γ V(s') − V(s).
 
     If V is the value of π_old and π made the rollout, this is (1 − γ)(J(π) − J(π_old)), by the performance-difference

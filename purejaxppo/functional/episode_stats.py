@@ -1,9 +1,11 @@
 """Returns and lengths of finished episodes, reduced on the device."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array, lax
+
+from purejaxppo._util.aliases import Carry
 
 
 class EpisodeStats(NamedTuple):
@@ -71,7 +73,7 @@ def summarize_episodes(stats: EpisodeStats, rewards: Array, done: Array) -> tupl
     """
     num_envs = stats.returns.shape[0]
 
-    def step(carry: Any, inputs: tuple[Array, Array]) -> tuple[Any, None]:
+    def step(carry: Carry, inputs: tuple[Array, Array]) -> tuple[Carry, None]:
         (returns, lengths), count, return_extent, length_extent = carry
         reward, end = inputs
         returns, lengths = returns + reward, lengths + 1

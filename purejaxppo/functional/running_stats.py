@@ -7,11 +7,13 @@ resolves 48 bits (Dekker 1971; Knuth 1997). No float64 is needed, and the cost i
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+
+from purejaxppo._util.aliases import PyTree
 
 # Running moments -----------------------------------------------------------------------------------------------------
 
@@ -19,21 +21,21 @@ from jax import Array, lax
 class LowParts(NamedTuple):
     """What float32 rounds off the running moments; each at most half a unit in the last place of its number."""
 
-    mean: Any  # [*shape] per leaf
-    var: Any  # [*shape] per leaf
-    count: Any  # []
+    mean: PyTree  # [*shape] per leaf
+    var: PyTree  # [*shape] per leaf
+    count: Array  # []
 
 
 class RunningMoments(NamedTuple):
     """Mean and population variance of all samples so far; `mean` and `var` may be pytrees of equal structure."""
 
-    mean: Any  # [*shape] per leaf
-    var: Any  # [*shape] per leaf
+    mean: PyTree  # [*shape] per leaf
+    var: PyTree  # [*shape] per leaf
     count: Array  # [] number of samples, float32
-    low: Any = ()  # LowParts, to be added to the three above; () counts as zeros
+    low: PyTree = ()  # LowParts, to be added to the three above; () counts as zeros
 
 
-def init_moments(example: Any) -> RunningMoments:
+def init_moments(example: PyTree | tuple[int, ...]) -> RunningMoments:
     """Return the moments of an empty sample: mean 0, variance 1, count 0.
 
     Args:
@@ -73,7 +75,7 @@ def merge_moments(a: RunningMoments, b: RunningMoments) -> RunningMoments:
     return RunningMoments(mean, var, count[0], LowParts(mean_low, var_low, count[1]))
 
 
-def update_moments(moments: RunningMoments, batch: Any) -> RunningMoments:
+def update_moments(moments: RunningMoments, batch: PyTree) -> RunningMoments:
     """Return the moments with a batch merged in.
 
     Args:
@@ -99,7 +101,7 @@ def update_moments(moments: RunningMoments, batch: Any) -> RunningMoments:
     return merge_moments(moments, RunningMoments(mean, var, jnp.float32(sizes.pop()), low))
 
 
-def normalize(moments: RunningMoments, x: Any, clip: float = 10.0, only: Sequence | None = None) -> Any:
+def normalize(moments: RunningMoments, x: PyTree, clip: float = 10.0, only: Sequence | None = None) -> PyTree:
     """Return (x − mean) / √(var + 1e-8), clipped to ±clip, as float32; x itself while the count is 0.
 
     Args:

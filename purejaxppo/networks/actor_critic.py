@@ -16,8 +16,8 @@ import jax.numpy as jnp
 
 from purejaxppo._util.aliases import Distribution, Observation, Params, PRNGKey, RnnState
 from purejaxppo.config.checks import check_settings
-from purejaxppo.config.schema import RECURRENT_KINDS, NetworkConfig
-from purejaxppo.envs.protocol import Env
+from purejaxppo.config.schema import RECURRENT_KINDS, Activation, NetworkConfig
+from purejaxppo.envs.protocol import Env, VecEnv
 from purejaxppo.envs.spaces import zero_of
 from purejaxppo.networks.cpu_layers import Dense
 from purejaxppo.networks.encoders import encode
@@ -123,7 +123,7 @@ def _critic_config(config: NetworkConfig) -> NetworkConfig:
     return dataclasses.replace(config, hidden_sizes=hidden_sizes, activation=activation)
 
 
-def make_network(env: Env, config: NetworkConfig | None = None) -> Network:
+def make_network(env: Env | VecEnv, config: NetworkConfig | None = None) -> Network:
     """Make the actor-critic that `config` describes for the observations and actions of `env`.
 
     Observations may be any Box, Discrete, MultiDiscrete, and dicts and tuples of them; {"actor": ..., "critic": ...} is
@@ -192,7 +192,9 @@ def _check_is_env(env: Any) -> None:
     raise TypeError(f"env must be an environment, as make(...) returns it, not a {type(env).__name__}")
 
 
-def mlp(env: Env, hidden_sizes: Sequence[int] = (64, 64), activation: Any = "tanh", **options: Any) -> Network:
+def mlp(
+    env: Env | VecEnv, hidden_sizes: Sequence[int] = (64, 64), activation: Activation = "tanh", **options: Any
+) -> Network:
     """Make a feed-forward actor-critic for `env`: dense layers, by default separate for actor and critic.
 
     Args:
@@ -209,7 +211,7 @@ def mlp(env: Env, hidden_sizes: Sequence[int] = (64, 64), activation: Any = "tan
     return make_network(env, NetworkConfig("mlp", tuple(hidden_sizes), activation, **options))
 
 
-def from_module(module: nn.Module, env: Env) -> Network:
+def from_module(module: nn.Module, env: Env | VecEnv) -> Network:
     """Make a feed-forward network from your own linen module: obs [T, N, ...] -> (distribution [T, N], value [T, N]).
 
         class Mine(nn.Module):

@@ -14,13 +14,16 @@ Other backends compute the plain product. A symbolic number of rows (`jax.export
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.typing import PrecisionLike
 from jax.custom_derivatives import SymbolicZero
+from jax.typing import DTypeLike
 
 Array = jax.Array
 
@@ -75,7 +78,7 @@ def _product_by_kernel(x: Array, tangent: Array) -> Array:
 
 
 @partial(_product.defjvp, symbolic_zeros=True)
-def _product_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+def _product_jvp(primals: tuple[Array, Array], tangents: tuple) -> tuple[Array, Array]:
     (x, kernel), (dx, dkernel) = primals, tangents
     y, terms = _product(x, kernel), []
     if not isinstance(dx, SymbolicZero):
@@ -85,7 +88,9 @@ def _product_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     return y, sum(terms[1:], terms[0])
 
 
-def _dot_general(x: Array, kernel: Array, dimension_numbers: Any, precision: Any = None, **kwargs: Any) -> Array:
+def _dot_general(
+    x: Array, kernel: Array, dimension_numbers: tuple, precision: PrecisionLike = None, **kwargs: Any
+) -> Array:
     if x.ndim == 2 and precision is None and not kwargs:
         return row_product(x, kernel)
     return jax.lax.dot_general(x, kernel, dimension_numbers, precision=precision, **kwargs)
@@ -103,8 +108,8 @@ class PatchConvolution(nn.Module):
 
     features: int
     size: int
-    kernel_init: Any
-    dtype: Any
+    kernel_init: Callable[..., Array]
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: Array) -> Array:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from purejaxppo.config.schema import NetworkConfig
 from purejaxppo.networks.cpu_layers import Dense, PatchConvolution
@@ -84,7 +84,7 @@ class Embedding(nn.Module):
 
     sizes: tuple[int, ...]  # symbols of each channel
     features: int
-    dtype: Any
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, codes: Array) -> Array:

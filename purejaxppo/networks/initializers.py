@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import prod
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from purejaxppo._util.aliases import Params, PRNGKey
 
@@ -72,7 +73,7 @@ def orthogonal(scale: float = 1.0, draw: DrawFn = draw_orthonormal) -> Callable[
         outputs, it is `scale` times a matrix with orthonormal rows or columns.
     """
 
-    def init(key: PRNGKey, shape: Any, dtype: Any = jnp.float32) -> Array:
+    def init(key: PRNGKey, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
         rows, columns = prod(shape[:-1]), shape[-1]
         q = draw(key, (max(rows, columns), min(rows, columns)))
         return (scale * (q if rows >= columns else q.T)).reshape(shape).astype(dtype)
@@ -91,7 +92,7 @@ def orthogonal_gates(num_gates: int, draw: DrawFn = draw_orthonormal) -> Callabl
         (key, (D, G * H), dtype) -> [D, G * H], the kernels [D, H] of the gates side by side.
     """
 
-    def init(key: PRNGKey, shape: Any, dtype: Any = jnp.float32) -> Array:
+    def init(key: PRNGKey, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
         one, gate = orthogonal(1.0, draw), (shape[0], shape[1] // num_gates)
         return jnp.concatenate([one(k, gate, dtype) for k in jax.random.split(key, num_gates)], axis=1)
 

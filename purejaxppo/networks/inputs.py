@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from purejaxppo._util.aliases import Mask, Observation
 from purejaxppo.config.schema import NetworkConfig
 from purejaxppo.envs.masks import action_mask
 from purejaxppo.envs.spaces import Box, Discrete, MultiDiscrete, Space, check_space
@@ -28,12 +29,12 @@ MAX_SYMBOLS = 65_536  # of one channel; the bounds of a Box that states none spa
 class Views(NamedTuple):
     """The parts of an observation (or of its space) by reader; `critic is actor` if both read the same."""
 
-    actor: Any
-    critic: Any
-    mask: Any  # the "action_mask" entry; None if there is no mask
+    actor: Observation | Space
+    critic: Observation | Space
+    mask: Mask  # the "action_mask" entry; None if there is no mask
 
 
-def views(x: Any) -> Views:
+def views(x: Observation | Space) -> Views:
     """Split an observation, or its space, into the actor's view, the critic's view and the action mask.
 
     A dict of "actor" and "critic" is an asymmetric observation: each network reads its own entry (asymmetric
@@ -46,7 +47,7 @@ def views(x: Any) -> Views:
     return Views(_without_mask(x["actor"]), _without_mask(x["critic"]), mask)
 
 
-def _without_mask(x: Any) -> Any:
+def _without_mask(x: Observation | Space) -> Observation | Space:
     return {name: entry for name, entry in x.items() if name != "action_mask"} if isinstance(x, dict) else x
 
 
@@ -91,7 +92,7 @@ def symbol_bounds(space: Box) -> tuple[np.ndarray, tuple[int, ...]]:
     return low, tuple((high - low + 1).tolist())
 
 
-def to_inputs(space: Space, obs: Any, config: NetworkConfig) -> Inputs:
+def to_inputs(space: Space, obs: Observation, config: NetworkConfig) -> Inputs:
     """Convert an observation to network inputs.
 
     Discrete and MultiDiscrete leaves become one-hot codes, and so do symbols (a Box of integers declared as codes)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from purejaxppo._util.aliases import Action, Distribution, Mask, Noise
 from purejaxppo.config.schema import NetworkConfig
 from purejaxppo.distributions import MASKED_LOGIT, Categorical, DiagonalGaussian, Joint, MultiCategorical, TanhGaussian
 from purejaxppo.envs.masks import check_mask, component_masks, leaf_masks
-from purejaxppo.envs.spaces import UNBOUNDED, Box, Discrete, MultiDiscrete, Space, check_reach, check_space
+from purejaxppo.envs.spaces import UNBOUNDED, Box, Discrete, Leaf, MultiDiscrete, Space, check_reach, check_space
 
 Array = jax.Array
 
@@ -55,45 +55,45 @@ class Shaped:
     Log-probability, entropy and KL are those of `base`.
     """
 
-    base: Any
+    base: Distribution
     shapes: tuple[tuple[int, ...] | None, ...] = dataclasses.field(metadata={"static": True})
     # of each leaf of an action; None: as in `base`
     dtypes: tuple[str | None, ...] = dataclasses.field(metadata={"static": True})
     # of each leaf of an action for the environment; None: as in `base`
 
-    def _shape(self, action: Any) -> Any:
+    def _shape(self, action: Action) -> Action:
         leaves, structure = jax.tree.flatten(action)
         pairs = zip(leaves, self.shapes, strict=True)
         return structure.unflatten([x if s is None else x.reshape(*x.shape[:-1], *s) for x, s in pairs])
 
-    def _ravel(self, action: Any) -> Any:
+    def _ravel(self, action: Action) -> Action:
         leaves, structure = jax.tree.flatten(action)
         pairs = zip(leaves, self.shapes, strict=True)
         return structure.unflatten([x if s is None else _raveled(x, len(s)) for x, s in pairs])
 
-    def noise(self, key: Array, shape: tuple[int, ...] = ()) -> Any:
+    def noise(self, key: Array, shape: tuple[int, ...] = ()) -> Noise:
         """Draw the noise of `base`."""
         return self.base.noise(key, shape)
 
-    def sample_from(self, noise: Any) -> Any:
+    def sample_from(self, noise: Noise) -> Action:
         """Compute the action of `base` from noise, in shape."""
         return self._shape(self.base.sample_from(noise))
 
-    def sample(self, key: Array) -> Any:
+    def sample(self, key: Array) -> Action:
         """Draw a random action."""
         return self.sample_from(self.noise(key))
 
-    def mode(self) -> Any:
+    def mode(self) -> Action:
         """Return the greedy action."""
         return self._shape(self.base.mode())
 
-    def to_env(self, action: Any) -> Any:
+    def to_env(self, action: Action) -> Action:
         """Convert an action to what the environment takes, in shape and dtype."""
         leaves, structure = jax.tree.flatten(self._shape(self.base.to_env(self._ravel(action))))
         pairs = zip(leaves, self.dtypes, strict=True)
         return structure.unflatten([x if dtype is None else x.astype(dtype) for x, dtype in pairs])
 
-    def log_prob(self, action: Any) -> Array:
+    def log_prob(self, action: Action) -> Array:
         """Return log π(a) [...]."""
         return self.base.log_prob(self._ravel(action))
 
@@ -123,7 +123,9 @@ def num_means(space: Space) -> int:
     return sum(leaf.low.size for leaf in jax.tree.leaves(space) if isinstance(leaf, Box))
 
 
-def policy(space: Space, config: NetworkConfig, outputs: Array, log_std: Array | None, mask: Any = None) -> Any:
+def policy(
+    space: Space, config: NetworkConfig, outputs: Array, log_std: Array | None, mask: Mask = None
+) -> Distribution:
     """Build the distribution over `space` from the outputs of the policy head.
 
     Args:
@@ -152,7 +154,7 @@ def policy(space: Space, config: NetworkConfig, outputs: Array, log_std: Array |
     return distribution if as_is else Shaped(distribution, tuple(shapes), tuple(dtypes))
 
 
-def _action_dtype(leaf: Any) -> str | None:
+def _action_dtype(leaf: Leaf) -> str | None:
     """Return the dtype of a Box action if it is not float32, as a Box of float64 under jax_enable_x64."""
     dtype = jax.dtypes.canonicalize_dtype(leaf.dtype) if isinstance(leaf, Box) else jnp.dtype("float32")
     return None if dtype == jnp.float32 else dtype.name
@@ -162,7 +164,7 @@ def _slice(x: Array, start: int, end: int) -> Array:
     return x if (start, end) == (0, x.shape[-1]) else x[..., start:end]
 
 
-def _leaf_policy(space: Any, config: NetworkConfig, outputs: Array, log_std: Any, mask: Any) -> Any:
+def _leaf_policy(space: Leaf, config: NetworkConfig, outputs: Array, log_std: Array | None, mask: Mask) -> Distribution:
     if isinstance(space, Discrete):
         return Categorical(outputs if mask is None else _masked(outputs, mask))
     if isinstance(space, MultiDiscrete):
@@ -170,6 +172,7 @@ def _leaf_policy(space: Any, config: NetworkConfig, outputs: Array, log_std: Any
         if mask is None:
             return MultiCategorical(tuple(logits))
         return MultiCategorical(tuple(map(_masked, logits, component_masks(space, mask))))
+    assert log_std is not None, "continuous actions have a standard deviation"
     if config.action_distribution == "gaussian":
         return DiagonalGaussian(outputs, log_std)
     low, high = (jnp.asarray(bound.ravel(), jnp.float32) for bound in (space.low, space.high))
@@ -199,7 +202,7 @@ def check_action_space(space: Space, config: NetworkConfig, mask_space: Space | 
         check_mask(space, mask_space)
 
 
-def _check_leaf(leaf: Any, config: NetworkConfig) -> None:
+def _check_leaf(leaf: Leaf, config: NetworkConfig) -> None:
     if isinstance(leaf, Discrete | MultiDiscrete):
         return
     if leaf.dtype not in (np.float32, np.float64):

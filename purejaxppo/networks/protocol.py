@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from purejaxppo._util.aliases import Action, Distribution, Params, PRNGKey, RnnState
+from purejaxppo._util.aliases import Action, Distribution, Params, PRNGKey, PyTree, RnnState
 from purejaxppo.config.checks import check_settings
 from purejaxppo.config.schema import Config, NetworkConfig
 from purejaxppo.distributions import Categorical
 from purejaxppo.envs.conformance import check_env
-from purejaxppo.envs.protocol import Env
+from purejaxppo.envs.protocol import Env, VecEnv
 from purejaxppo.envs.spaces import Discrete, zero_of
 
 
@@ -60,7 +60,9 @@ class Network(NamedTuple):
 METHODS = ("noise", "sample_from", "mode", "to_env", "log_prob", "entropy", "kl")  # of a distribution
 
 
-def check_fit(env: Env, network: Network, config: Config, objective: Any = None) -> bool:
+def check_fit(
+    env: Env | VecEnv, network: Network, config: Config, objective: Callable[..., Array] | None = None
+) -> bool:
     """Check settings, environment and network, and by shapes that the network fits the environment.
 
     Args:
@@ -138,11 +140,11 @@ def _described(call: str) -> Iterator[None]:
         raise
 
 
-def _shapes(tree: Any) -> Any:
+def _shapes(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda x: f"{x.dtype} {list(x.shape)}", tree)
 
 
-def _misfits(env: Env, network: Network) -> list[str]:
+def _misfits(env: Env | VecEnv, network: Network) -> list[str]:
     """List what is wrong with a network, by tracing one step of two environments."""
     with _described("init(key)"):
         params = jax.eval_shape(network.init, jax.random.key(0))
@@ -187,7 +189,7 @@ def _result_problems(result: Any) -> list[str]:
 
 
 def _output_problems(
-    env: Env,
+    env: Env | VecEnv,
     rnn_state: RnnState,
     after: RnnState,
     action: Action,

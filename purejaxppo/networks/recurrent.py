@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from purejaxppo.networks.cpu_layers import Dense
 from purejaxppo.networks.initializers import DrawFn, draw_orthonormal, orthogonal, orthogonal_gates
@@ -28,7 +28,7 @@ def _on_rows(layer: Callable[[Array], Array], x: Array) -> Array:
     return y.reshape(*x.shape[:-1], y.shape[-1])
 
 
-def _matmul(h: Array, kernel: Array, dtype: Any) -> Array:
+def _matmul(h: Array, kernel: Array, dtype: DTypeLike) -> Array:
     """Multiply in `dtype` with a float32 result."""
     return jnp.matmul(h.astype(dtype), kernel.astype(dtype), preferred_element_type=jnp.float32)
 
@@ -42,7 +42,7 @@ class GRU(nn.Module):
     """
 
     size: int
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
     draw: DrawFn = draw_orthonormal  # source of the initial kernels
 
     def initial_rnn_state(self, num_envs: int) -> Array:
@@ -89,7 +89,7 @@ class LSTM(nn.Module):
     """
 
     size: int
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
     draw: DrawFn = draw_orthonormal  # source of the initial kernels
 
     def initial_rnn_state(self, num_envs: int) -> tuple[Array, Array]:
@@ -110,7 +110,7 @@ class LSTM(nn.Module):
             (c, h) after the last step, and h after every step [T, N, H].
         """
 
-        def bias_init(key: Array, shape: tuple[int], dtype: Any = jnp.float32) -> Array:
+        def bias_init(key: Array, shape: tuple[int], dtype: DTypeLike = jnp.float32) -> Array:
             return jnp.zeros(shape, dtype).at[self.size : 2 * self.size].set(1)
 
         kernel_init = orthogonal_gates(4, self.draw)
@@ -139,7 +139,7 @@ class LRU(nn.Module):
     """
 
     size: int
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
     draw: DrawFn = draw_orthonormal  # source of the initial kernels
     min_radius: float = 0.5  # |λ| starts in this ring of the complex plane, uniform over its area
     max_radius: float = 0.999
@@ -203,4 +203,4 @@ def _to_complex(x: Array) -> Array:
     return jax.lax.complex(*jnp.split(x, 2, axis=-1))
 
 
-CELLS: dict[str, Callable[..., Any]] = {"gru": GRU, "lstm": LSTM, "lru": LRU}
+CELLS: dict[str, type[GRU | LSTM | LRU]] = {"gru": GRU, "lstm": LSTM, "lru": LRU}

@@ -5,11 +5,11 @@ from __future__ import annotations
 import jax
 
 from purejaxppo.config.schema import RECURRENT_KINDS, NetworkConfig
-from purejaxppo.envs.protocol import Env
+from purejaxppo.envs.protocol import Env, VecEnv
 from purejaxppo.networks.inputs import is_image, is_symbolic
 
 
-def ignored_network_settings(config: NetworkConfig, env: Env) -> dict[str, str]:
+def ignored_network_settings(config: NetworkConfig, env: Env | VecEnv) -> dict[str, str]:
     """List the settings of the layers that change nothing for `env`, by name, whatever their value.
 
     Complements `purejaxppo.config.checks.ignored_settings`, which does not know the observation space.

@@ -5,11 +5,10 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from purejaxppo.metrics import flat
+from purejaxppo.metrics import Metrics, flat
 
 Row = Mapping[str, float]
 
@@ -17,7 +16,7 @@ Sink = Callable[[Sequence[Row]], None]
 
 
 def rows_of(
-    metrics: Any, first_update: int, timesteps_per_update: int, started: float, ended: float
+    metrics: Metrics, first_update: int, timesteps_per_update: int, started: float, ended: float
 ) -> list[dict[str, float]]:
     """Return the metrics of a chunk as one row per update: timesteps, wall_time, then the fields of Metrics.
 

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -83,7 +83,7 @@ class _View:
         self.note = "compiling"
         self.spinner = Spinner("dots")
 
-    def __rich__(self) -> Any:
+    def __rich__(self) -> Group:
         elapsed = duration(time.monotonic() - self.started)
         top = Table.grid(padding=(0, 1), expand=True)
         top.add_column(ratio=1)
@@ -97,7 +97,7 @@ class _View:
             values.append(f"{name} ", "dim").append(value, "bold").append("  ")
         return Group(top, values, *([self._spinning(self.note)] if self.note else []))
 
-    def _spinning(self, text: str) -> Any:
+    def _spinning(self, text: str) -> Spinner:
         self.spinner.update(text=text)
         return self.spinner
 

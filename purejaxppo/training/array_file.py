@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -59,7 +59,7 @@ class DamagedFileError(Exception):
     """A file that is not what was written; the message says in what it differs."""
 
 
-def spec_of(array: Any) -> ArraySpec:
+def spec_of(array: np.ndarray) -> ArraySpec:
     """Return dtype and shape of an array."""
     return ArraySpec(np.dtype(array.dtype), tuple(array.shape))
 
@@ -102,7 +102,7 @@ def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray]) -> WrittenF
     digest = hashlib.sha256()
     with open(path, "xb") as file:
 
-        def write(data: Any) -> None:
+        def write(data: bytes | memoryview) -> None:
             file.write(data)
             digest.update(data)
 
@@ -152,4 +152,4 @@ def read_arrays(path: str | Path, specs: Mapping[str, ArraySpec], sha256: str) -
 
 def _as_bytes(array: np.ndarray) -> memoryview:
     """Return the memory of a contiguous array."""
-    return memoryview(array.reshape(-1).view(np.uint8))
+    return array.reshape(-1).view(np.uint8).data

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from purejaxppo._util.aliases import PyTree
 from purejaxppo._util.files import open_regular, sync_folder, write_atomic
 from purejaxppo.config.schema import Hyperparams
 from purejaxppo.training.array_file import DamagedFileError, read_arrays, write_arrays
@@ -178,9 +179,9 @@ def plain_value(value: Any) -> Any:
 # ---- trees and arrays
 
 
-def _named(tree: Any) -> list[tuple[str, Any]]:
+def _named(tree: PyTree) -> list[tuple[str, jax.Array]]:
     """Return the leaves with their names, such as "state/params/actor/kernel"; every name occurs once."""
-    named: dict[str, Any] = {}
+    named: dict[str, jax.Array] = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         while name in named:  # {"a": {"b": x}, "a/b": y}
@@ -189,7 +190,7 @@ def _named(tree: Any) -> list[tuple[str, Any]]:
     return list(named.items())
 
 
-def _named_arrays(tree: Any) -> tuple[dict[str, np.ndarray], tuple[Leaf, ...]]:
+def _named_arrays(tree: PyTree) -> tuple[dict[str, np.ndarray], tuple[Leaf, ...]]:
     """Copy a tree to the host: arrays by name, and their description."""
     named = [(name, leaf if hasattr(leaf, "dtype") else jnp.asarray(leaf)) for name, leaf in _named(tree)]
     impls = {name: str(jax.random.key_impl(leaf)) for name, leaf in named if _is_key(leaf)}
@@ -199,11 +200,11 @@ def _named_arrays(tree: Any) -> tuple[dict[str, np.ndarray], tuple[Leaf, ...]]:
     return arrays, leaves
 
 
-def _is_key(leaf: Any) -> bool:
+def _is_key(leaf: jax.Array) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _template(folder: Path, algo: Algorithm, manifest: Manifest) -> Any:
+def _template(folder: Path, algo: Algorithm, manifest: Manifest) -> PyTree:
     """Return the structure of what a checkpoint of `algo` holds, with abstract arrays without leading axes."""
     impls = [leaf.key_impl for leaf in manifest.leaves if leaf.key_impl]
     impls = [leaf.key_impl for leaf in manifest.leaves if leaf.name == "state/key" and leaf.key_impl] + impls
@@ -215,7 +216,7 @@ def _template(folder: Path, algo: Algorithm, manifest: Manifest) -> Any:
     return {"state": jax.eval_shape(algo.init, key, numbers), "hyperparams": jax.eval_shape(lambda: numbers)}
 
 
-def _leaf_problems(manifest: Manifest, expected: list[tuple[str, Any]]) -> list[str]:
+def _leaf_problems(manifest: Manifest, expected: list[tuple[str, jax.Array]]) -> list[str]:
     """List what the leaves of a checkpoint lack or have otherwise."""
     found = {leaf.name: leaf for leaf in manifest.leaves}
     names = {name for name, _ in expected}

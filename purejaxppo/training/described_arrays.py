@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import ml_dtypes
 import numpy as np
+from jax.typing import ArrayLike
 
 from purejaxppo._util.files import open_regular, write_atomic
 from purejaxppo.training.array_file import SAFETENSORS_NAMES
@@ -41,7 +42,7 @@ class Header(NamedTuple):
     metadata: dict[str, str]
 
 
-def write_arrays(path: str | Path, arrays: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
+def write_arrays(path: str | Path, arrays: Mapping[str, ArrayLike], metadata: Mapping[str, str]) -> None:
     """Write named arrays and texts to `path`, replacing the file in one step.
 
     Args:
@@ -159,7 +160,7 @@ def _parse_entry(entry: Mapping[str, Any], data_start: int) -> Entry:
     return Entry(tuple(shape), dtype, data_start + start, end - start)
 
 
-def _header_digest(header: Mapping[str, Any], metadata: Mapping[str, str]) -> Any:
+def _header_digest(header: Mapping[str, Any], metadata: Mapping[str, str]) -> "hashlib._Hash":
     """Return a SHA-256 over names, types and texts, to which the bytes of the arrays are added in order of names."""
     about = [[name, header[name]["dtype"], list(header[name]["shape"])] for name in sorted(header)]
     texts = {name: text for name, text in sorted(metadata.items()) if name != "sha256"}

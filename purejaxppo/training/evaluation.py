@@ -6,16 +6,17 @@ import math
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from purejaxppo._util.aliases import Action, EnvState, KeyLike, Observation, PyTree, TreeDef
 from purejaxppo._util.trees import add_time_axis, drop_time_axis, tree_where
 from purejaxppo.envs.masks import action_mask, has_action
-from purejaxppo.envs.spaces import Space, normalized_leaves
+from purejaxppo.envs.spaces import Leaf, Space, normalized_leaves
 from purejaxppo.functional.running_stats import normalize
 from purejaxppo.training.arguments import as_count, as_key, batch_shape, check_algorithm, check_policy
 from purejaxppo.training.health import (
@@ -29,6 +30,7 @@ from purejaxppo.training.health import (
     is_traced,
     nonfinite_per_env,
 )
+from purejaxppo.training.policy_file import Policy
 from purejaxppo.types import Algorithm, TrainState
 
 MAX_STEPS = 10_000  # steps of an episode, unless given
@@ -51,7 +53,7 @@ class Evaluation(NamedTuple):
     fault: Array  # [E] int32, why an episode was cut: index into FAULTS; 0: no fault
 
     @property
-    def num_unfinished(self) -> Any:
+    def num_unfinished(self) -> Array:
         """Return how many episodes were cut before their end; [] or one number per policy."""
         return (~self.finished).sum(-1)
 
@@ -59,9 +61,9 @@ class Evaluation(NamedTuple):
 class Recording(NamedTuple):
     """Consecutive steps of one environment, leaves [T, ...]; steps after `done` was true are meaningless."""
 
-    env_state: Any  # before the action
-    obs: Any  # before the action, not normalized
-    action: Any
+    env_state: EnvState  # before the action
+    obs: Observation  # before the action, not normalized
+    action: Action
     reward: Array
     done: Array  # bool, the step ended the episode
 
@@ -74,8 +76,8 @@ class Player(NamedTuple):
     initial_rnn_state: Callable
     apply: Callable
     normalized: tuple[bool | tuple[bool, ...], ...]  # which leaves of an observation are normalized
-    action_leaves: tuple[Any, ...]  # of the action space, whose dicts would not be hashable
-    action_structure: Any
+    action_leaves: tuple[Leaf, ...]  # of the action space, whose dicts would not be hashable
+    action_structure: TreeDef
 
     @property
     def action_space(self) -> Space:
@@ -85,8 +87,8 @@ class Player(NamedTuple):
 
 def evaluate(
     algo: Algorithm,
-    state: TrainState,
-    key: Any,
+    state: TrainState | Policy,
+    key: KeyLike,
     num_episodes: int = 128,
     greedy: bool = True,
     max_steps: int | None = None,
@@ -130,7 +132,9 @@ def evaluate(
     return result
 
 
-def record(algo: Algorithm, state: TrainState, key: Any, num_steps: int = 500, greedy: bool = True) -> Recording:
+def record(
+    algo: Algorithm, state: TrainState | Policy, key: KeyLike, num_steps: int = 500, greedy: bool = True
+) -> Recording:
     """Record the first `num_steps` steps of one fresh environment, to draw or to inspect them.
 
     Args:
@@ -160,7 +164,7 @@ def _player(algo: Algorithm) -> Player:
     return Player(env.reset, env.step, network.initial_rnn_state, network.apply, normalized, tuple(leaves), structure)
 
 
-def _raise_if_faulty(env_name: str, state: Any, result: Evaluation) -> None:
+def _raise_if_faulty(env_name: str, state: TrainState | Policy, result: Evaluation) -> None:
     """Raise RunError if an episode was cut at a fault, or if the parameters are not finite."""
     kinds = np.asarray(result.fault)
     if not kinds.any():
@@ -268,7 +272,7 @@ def _first_episodes(player: Player, num_episodes: int, max_steps: int, policy: t
     return jax.lax.while_loop(unfinished, step, carry)[2]
 
 
-def _state_fault(player: Player, obs: Any, num_envs: int) -> Array:
+def _state_fault(player: Player, obs: Observation, num_envs: int) -> Array:
     """Return why no action can be taken in a state, an index into FAULTS; int32 [N]."""
     fault = jnp.where(nonfinite_per_env(obs, num_envs), FAULTS.index(OBSERVATION), 0)
     mask = action_mask(obs)
@@ -277,7 +281,7 @@ def _state_fault(player: Player, obs: Any, num_envs: int) -> Array:
     return fault.astype(jnp.int32)
 
 
-def _all_finite(tree: Any) -> Array:
+def _all_finite(tree: PyTree) -> Array:
     """Return whether all floating-point values of a tree are finite, []."""
     flags = [jnp.isfinite(x).all() for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
     return jnp.stack(flags).all() if flags else jnp.bool_(True)

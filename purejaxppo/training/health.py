@@ -7,14 +7,16 @@ fault of one update.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.typing import ArrayLike
 
-from purejaxppo.metrics import flat
+from purejaxppo._util.aliases import PyTree
+from purejaxppo.metrics import Metrics, flat
 from purejaxppo.training import faults
 
 # Kinds of faults in causal order: what the environment does precedes the losses of the same update.
@@ -45,7 +47,7 @@ class RunError(ValueError):
     `fault` holds the same as data, `result` what the function would have returned.
     """
 
-    def __init__(self, fault: Fault, result: Any = None):
+    def __init__(self, fault: Fault, result: PyTree = None):
         super().__init__(fault.message)
         self.fault = fault
         self.result = result
@@ -55,7 +57,7 @@ class RunWarning(UserWarning):
     """Some of several runs failed, or some episodes of an evaluation did not end."""
 
 
-def find_fault(metrics: Any, env_name: str = "", first_update: int = 0) -> Fault | None:
+def find_fault(metrics: Metrics | Mapping[str, ArrayLike], env_name: str = "", first_update: int = 0) -> Fault | None:
     """Return the first fault of one run, or None if it is healthy.
 
     Args:
@@ -81,7 +83,7 @@ def find_fault(metrics: Any, env_name: str = "", first_update: int = 0) -> Fault
     return Fault(kind, message, update, -1, counts[PARAMETERS])
 
 
-def failed_runs(metrics: Any) -> np.ndarray:
+def failed_runs(metrics: Metrics | Mapping[str, ArrayLike]) -> np.ndarray:
     """Return which runs of a sweep failed: their losses or parameters, or their environment, became non-finite.
 
     A run fails as well if its environment allowed no action in some state.
@@ -95,7 +97,9 @@ def failed_runs(metrics: Any) -> np.ndarray:
     return np.asarray(_bad_updates(_numbers(metrics)).any(-1))
 
 
-def faults_of_runs(metrics: Any, env_name: str = "", first_update: int = 0) -> dict[tuple[int, ...], Fault]:
+def faults_of_runs(
+    metrics: Metrics | Mapping[str, ArrayLike], env_name: str = "", first_update: int = 0
+) -> dict[tuple[int, ...], Fault]:
     """Return the first fault of each failed run of several, by its index such as (h, s); arguments as `find_fault`."""
     named = _numbers(metrics)
     found = {}
@@ -106,12 +110,12 @@ def faults_of_runs(metrics: Any, env_name: str = "", first_update: int = 0) -> d
     return found
 
 
-def is_traced(tree: Any) -> bool:
+def is_traced(tree: PyTree) -> bool:
     """Return whether a tree is being traced, so that its values cannot be read."""
     return any(isinstance(x, Tracer) for x in jax.tree.leaves(tree))
 
 
-def _numbers(metrics: Any) -> dict[str, np.ndarray]:
+def _numbers(metrics: Metrics | Mapping[str, ArrayLike]) -> dict[str, np.ndarray]:
     """Return the fields that say whether a run is healthy as NumPy arrays, by name."""
     if isinstance(metrics, Mapping):
         named = metrics
@@ -130,7 +134,7 @@ def _bad_updates(named: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.any(flags, axis=0) if flags else np.zeros(1, bool)
 
 
-def nonfinite_per_env(tree: Any, num_envs: int) -> jax.Array:
+def nonfinite_per_env(tree: PyTree, num_envs: int) -> jax.Array:
     """Return whether any floating-point value of each environment is NaN or Inf, leaves [N, ...] -> bool [N]."""
     bad = jnp.zeros(num_envs, bool)
     for leaf in jax.tree.leaves(tree):

@@ -6,7 +6,6 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
+from purejaxppo._util.aliases import KeyLike
 from purejaxppo.config.schema import Hyperparams
 from purejaxppo.metrics import Metrics
 from purejaxppo.ppo import collect_rollout
@@ -29,6 +29,7 @@ from purejaxppo.training.arguments import (
 )
 from purejaxppo.training.health import RunError, find_fault, is_traced
 from purejaxppo.training.many_runs import (
+    SplitHyperparams,
     flatten_runs,
     map_runs,
     partition_runs,
@@ -37,14 +38,14 @@ from purejaxppo.training.many_runs import (
     unflatten_runs,
     warn_of_failed_runs,
 )
-from purejaxppo.types import Algorithm, Components, TrainState, Transition
+from purejaxppo.types import Algorithm, Components, Init, TrainState, Transition, Update
 
 MAX_UPDATES = 2**31 - 1  # the counter of updates in a TrainState is int32
 MAX_ROOM = 2**16  # updates whose metrics one program has room for
 
 
 def train(
-    algo: Algorithm, key: Any, hyperparams: Hyperparams | None = None, num_updates: int | None = None
+    algo: Algorithm, key: KeyLike, hyperparams: Hyperparams | None = None, num_updates: int | None = None
 ) -> tuple[TrainState, Metrics]:
     """Train from scratch: `lax.scan` of `algo.update`.
 
@@ -133,7 +134,7 @@ def _iterate_run(
 
 
 def _iterate_runs(
-    algo: Algorithm, states: TrainState, hyperparams: tuple[Any, Any], size: int, lengths: Iterable[int]
+    algo: Algorithm, states: TrainState, hyperparams: SplitHyperparams, size: int, lengths: Iterable[int]
 ) -> Iterator[tuple[TrainState, Metrics]]:
     """Yield chunk after chunk of several runs, whose states have leading axes [S] or [H, S]."""
     shape = batch_shape(states)
@@ -150,7 +151,9 @@ def _iterate_runs(
         done += length
 
 
-def _run_chunk(program: Callable[..., Any], state: Any, length: int, size: int, axis: int) -> tuple[Any, Any]:
+def _run_chunk(
+    program: Callable[..., tuple[TrainState, Metrics]], state: TrainState, length: int, size: int, axis: int
+) -> tuple[TrainState, Metrics]:
     """Run `length` updates in calls of at most `size`; the metrics are NumPy arrays with the updates along `axis`."""
     pieces = []
     for start in range(0, length, size):
@@ -163,7 +166,7 @@ def _run_chunk(program: Callable[..., Any], state: Any, length: int, size: int, 
     return state, jax.tree.map(lambda *x: np.concatenate(x, axis), *pieces)
 
 
-def init_state(algo: Algorithm, key: Any, hyperparams: Hyperparams | None = None) -> TrainState:
+def init_state(algo: Algorithm, key: KeyLike, hyperparams: Hyperparams | None = None) -> TrainState:
     """Return the state before the first update, as `train` starts from.
 
     Args:
@@ -178,7 +181,7 @@ def init_state(algo: Algorithm, key: Any, hyperparams: Hyperparams | None = None
     return _init(algo.init, as_key(key, "init_state"), as_scalars(hyperparams, "init_state"))
 
 
-def rollout(algo: Algorithm, state: TrainState, key: Any) -> tuple[TrainState, Transition]:
+def rollout(algo: Algorithm, state: TrainState, key: KeyLike) -> tuple[TrainState, Transition]:
     """Act with the policy of `state` for T steps in its N environments, as the first step of an update does.
 
     Args:
@@ -201,7 +204,7 @@ def rollout(algo: Algorithm, state: TrainState, key: Any) -> tuple[TrainState, T
     return _rollout(ByIdentity(algo.components), state, as_key(key, "rollout"))
 
 
-def raise_if_unhealthy(algo: Algorithm, state: Any, metrics: Any, first_update: int = 0) -> None:
+def raise_if_unhealthy(algo: Algorithm, state: TrainState, metrics: Metrics, first_update: int = 0) -> None:
     """Raise RunError if the metrics [U] of one run show a fault. While tracing nothing is checked."""
     if is_traced(metrics):
         return
@@ -210,7 +213,7 @@ def raise_if_unhealthy(algo: Algorithm, state: Any, metrics: Any, first_update: 
         raise RunError(fault, (state, metrics))
 
 
-def checked_length(algo: Algorithm, h: Hyperparams, done: int, num_updates: Any) -> int:
+def checked_length(algo: Algorithm, h: Hyperparams, done: int, num_updates: int | None) -> int:
     """Return the number of updates to do.
 
     Args:
@@ -237,7 +240,7 @@ def checked_length(algo: Algorithm, h: Hyperparams, done: int, num_updates: Any)
     return count
 
 
-def call_update(update: Callable[..., Any], state: Any, h: Hyperparams) -> tuple[Any, Any]:
+def call_update(update: Update, state: TrainState, h: Hyperparams) -> tuple[TrainState, Metrics]:
     """Call `update` and check, while it is traced, that it returns a state like the one it got, and metrics.
 
     Raises:
@@ -259,7 +262,7 @@ def call_update(update: Callable[..., Any], state: Any, h: Hyperparams) -> tuple
 
 
 @partial(jax.jit, static_argnames="init")
-def _init(init: Callable[..., TrainState], key: Array, h: Hyperparams) -> TrainState:
+def _init(init: Init, key: Array, h: Hyperparams) -> TrainState:
     return init(key, h)
 
 
@@ -282,12 +285,12 @@ def _rollout(static: ByIdentity, state: TrainState, key: Array) -> tuple[TrainSt
 
 
 @partial(jax.jit, static_argnames=("update", "num_updates"))
-def _scan(update: Callable[..., Any], num_updates: int, state: TrainState, h: Hyperparams) -> Any:
+def _scan(update: Update, num_updates: int, state: TrainState, h: Hyperparams) -> tuple[TrainState, Metrics]:
     return jax.lax.scan(lambda state, _: call_update(update, state, h), state, length=num_updates)
 
 
 @partial(jax.jit, static_argnames=("update", "size"))
-def _chunk(update: Callable[..., Any], size: int, h: Hyperparams, state: TrainState, length: Array) -> Any:
+def _chunk(update: Update, size: int, h: Hyperparams, state: TrainState, length: Array) -> tuple[TrainState, Metrics]:
     """Run `length` updates and return their metrics in arrays of `size`.
 
     `length` is traced, so that one program serves chunks of every length up to `size`.
@@ -304,7 +307,7 @@ def _chunk(update: Callable[..., Any], size: int, h: Hyperparams, state: TrainSt
 
 @partial(jax.jit, static_argnames=("update", "size", "num_devices", "at_once"))
 def _chunks_of_runs(
-    update: Callable[..., Any],
+    update: Update,
     size: int,
     num_devices: int,
     at_once: int,
@@ -312,10 +315,10 @@ def _chunks_of_runs(
     shared: Hyperparams | tuple[()],
     states: TrainState,
     length: Array,
-) -> Any:
+) -> tuple[TrainState, Metrics]:
     """Run a chunk of each of several runs, leaves [R, ...]."""
 
-    def run(one: tuple, shared: tuple) -> Any:
+    def run(one: tuple, shared: tuple) -> tuple[TrainState, Metrics]:
         state, varied = one
         h, length = shared
         return _chunk(update, size, varied or h, state, length)

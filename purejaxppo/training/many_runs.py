@@ -6,17 +6,21 @@ import math
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from purejaxppo._util.aliases import PyTree
 from purejaxppo.config.schema import Config, Hyperparams
 from purejaxppo.devices.cpu import SMALL_MINIBATCH
 from purejaxppo.devices.sharding import AXIS, largest_device_count, mesh, shard_runs
+from purejaxppo.metrics import Metrics
 from purejaxppo.training.health import RunWarning, failed_runs, faults_of_runs
+
+SplitHyperparams: TypeAlias = tuple[Hyperparams | tuple[()], Hyperparams | tuple[()]]  # (varied, shared)
 
 CACHED_RUNS = 16
 MOST_NAMED = 5  # failed runs that a warning describes one by one
@@ -45,14 +49,16 @@ def runs_at_once(count: int, minibatch_size: int) -> int:
     return at_once if 2 * at_once > limit else count
 
 
-def map_runs(run: Callable[[Any, Any], Any], num_devices: int, at_once: int, runs: Any, shared: Any) -> Any:
+def map_runs(
+    run: Callable[[PyTree, PyTree], PyTree], num_devices: int, at_once: int, runs: PyTree, shared: PyTree
+) -> PyTree:
     """Return `run(one, shared)` for every entry of `runs` along the leading axis of its leaves, [R, ...].
 
     The runs lie along one axis: with two axes the matrix products of a CPU are a quarter slower, even if one of them
     has length 1.
     """
 
-    def on_device(runs: Any, shared: Any) -> Any:
+    def on_device(runs: PyTree, shared: PyTree) -> PyTree:
         count = len(jax.tree.leaves(runs)[0])
         if at_once == count > 1:
             return jax.vmap(lambda one: run(one, shared))(runs)
@@ -61,7 +67,7 @@ def map_runs(run: Callable[[Any, Any], Any], num_devices: int, at_once: int, run
     return shard_runs(on_device, num_devices)(runs, shared)
 
 
-def split_hyperparams(h: Hyperparams, shape: tuple[int, ...], caller: str) -> tuple[Any, Any]:
+def split_hyperparams(h: Hyperparams, shape: tuple[int, ...], caller: str) -> SplitHyperparams:
     """Divide hyperparameters into those that vary between runs and those that all runs share.
 
     Args:
@@ -86,7 +92,7 @@ def split_hyperparams(h: Hyperparams, shape: tuple[int, ...], caller: str) -> tu
     return Hyperparams(*(jnp.repeat(jnp.broadcast_to(x, shape[:1]), per_setting) for x in h)), ()
 
 
-def place_runs(tree: Any, num_devices: int) -> Any:
+def place_runs(tree: PyTree, num_devices: int) -> PyTree:
     """Put leaves [R, ...] where `map_runs` leaves its results, so that all calls of a loop share one program."""
     if num_devices == 1:
         return tree
@@ -94,18 +100,18 @@ def place_runs(tree: Any, num_devices: int) -> Any:
 
 
 @partial(jax.jit, static_argnames="axes")
-def flatten_runs(tree: Any, axes: int) -> Any:
+def flatten_runs(tree: PyTree, axes: int) -> PyTree:
     """Merge the leading `axes` axes of every leaf, [H, S, ...] -> [R, ...]."""
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[axes:]), tree)
 
 
 @partial(jax.jit, static_argnames="shape")
-def unflatten_runs(tree: Any, shape: tuple[int, ...]) -> Any:
+def unflatten_runs(tree: PyTree, shape: tuple[int, ...]) -> PyTree:
     """Split the leading axis of every leaf, [R, ...] -> [*shape, ...]."""
     return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), tree)
 
 
-def warn_of_failed_runs(env_name: str, metrics: Any, known: np.ndarray, first_update: int = 0) -> np.ndarray:
+def warn_of_failed_runs(env_name: str, metrics: Metrics, known: np.ndarray, first_update: int = 0) -> np.ndarray:
     """Warn of the runs that failed, and return which ones, with those known before.
 
     Args:

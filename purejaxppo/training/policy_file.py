@@ -8,19 +8,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax import Array
 
+from purejaxppo._util.aliases import Params, PyTree
 from purejaxppo._util.version import __version__
 from purejaxppo.config.errors import ConfigError
 from purejaxppo.config.schema import Hyperparams, Run
 from purejaxppo.config.toml import dump_toml, parse_toml
 from purejaxppo.functional.running_stats import RunningMoments
 from purejaxppo.training.arguments import check_policy
-from purejaxppo.training.described_arrays import read_arrays, read_header, verify, write_arrays
+from purejaxppo.training.described_arrays import Entry, read_arrays, read_header, verify, write_arrays
 from purejaxppo.training.errors import CheckpointError
+from purejaxppo.types import Algorithm, TrainState
 
 FORMAT = "purejaxppo-policy-1"
 
@@ -28,12 +31,12 @@ FORMAT = "purejaxppo-policy-1"
 class Policy(NamedTuple):
     """Parameters and observation statistics; accepted wherever a TrainState is used only for acting."""
 
-    params: Any
+    params: Params
     obs_moments: RunningMoments
 
 
 def save_policy(
-    path: str | Path, state: Any, metadata: Mapping[str, str] | None = None, *, run: Run | None = None
+    path: str | Path, state: TrainState | Policy, metadata: Mapping[str, str] | None = None, *, run: Run | None = None
 ) -> None:
     """Write `state.params` and `state.obs_moments` to `path`, replacing the file in one step.
 
@@ -93,7 +96,7 @@ def read_run(path: str | Path) -> Run:
     return run
 
 
-def load_policy(path: str | Path, algo: Any) -> Policy:
+def load_policy(path: str | Path, algo: Algorithm) -> Policy:
     """Return the policy that `save_policy` wrote, for the environment and network of `algo`.
 
     Names, shapes and dtypes are compared before any array is read.
@@ -116,7 +119,7 @@ def load_policy(path: str | Path, algo: Any) -> Policy:
     return jax.tree.unflatten(jax.tree.structure(policy), leaves)
 
 
-def _named(tree: Any) -> dict[str, Any]:
+def _named(tree: PyTree) -> dict[str, Array]:
     """Return the leaves of a tree by name, such as "params/actor/kernel"."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
@@ -129,7 +132,7 @@ def _checked_format(path: str | Path, metadata: Mapping[str, str]) -> dict[str, 
     return {name: text for name, text in metadata.items() if name != "sha256"}
 
 
-def _differences(expected: Mapping[str, Any], entries: Mapping[str, Any]) -> list[str]:
+def _differences(expected: Mapping[str, Array], entries: Mapping[str, Entry]) -> list[str]:
     """List how the arrays of a file differ from those of a network: missing, unknown, other shapes or dtypes."""
     problems = [f"lacks {name}" for name in expected if name not in entries]
     problems += [f"has {name}, which the network does not have" for name in entries if name not in expected]

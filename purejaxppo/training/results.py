@@ -1,14 +1,20 @@
 """The results of a run: final evaluation, summary and learning curve."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from purejaxppo._util.version import __version__
 from purejaxppo.config.errors import UsageError
 from purejaxppo.config.schema import Run
 from purejaxppo.training.run_folder import CURVE_FILE, METRICS_FILE, SUMMARY_FILE
+
+if TYPE_CHECKING:
+    from purejaxppo.training.policy_file import Policy
+    from purejaxppo.types import Algorithm
 
 EVALUATION_EPISODES = 128
 
@@ -23,11 +29,11 @@ class Outcome(NamedTuple):
     num_updates: int
     seconds: float
     seconds_first_update: float  # compilation included
-    policy: Any  # the last one with finite parameters and metrics; None if there is none
+    policy: Policy | None  # the last one with finite parameters and metrics; None if there is none
     message: str  # why training ended early; "" if it finished
 
 
-def evaluate_policy(algo: Any, policy: Any, seed: int, num_episodes: int, greedy: bool) -> dict[str, float]:
+def evaluate_policy(algo: Algorithm, policy: Policy, seed: int, num_episodes: int, greedy: bool) -> dict[str, float]:
     """Play whole episodes and return statistics of their returns and lengths.
 
     Raises:

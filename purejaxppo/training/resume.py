@@ -105,9 +105,14 @@ def open_run(folder: Path) -> SavedRun:
     details = manifest.details
     run = _saved_settings(checkpoint, manifest)
     num_bytes, seconds, overrides = (details.get(name) for name in ("metrics_bytes", "seconds", "overrides"))
-    valid = isinstance(num_bytes, int) and 0 <= num_bytes < 2**63 and isinstance(overrides, list)
-    valid = valid and isinstance(seconds, int | float) and math.isfinite(seconds) and manifest.batch_shape == ()
-    if not valid:
+    if not (
+        isinstance(num_bytes, int)
+        and 0 <= num_bytes < 2**63
+        and isinstance(overrides, list)
+        and isinstance(seconds, int | float)
+        and math.isfinite(seconds)
+        and manifest.batch_shape == ()
+    ):
         raise CheckpointError(f"{checkpoint}: is not a checkpoint of a run of `purejaxppo train`")
     return SavedRun(folder, checkpoint, manifest, run, num_bytes, seconds, tuple(map(dict, overrides)), damaged)
 

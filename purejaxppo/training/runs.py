@@ -1,14 +1,21 @@
 """Build the algorithm of a run from its settings."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from purejaxppo.config.checks import check, ignored_changes, ignored_settings
 from purejaxppo.config.errors import Problem
 from purejaxppo.config.schema import Config, Run
 
+if TYPE_CHECKING:
+    from purejaxppo.envs.protocol import Env, VecEnv
+    from purejaxppo.networks.protocol import Network
+    from purejaxppo.types import Algorithm
 
-def build(run: Run, problems: Iterable[Problem] = (), source: str = "") -> Any:
+
+def build(run: Run, problems: Iterable[Problem] = (), source: str = "") -> Algorithm:
     """Return the Algorithm of `run` after all checks. Nothing is compiled yet.
 
     Args:
@@ -24,8 +31,8 @@ def build(run: Run, problems: Iterable[Problem] = (), source: str = "") -> Any:
     from purejaxppo.networks.actor_critic import make_network
 
     problems = list(problems)
-    env: Any = None
-    network: Any = None
+    env: Env | VecEnv | None = None
+    network: Network | None = None
     known = {problem.key.partition(".")[0] for problem in problems}
     if "env" not in known and isinstance(run.env, str):
         try:
@@ -38,9 +45,10 @@ def build(run: Run, problems: Iterable[Problem] = (), source: str = "") -> Any:
         except (ValueError, TypeError) as error:
             problems.append(Problem("network", f": {error}", "network"))
     problems += _device_problems(run.config)
-    check(run, problems, source)  # raises if the environment or the network could not be made
-    made: Any = env
-    return make_ppo(made, network, run.config)
+    check(run, problems, source)
+    assert env is not None, "otherwise `check` has raised"
+    assert network is not None, "otherwise `check` has raised"
+    return make_ppo(env, network, run.config)
 
 
 def _device_problems(config: Config) -> list[Problem]:
@@ -53,7 +61,7 @@ def _device_problems(config: Config) -> list[Problem]:
     return [Problem("config.num_devices", f"{text}; nearest valid value: {jax.local_device_count()}", "range")]
 
 
-def settings_without_effect(run: Run, algo: Any) -> list[str]:
+def settings_without_effect(run: Run, algo: Algorithm) -> list[str]:
     """Return a line for each setting that differs from its default and cannot change what is learned."""
     from purejaxppo.networks.policy_heads import num_means
     from purejaxppo.networks.settings import ignored_network_settings

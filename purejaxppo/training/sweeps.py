@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +10,7 @@ import numpy as np
 from jax import Array
 
 from purejaxppo import ppo
+from purejaxppo._util.aliases import KeysLike, PyTree
 from purejaxppo.config.checks import ignored_settings
 from purejaxppo.config.errors import ConfigError, Problem
 from purejaxppo.config.schema import Hyperparams
@@ -29,11 +28,11 @@ from purejaxppo.training.many_runs import (
     unflatten_runs,
     warn_of_failed_runs,
 )
-from purejaxppo.types import Algorithm, TrainState
+from purejaxppo.types import Algorithm, Init, TrainState, Update
 
 
 def sweep(
-    algo: Algorithm, keys: Any, hyperparams: Hyperparams | None = None, num_updates: int | None = None
+    algo: Algorithm, keys: KeysLike, hyperparams: Hyperparams | None = None, num_updates: int | None = None
 ) -> tuple[TrainState, Metrics]:
     """Train every hyperparameter setting with every seed, as one program.
 
@@ -123,8 +122,8 @@ def _num_settings(h: Hyperparams) -> int:
 
 @partial(jax.jit, static_argnames=("init", "update", "num_updates", "shape", "num_devices", "at_once"))
 def _train_runs(
-    init: Callable[..., Any],
-    update: Callable[..., Any],
+    init: Init,
+    update: Update,
     num_updates: int,
     shape: tuple[int, ...],
     num_devices: int,
@@ -132,10 +131,10 @@ def _train_runs(
     keys: Array,
     varied: Hyperparams | tuple[()],
     shared: Hyperparams | tuple[()],
-) -> Any:
+) -> tuple[TrainState, Metrics]:
     """Train one run for every key [R], with its own hyperparameters or with the shared ones; results [*shape, ...]."""
 
-    def run(one: tuple, shared: Any) -> Any:
+    def run(one: tuple, shared: PyTree) -> tuple[TrainState, Metrics]:
         key, varied = one
         h = varied or shared
         return jax.lax.scan(lambda state, _: call_update(update, state, h), init(key, h), length=num_updates)

@@ -7,8 +7,10 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from purejaxppo._util.aliases import EnvState, Observation, PRNGKey, SuiteObject
 from purejaxppo.envs.conformance import conform
 from purejaxppo.envs.facts import recorded_ids
 from purejaxppo.envs.packages import arguments_of, choose_arguments, import_suite, quiet, raw_key, suite_code
@@ -45,18 +47,18 @@ def make(name: str, **env_params: Any) -> Env:
         return time_limit(env._replace(resets="every_step"), limit)
 
 
-def _adapt(env: Any) -> Env:
+def _adapt(env: SuiteObject) -> Env:
     """Return the Env of an unwrapped environment of brax."""
 
     @quiet
-    def reset(key: jax.Array) -> tuple[Any, Any]:
+    def reset(key: PRNGKey) -> tuple[EnvState, Observation]:
         state = env.reset(raw_key(key))
         return state, state.obs
 
     @quiet
-    def step(key: jax.Array, state: Any, action: jax.Array) -> tuple[Any, TimeStep]:
+    def step(key: PRNGKey, state: EnvState, action: jax.Array) -> tuple[EnvState, TimeStep]:
         state = env.step(state, action)
-        return state, TimeStep(state.obs, state.reward, state.done > 0.5, False, state.obs)
+        return state, TimeStep(state.obs, state.reward, state.done > 0.5, jnp.bool_(False), state.obs)
 
     seen = jax.eval_shape(env.reset, jax.random.PRNGKey(0)).obs
     space = jax.tree.map(lambda x: box(-np.inf, np.inf, x.shape), seen)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from purejaxppo._util.aliases import EnvState, Observation, PRNGKey, SuiteObject
 from purejaxppo.envs.conformance import conform
 from purejaxppo.envs.facts import recorded_ids
 from purejaxppo.envs.packages import choose_arguments, import_suite, quiet, raw_key, suite_code
@@ -51,7 +52,7 @@ def make(name: str, **env_params: Any) -> Env:
         return env._replace(resets="state_pool")  # a reset generates a world
 
 
-def _adapt(env: Any, params: Any, pixels: bool) -> Env:
+def _adapt(env: SuiteObject, params: SuiteObject, pixels: bool) -> Env:
     """Return the Env of one of craftax's environments that do not reset themselves."""
     endless = params.replace(max_timesteps=NEVER)
 
@@ -59,12 +60,12 @@ def _adapt(env: Any, params: Any, pixels: bool) -> Env:
         return jnp.round(obs * 255).astype(jnp.uint8) if pixels else obs
 
     @quiet
-    def reset(key: jax.Array) -> tuple[Any, Any]:
+    def reset(key: PRNGKey) -> tuple[EnvState, Observation]:
         obs, state = env.reset(raw_key(key), params)
         return state, observe(obs)
 
     @quiet
-    def step(key: jax.Array, state: Any, action: jax.Array) -> tuple[Any, TimeStep]:
+    def step(key: PRNGKey, state: EnvState, action: jax.Array) -> tuple[EnvState, TimeStep]:
         obs, state, reward, _, info = env.step(raw_key(key), state, action, params)
         dead, late = env.is_terminal(state, endless), state.timestep >= params.max_timesteps
         obs = observe(obs)

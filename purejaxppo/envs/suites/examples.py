@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from purejaxppo._util.aliases import Observation, PRNGKey
 from purejaxppo.envs.parameters import INT32_MAX, replace_params
 from purejaxppo.envs.protocol import Env, TimeStep
 from purejaxppo.envs.spaces import Discrete, MultiDiscrete, box
@@ -60,11 +61,11 @@ def nim(**env_params: Any) -> Env:
         mask = jnp.arange(1, take + 1, dtype=jnp.int32) <= pile
         return {"observation": jax.nn.one_hot(pile, size, dtype=jnp.float32), "action_mask": mask}
 
-    def reset(key: jax.Array) -> tuple[jax.Array, Any]:
+    def reset(key: PRNGKey) -> tuple[jax.Array, Observation]:
         pile = jax.random.choice(key, jnp.asarray(starts, jnp.int32))
         return pile, observe(pile)
 
-    def step(key: jax.Array, pile: jax.Array, action: jax.Array) -> tuple[jax.Array, TimeStep]:
+    def step(key: PRNGKey, pile: jax.Array, action: jax.Array) -> tuple[jax.Array, TimeStep]:
         left = jnp.maximum(pile - action - 1, 0)
         won = left == 0
         reply = jax.random.randint(key, (), 1, jnp.minimum(left, take) + 1, jnp.int32)
@@ -111,14 +112,14 @@ def king(**env_params: Any) -> Env:
     def observe(state: KingState) -> jax.Array:
         return jax.nn.one_hot(jnp.concatenate(state), size, dtype=jnp.float32).ravel()
 
-    def reset(key: jax.Array) -> tuple[KingState, jax.Array]:
+    def reset(key: PRNGKey) -> tuple[KingState, jax.Array]:
         key_king, key_distance = jax.random.split(key)
         square = jax.random.randint(key_king, (), 0, size**2, jnp.int32)
         other = (square + jax.random.randint(key_distance, (), 1, size**2, jnp.int32)) % size**2
         state = KingState(*(jnp.stack([x // size, x % size]) for x in (square, other)))
         return state, observe(state)
 
-    def step(key: jax.Array, state: KingState, action: jax.Array) -> tuple[KingState, TimeStep]:
+    def step(key: PRNGKey, state: KingState, action: jax.Array) -> tuple[KingState, TimeStep]:
         state = state._replace(king=jnp.clip(state.king + action - 1, 0, size - 1))
         obs = observe(state)
         arrived = (state.king == state.target).all()

@@ -9,6 +9,7 @@ one device, is not mapped over seeds, and is not kept in JAX's persistent compil
 
 import sys
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -16,11 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import io_callback
 
+from purejaxppo._util.aliases import Action, Noise, Observation, PRNGKey, PyTree, Shapes, SuiteObject
 from purejaxppo.envs.errors import EnvironmentUnavailable
 from purejaxppo.envs.facts import recorded_ids
 from purejaxppo.envs.packages import arguments_of, choose_arguments, import_suite, suite_code
 from purejaxppo.envs.protocol import TimeStep, VecEnv
-from purejaxppo.envs.spaces import Box, Discrete, MultiDiscrete, Space, box, children, is_compound, rebuild
+from purejaxppo.envs.spaces import Box, Discrete, Leaf, MultiDiscrete, Space, box, children, rebuild
 
 # Batches that are open at the same time, such as those of training and of evaluation.
 MAX_OPEN = 8
@@ -72,13 +74,13 @@ def make(name: str, **env_params: Any) -> VecEnv:
 class HostBatch:
     """The vector environments on the host. A batch is known by its handle, which is drawn from the reset's key."""
 
-    def __init__(self, gym: Any, name: str, arguments: dict[str, Any]) -> None:
+    def __init__(self, gym: SuiteObject, name: str, arguments: dict[str, Any]) -> None:
         self.gym = gym
         self.name = name
         self.arguments = arguments
-        self.open: OrderedDict[tuple[int, int], Any] = OrderedDict()  # (handle, num_envs) -> vector environment
+        self.open: OrderedDict[tuple[int, int], SuiteObject] = OrderedDict()  # (handle, num_envs) -> vector environment
 
-    def spaces(self) -> tuple[Any, Any]:
+    def spaces(self) -> tuple[SuiteObject, SuiteObject]:
         """Return the suite's observation and action space of one environment."""
         arguments = {k: v for k, v in self.arguments.items() if k != "vectorization_mode"}
         env = self.gym.make(self.name, **arguments)
@@ -86,7 +88,7 @@ class HostBatch:
         env.close()
         return found
 
-    def batch(self, handle: int, num_envs: int) -> Any:
+    def batch(self, handle: int, num_envs: int) -> SuiteObject:
         """Return a batch, which is made and reset if it does not exist: in a resumed run, say."""
         key = handle, num_envs
         if key not in self.open:
@@ -94,7 +96,7 @@ class HostBatch:
         self.open.move_to_end(key)
         return self.open[key]
 
-    def reset(self, handle: int, num_envs: int) -> Any:
+    def reset(self, handle: int, num_envs: int) -> PyTree:
         """Reset a batch with its handle as the seed; return observations [N, ...]."""
         key = handle, num_envs
         if key not in self.open:
@@ -106,42 +108,43 @@ class HostBatch:
             self.open.popitem(last=False)[1].close()
         return self.open[key].reset(seed=handle)[0]
 
-    def step(self, handle: int, action: Any) -> tuple[Any, ...]:
+    def step(self, handle: int, action: Action) -> tuple[PyTree, ...]:
         """Step a batch; return obs, reward, terminated, truncated and the observations before any reset."""
         num_envs = len(jax.tree.leaves(action)[0])
         obs, reward, terminated, truncated, info = self.batch(handle, num_envs).step(action)
         final = obs
-        if (terminated | truncated).any():
+        ended = np.asarray(terminated) | np.asarray(truncated)
+        if ended.any():
             final = jax.tree.map(np.copy, obs)
-            for n in np.flatnonzero(terminated | truncated):
+            for n in np.flatnonzero(ended):
                 jax.tree.map(lambda rows, x, n=n: rows.__setitem__(n, x), final, info["final_obs"][n])
         return obs, reward, terminated, truncated, final
 
 
-def _batch(host: HostBatch, gym_observation: Any, gym_action: Any) -> VecEnv:
+def _batch(host: HostBatch, gym_observation: SuiteObject, gym_action: SuiteObject) -> VecEnv:
     """Return the VecEnv that steps a batch on the host."""
     observations = _space(host.name, gym_observation)
     actions = _space(host.name, gym_action)
 
-    def avals(num_envs: int) -> Any:
+    def avals(num_envs: int) -> Shapes:
         return jax.tree.map(lambda leaf: _aval(leaf, num_envs), observations)
 
-    def reset(key: jax.Array, num_envs: int) -> tuple[jax.Array, Any]:
+    def reset(key: PRNGKey, num_envs: int) -> tuple[jax.Array, Observation]:
         handle = (jax.random.bits(key) >> 1).astype(jnp.int32)
 
-        def on_host(handle: Any) -> Any:
+        def on_host(handle: np.ndarray) -> Observation:
             return _to_arrays(observations, gym_observation, host.reset(int(handle), num_envs))
 
         return handle, io_callback(on_host, avals(num_envs), handle, ordered=True)
 
-    def noise(key: jax.Array, num_steps: int, num_envs: int) -> jax.Array:
+    def noise(key: PRNGKey, num_steps: int, num_envs: int) -> jax.Array:
         return jnp.zeros((num_steps, 0))  # environments on the host draw by themselves
 
-    def step(noise: Any, handle: jax.Array, action: Any) -> tuple[jax.Array, TimeStep]:
+    def step(noise: Noise, handle: jax.Array, action: Action) -> tuple[jax.Array, TimeStep]:
         num_envs = jax.tree.leaves(action)[0].shape[0]
         flag, number = (jax.ShapeDtypeStruct((num_envs,), dtype) for dtype in (bool, np.float32))
 
-        def on_host(handle: Any, action: Any) -> tuple[Any, ...]:
+        def on_host(handle: np.ndarray, action: Action) -> tuple[PyTree, ...]:
             action = _to_actions(actions, gym_action, jax.tree.map(np.asarray, action))
             obs, reward, terminated, truncated, final = host.step(int(handle), action)
             obs, final = (_to_arrays(observations, gym_observation, x) for x in (obs, final))
@@ -153,7 +156,7 @@ def _batch(host: HostBatch, gym_observation: Any, gym_action: Any) -> VecEnv:
     return VecEnv(reset, noise, step, observations, actions, host.name)
 
 
-def _space(name: str, space: Any) -> Space:
+def _space(name: str, space: SuiteObject) -> Space:
     """Return the space of this package for one of gymnasium's.
 
     Raises:
@@ -180,28 +183,28 @@ def _space(name: str, space: Any) -> Space:
 class _Leaf(NamedTuple):
     """A leaf of a space and gymnasium's own."""
 
-    ours: Any
-    theirs: Any
+    ours: Leaf
+    theirs: SuiteObject
 
 
-def _pairs(space: Any, gym_space: Any) -> Any:
+def _pairs(space: Space, gym_space: SuiteObject) -> PyTree:
     """Return pairs of the leaves of both spaces, in the structure of ours."""
-    if is_compound(space):
-        return rebuild(space, [_pairs(child, gym_space[i]) for i, child in children(space)])
-    return _Leaf(space, gym_space)
+    if isinstance(space, Leaf):
+        return _Leaf(space, gym_space)
+    return rebuild(space, [_pairs(child, gym_space[i]) for i, child in children(space)])
 
 
-def _aval(leaf: Any, num_envs: int) -> jax.ShapeDtypeStruct:
+def _aval(leaf: Leaf, num_envs: int) -> jax.ShapeDtypeStruct:
     if isinstance(leaf, Box):
         return jax.ShapeDtypeStruct((num_envs, *leaf.shape), leaf.dtype)
     shape = (num_envs,) if isinstance(leaf, Discrete) else (num_envs, len(leaf.nvec))
     return jax.ShapeDtypeStruct(shape, np.int32)
 
 
-def _to_arrays(space: Any, gym_space: Any, obs: Any) -> Any:
+def _to_arrays(space: Space, gym_space: SuiteObject, obs: PyTree) -> Observation:
     """Return observations [N, ...] of gymnasium as elements of our space."""
 
-    def convert(pair: _Leaf, x: Any) -> np.ndarray:
+    def convert(pair: _Leaf, x: np.ndarray) -> np.ndarray:
         x = np.asarray(x)
         if isinstance(pair.ours, Box):
             return x.reshape(len(x), *pair.ours.shape).astype(pair.ours.dtype)
@@ -210,7 +213,7 @@ def _to_arrays(space: Any, gym_space: Any, obs: Any) -> Any:
     return _map(convert, _pairs(space, gym_space), obs)
 
 
-def _to_actions(space: Any, gym_space: Any, action: Any) -> Any:
+def _to_actions(space: Space, gym_space: SuiteObject, action: Action) -> PyTree:
     """Return our actions [N, ...] as elements of gymnasium's space, clipped to its bounds."""
 
     def convert(pair: _Leaf, x: np.ndarray) -> np.ndarray:
@@ -222,5 +225,5 @@ def _to_actions(space: Any, gym_space: Any, action: Any) -> Any:
     return _map(convert, _pairs(space, gym_space), action)
 
 
-def _map(function: Any, pairs: Any, values: Any) -> Any:
+def _map(function: Callable, pairs: PyTree, values: PyTree) -> PyTree:
     return jax.tree.map(function, pairs, values, is_leaf=lambda x: isinstance(x, _Leaf))

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from purejaxppo._util.aliases import Action, EnvState, Observation, PRNGKey, PyTree, Shapes, SuiteObject
 from purejaxppo.envs.conformance import allow_promotion, conform
 from purejaxppo.envs.errors import EnvironmentUnavailable, missing_suite
 from purejaxppo.envs.parameters import INT32_MAX, check_values, replace_params
@@ -65,7 +66,7 @@ def _read_ids(source: Path) -> tuple[str, ...]:
     return ()
 
 
-def _import() -> Any:
+def _import() -> SuiteObject:
     """Import gymnax.
 
     Raises:
@@ -114,18 +115,18 @@ def make(name: str, **env_params: Any) -> Env:
     return _bool_grid(adapted) if name.endswith("-MinAtar") else adapted
 
 
-def adapt(env: Any, params: Any) -> Env:
+def adapt(env: SuiteObject, params: SuiteObject) -> Env:
     """Return the Env of a gymnax environment object and its parameters; it need not be registered."""
     # Spaces are static: they are evaluated now, even inside a jit or vmap.
     with allow_promotion(), jax.ensure_compile_time_eval():
         theirs, their_actions = env.observation_space(params), env.action_space(params)
         observation_space, action_space = _space(theirs), _space(their_actions)
 
-    def reset(key: jax.Array) -> tuple[Any, Any]:
+    def reset(key: PRNGKey) -> tuple[EnvState, Observation]:
         obs, state = env.reset_env(key, params)
         return state, _shift(theirs, obs, -1)
 
-    def step(key: jax.Array, state: Any, action: Any) -> tuple[Any, TimeStep]:
+    def step(key: PRNGKey, state: EnvState, action: Action) -> tuple[EnvState, TimeStep]:
         obs, state, reward, terminated, _ = env.step_env(key, state, _shift(their_actions, action, 1), params)
         obs = _shift(theirs, obs, -1)
         return state, TimeStep(obs, reward, terminated, env.is_truncated(state, params), obs)
@@ -138,11 +139,11 @@ def adapt(env: Any, params: Any) -> Env:
 def _bool_grid(env: Env) -> Env:
     """Return the same environment with its observations of zeros and ones as bool."""
 
-    def reset(key: jax.Array) -> tuple[Any, Any]:
+    def reset(key: PRNGKey) -> tuple[EnvState, Observation]:
         state, obs = env.reset(key)
         return state, obs > 0.5  # faster on a CPU than a cast, because obs was itself cast from bool
 
-    def step(key: jax.Array, state: Any, action: Any) -> tuple[Any, TimeStep]:
+    def step(key: PRNGKey, state: EnvState, action: Action) -> tuple[EnvState, TimeStep]:
         state, timestep = env.step(key, state, action)
         obs = timestep.obs > 0.5
         return state, timestep._replace(obs=obs, final_obs=obs)
@@ -154,22 +155,22 @@ def _bool_grid(env: Env) -> Env:
 # Spaces --------------------------------------------------------------------------------------------------------------
 
 
-def _children(space: Any) -> list[tuple[Any, Any]]:
+def _children(space: SuiteObject) -> list[tuple[str | int, SuiteObject]]:
     """Return the pairs (index, child) of a compound space of gymnax."""
     return list(space.spaces.items() if isinstance(space.spaces, dict) else enumerate(space.spaces))
 
 
-def _space(space: Any) -> Space:
+def _space(space: SuiteObject) -> Space:
     """Return the space of this package for one of gymnax."""
     if hasattr(space, "spaces"):
-        converted = {i: _space(child) for i, child in _children(space)}
+        converted: PyTree = {i: _space(child) for i, child in _children(space)}
         return converted if isinstance(space.spaces, dict) else tuple(converted.values())
     if hasattr(space, "n"):
         return Discrete(int(space.n))
     return box(space.low, space.high, space.shape, space.dtype)
 
 
-def _shift(space: Any, x: Any, sign: int) -> Any:
+def _shift(space: SuiteObject, x: PyTree, sign: int) -> PyTree:
     """Move elements of Discrete spaces that begin at `start` to 0 (sign -1) or back (sign 1)."""
     if hasattr(space, "spaces"):
         shifted = {i: _shift(child, x[i], sign) for i, child in _children(space)}
@@ -178,7 +179,7 @@ def _shift(space: Any, x: Any, sign: int) -> Any:
     return x + sign * start if hasattr(space, "n") and start else x
 
 
-def _correct(space: Space, shapes: Any) -> Space:
+def _correct(space: Space, shapes: Shapes) -> Space:
     """Return an observation space with the shapes that observations have; some that gymnax declares are wrong."""
     if isinstance(space, dict) and isinstance(shapes, dict):
         return {name: _correct(child, shapes[name]) for name, child in space.items()}

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from purejaxppo._util.aliases import EnvState, Observation, PRNGKey, PyTree, SuiteObject
 from purejaxppo._util.text import nearest
 from purejaxppo.envs.conformance import conform
 from purejaxppo.envs.facts import recorded_ids
@@ -82,13 +83,13 @@ def _resolve_names(name: str, chosen: dict[str, Any]) -> dict[str, Any]:
     return chosen
 
 
-def _look_up(name: str, what: str, known: Any, value: str) -> Any:
+def _look_up(name: str, what: str, known: SuiteObject, value: str) -> SuiteObject:
     if value not in known:
         raise ValueError(f"{name}: unknown {what} {value!r} (nearest: {', '.join(nearest(value, known, 3))})")
     return known[value]
 
 
-def _adapt(name: str, team: Any, shaping: float) -> Env:
+def _adapt(name: str, team: SuiteObject, shaping: float) -> Env:
     """Return the Env of a team, with a leading agent axis [A]."""
     agents = team.agents
     views = [team.observation_space(agent) for agent in agents]
@@ -97,12 +98,12 @@ def _adapt(name: str, team: Any, shaping: float) -> Env:
     observe = _observer(name, team, [np.shape(jnp.zeros(view.shape)) for view in views], choices)
 
     @quiet
-    def reset(key: jax.Array) -> tuple[Any, Any]:
+    def reset(key: PRNGKey) -> tuple[EnvState, Observation]:
         obs, state = team.reset(raw_key(key))
         return state, observe(obs, state)
 
     @quiet
-    def step(key: jax.Array, state: Any, action: jax.Array) -> tuple[Any, TimeStep]:
+    def step(key: PRNGKey, state: EnvState, action: jax.Array) -> tuple[EnvState, TimeStep]:
         joint = {agent: _own(action[i], choices[i]) for i, agent in enumerate(agents)}
         obs, state, rewards, dones, info = team.step_env(raw_key(key), state, joint)
         reward = jnp.stack([jnp.asarray(rewards[agent], jnp.float32).reshape(()) for agent in agents])
@@ -117,14 +118,14 @@ def _adapt(name: str, team: Any, shaping: float) -> Env:
     return Env(reset, step, space, action_space)
 
 
-def _battle(team: Any, state: Any) -> tuple[jax.Array, jax.Array]:
+def _battle(team: SuiteObject, state: EnvState) -> tuple[jax.Array, jax.Array]:
     """Return whether one side of SMAX is dead, and whether it is the enemy's."""
     units = getattr(state, "state", state).unit_alive
     allies, enemies = units[: team.num_allies].any(), units[team.num_allies :].any()
     return ~allies | ~enemies, allies & ~enemies
 
 
-def _action_space(choices: list[Any]) -> Space:
+def _action_space(choices: list[SuiteObject]) -> Space:
     """Return the space of one agent that holds those of all agents."""
     if hasattr(choices[0], "n"):
         return Discrete(max(int(choice.n) for choice in choices))
@@ -132,32 +133,35 @@ def _action_space(choices: list[Any]) -> Space:
     return box(widest.low, widest.high, widest.shape)
 
 
-def _own(action: jax.Array, choice: Any) -> jax.Array:
+def _own(action: jax.Array, choice: SuiteObject) -> jax.Array:
     """Return the action of an agent whose space may be smaller than the widest one."""
     return action if hasattr(choice, "n") else action[: choice.shape[0]]
 
 
-def _box(x: Any) -> Box:
+def _box(x: jax.ShapeDtypeStruct) -> Box:
     """Return the space of one agent's entry [A, ...] of an observation."""
     if x.dtype == np.bool_:
         return box(0, 1, x.shape[1:], bool)
     return box(-np.inf, np.inf, x.shape[1:], x.dtype)
 
 
-def _observer(name: str, team: Any, shapes: list[tuple[int, ...]], choices: list[Any]) -> Callable[[Any, Any], Any]:
+def _observer(
+    name: str, team: SuiteObject, shapes: list[tuple[int, ...]], choices: list[SuiteObject]
+) -> Callable[[PyTree, EnvState], Observation]:
     """Return the function (suite's observations, state) -> observation with a leading agent axis [A]."""
     agents, number = team.agents, jnp.eye(len(team.agents), dtype=bool)
     images = all(len(shape) > 1 for shape in shapes)
     longest = max(int(np.prod(shape)) for shape in shapes)
     sizes = [int(choice.n) for choice in choices if hasattr(choice, "n")]
-    allowed = jnp.asarray([[i < n for i in range(max(sizes))] for n in sizes]) if sizes else None
+    allowed = jnp.asarray([[i < n for i in range(max(sizes))] for n in sizes], bool)
     masked = name in SMAX or len(set(sizes)) > 1
 
-    def pad(x: Any) -> jax.Array:
+    def pad(x: jax.Array) -> jax.Array:
         x = jnp.ravel(x).astype(jnp.float32)
         return jnp.pad(x, (0, longest - x.size))
 
-    def observe(obs: Any, state: Any) -> Any:
+    def observe(obs: Observation, state: EnvState) -> Observation:
+        seen: PyTree
         if images:
             seen = {"observation": jnp.stack([obs[agent] for agent in agents]), "agent": number}
         else:

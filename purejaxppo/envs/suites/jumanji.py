@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from purejaxppo._util.aliases import EnvState, Observation, PRNGKey, PyTree, Shapes, SuiteObject
 from purejaxppo.envs.conformance import conform
 from purejaxppo.envs.errors import EnvironmentUnavailable
 from purejaxppo.envs.facts import recorded_ids
@@ -70,17 +71,17 @@ def make(name: str, **env_params: Any) -> Env:
         if not own_clock:
             env.time_limit = NEVER
         adapted = conform(_adapt(env, limit))._replace(resets="state_pool" if name in EXPENSIVE else "every_step")
-        return adapted if own_clock else time_limit(adapted, int(limit))
+        return adapted if limit is None or own_clock else time_limit(adapted, int(limit))
 
 
-def _adapt(env: Any, limit: int | None) -> Env:
+def _adapt(env: SuiteObject, limit: int | None) -> Env:
     """Return the Env of one of jumanji's environments, whose clock is `limit` steps."""
     spec = env.observation_spec
     first = jax.eval_shape(env.reset, jax.random.PRNGKey(0))[1].observation
     counts = {k: float(limit or _largest(getattr(spec, k))) for k in COUNTERS if k in _plain(first)}
     actions = _actions(env.action_spec, _plain(first).get("action_mask"))
 
-    def observe(timestep: Any) -> dict[str, Any]:
+    def observe(timestep: SuiteObject) -> Observation:
         obs = _plain(timestep.observation)
         obs |= {k: obs[k] / counts[k] for k in counts}
         if "action_mask" in obs:
@@ -88,12 +89,12 @@ def _adapt(env: Any, limit: int | None) -> Env:
         return obs
 
     @quiet
-    def reset(key: jax.Array) -> tuple[Any, Any]:
+    def reset(key: PRNGKey) -> tuple[EnvState, Observation]:
         state, timestep = env.reset(raw_key(key))
         return state, observe(timestep)
 
     @quiet
-    def step(key: jax.Array, state: Any, action: jax.Array) -> tuple[Any, TimeStep]:
+    def step(key: PRNGKey, state: EnvState, action: jax.Array) -> tuple[EnvState, TimeStep]:
         state, timestep = env.step(state, actions.decode(action))
         last = timestep.last()
         dead = last & (timestep.discount == 0).all()
@@ -113,11 +114,11 @@ class Actions(NamedTuple):
     """How our actions and masks stand for the suite's."""
 
     space: Space
-    decode: Callable[[Any], Any]  # our action -> the suite's
-    mask: Callable[[Any], Any]  # the suite's mask -> ours, a vector
+    decode: Callable[[jax.Array], jax.Array]  # our action -> the suite's
+    mask: Callable[[jax.Array], jax.Array]  # the suite's mask -> ours, a vector
 
 
-def _actions(spec: Any, mask: Any) -> Actions:
+def _actions(spec: SuiteObject, mask: Shapes | None) -> Actions:
     """Choose the action space: joint if the mask says which combinations are allowed, else by components."""
     counts = _counts(spec)
     if counts is None:
@@ -148,7 +149,7 @@ def _some(mask: jax.Array) -> jax.Array:
     return mask | ~mask.any(-1, keepdims=True)
 
 
-def _counts(spec: Any) -> Any:
+def _counts(spec: SuiteObject) -> np.ndarray | None:
     """Return the numbers of choices of an action spec; None if it is continuous."""
     if hasattr(spec, "num_values"):
         return np.asarray(spec.num_values)
@@ -157,7 +158,7 @@ def _counts(spec: Any) -> Any:
     return None
 
 
-def _plain(x: Any) -> Any:
+def _plain(x: SuiteObject) -> PyTree:
     """Return an observation, nested dataclasses and named tuples, as dicts of arrays."""
     if hasattr(x, "_asdict"):
         x = x._asdict()
@@ -166,11 +167,11 @@ def _plain(x: Any) -> Any:
     return {k: _plain(v) for k, v in x.items()} if isinstance(x, dict) else x
 
 
-def _largest(spec: Any) -> Any:
+def _largest(spec: SuiteObject) -> SuiteObject:
     return getattr(spec, "num_values", None) or spec.maximum
 
 
-def _space(name: str, spec: Any, x: Any) -> Space:
+def _space(name: str, spec: SuiteObject, x: Shapes) -> Space:
     """Return the space of an entry; `x` has its shape and dtype."""
     if isinstance(x, dict):
         return {k: _space(k, getattr(spec, k), v) for k, v in x.items()}
@@ -183,7 +184,7 @@ def _space(name: str, spec: Any, x: Any) -> Space:
     return _bounded(name, spec, x)
 
 
-def _bounded(name: str, spec: Any, x: Any) -> Box:
+def _bounded(name: str, spec: SuiteObject, x: Shapes) -> Box:
     """Return the Box of an array with the bounds of its spec, where it has some."""
     low, high = getattr(spec, "minimum", -np.inf), getattr(spec, "maximum", np.inf)
     if hasattr(spec, "num_values"):

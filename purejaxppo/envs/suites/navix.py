@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from purejaxppo._util.aliases import EnvState, Observation, PRNGKey, SuiteObject
 from purejaxppo._util.text import nearest
 from purejaxppo.envs.conformance import conform
 from purejaxppo.envs.facts import recorded_ids
@@ -17,9 +18,11 @@ from purejaxppo.envs.packages import choose_arguments, import_suite, quiet, raw_
 from purejaxppo.envs.protocol import Env, TimeStep
 from purejaxppo.envs.spaces import Box, Discrete, box
 
+Symbols = tuple[int, int | tuple[int, ...], type[np.integer]]
+
 # observation -> (lowest, highest, dtype) of its symbols; None: pixels. The suite marks "no color" with 255 and "outside
 # of the room" with 100: both become the highest symbol.
-OBSERVATIONS: dict[str, Any] = {
+OBSERVATIONS: dict[str, Symbols | None] = {
     "symbolic": (0, (10, 6, 3), np.uint8),  # object, color, state or direction
     "symbolic_first_person": (0, (10, 6, 3), np.uint8),
     "categorical": (-1, 11, np.int8),  # -1 is a wall of the room
@@ -59,7 +62,7 @@ def make(name: str, **env_params: Any) -> Env:
         return conform(_adapt(env, observation))
 
 
-def _adapt(env: Any, observation: str) -> Env:
+def _adapt(env: SuiteObject, observation: str) -> Env:
     """Return the Env of one of navix's environments."""
     symbols = OBSERVATIONS[observation]
 
@@ -69,18 +72,18 @@ def _adapt(env: Any, observation: str) -> Env:
         low, high, dtype = symbols
         return jnp.clip(obs.astype(jnp.int32), low, jnp.asarray(high)).astype(dtype)
 
-    def keep(timestep: Any) -> Any:
+    def keep(timestep: SuiteObject) -> SuiteObject:
         """Drop what a step does not read, above all the images of all tiles, which only "rgb" reads."""
         state = timestep.state if symbols is None else timestep.state.replace(cache=None)
         return timestep.replace(state=state, observation=None, action=None, reward=None, step_type=None, info={})
 
     @quiet
-    def reset(key: jax.Array) -> tuple[Any, Any]:
+    def reset(key: PRNGKey) -> tuple[EnvState, Observation]:
         timestep = env.reset(raw_key(key))
         return keep(timestep), observe(timestep.observation)
 
     @quiet
-    def step(key: jax.Array, timestep: Any, action: jax.Array) -> tuple[Any, TimeStep]:
+    def step(key: PRNGKey, timestep: SuiteObject, action: jax.Array) -> tuple[EnvState, TimeStep]:
         timestep = env._step(timestep, action)  # `step` resets by itself
         terminated, truncated = timestep.is_termination(), timestep.is_truncation()
         obs = observe(timestep.observation)
@@ -89,7 +92,7 @@ def _adapt(env: Any, observation: str) -> Env:
     return Env(reset, step, _space(env, symbols), Discrete(len(env.action_set)))
 
 
-def _space(env: Any, symbols: Any) -> Box:
+def _space(env: SuiteObject, symbols: Symbols | None) -> Box:
     """Return the observation space."""
     shape = jax.eval_shape(env.reset, jax.random.PRNGKey(0)).observation.shape
     if symbols is None:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from purejaxppo._util.aliases import EnvState, Observation, PRNGKey, SuiteObject
 from purejaxppo.envs.conformance import conform
 from purejaxppo.envs.facts import recorded_ids
 from purejaxppo.envs.packages import arguments_of, choose_arguments, import_suite, quiet, raw_key, suite_code
@@ -24,7 +25,7 @@ SIZES = {"go_9x9": {"size": 9}, "go_19x19": {"size": 19}}  # arguments that the 
 OPPONENTS = ("random", "one_step")
 
 # (key, observation) -> action; the observation is of the same space as the learner's
-Opponent = Callable[[jax.Array, Any], jax.Array]
+Opponent = Callable[[PRNGKey, Observation], jax.Array]
 
 
 def ids() -> tuple[str, ...]:
@@ -70,17 +71,17 @@ def default_time_limit(name: str) -> int | None:
     return MINATAR_STEPS if name.startswith("minatar-") else None
 
 
-def _one_player(game: Any) -> Env:
+def _one_player(game: SuiteObject) -> Env:
     """Return a game of one player."""
     view, space = _view(game), _space(game)
 
     @quiet
-    def reset(key: jax.Array) -> tuple[Any, Any]:
+    def reset(key: PRNGKey) -> tuple[EnvState, Observation]:
         state = game.init(raw_key(key))
         return state, view(state)
 
     @quiet
-    def step(key: jax.Array, state: Any, action: jax.Array) -> tuple[Any, TimeStep]:
+    def step(key: PRNGKey, state: EnvState, action: jax.Array) -> tuple[EnvState, TimeStep]:
         state = game.step(state, action, raw_key(key))
         obs = view(state)
         return state, TimeStep(obs, state.rewards[0], state.terminated, state.truncated, obs)
@@ -91,16 +92,16 @@ def _one_player(game: Any) -> Env:
 class MatchState(NamedTuple):
     """State of a game against opponents."""
 
-    game: Any  # pgx's state; the learner is to move unless the game is over
+    game: SuiteObject  # pgx's state; the learner is to move unless the game is over
     seat: jax.Array  # []  int32, the learner's player id
     reward: jax.Array  # []  float32, what the opponents' moves before the learner's first move gave
 
 
-def _against(game: Any, opponent: Callable[[jax.Array, Any], jax.Array]) -> Env:
+def _against(game: SuiteObject, opponent: Callable[[PRNGKey, EnvState], jax.Array]) -> Env:
     """Return a game of several players in which `opponent` plays every seat but the learner's."""
     view, space = _view(game), _space(game)
 
-    def play_on(key: jax.Array, state: Any, seat: jax.Array) -> tuple[Any, jax.Array]:
+    def play_on(key: PRNGKey, state: EnvState, seat: jax.Array) -> tuple[EnvState, jax.Array]:
         """Let the opponents move until it is the learner's move or the game is over; add up the learner's rewards."""
 
         def waits(carry: tuple) -> jax.Array:
@@ -116,14 +117,14 @@ def _against(game: Any, opponent: Callable[[jax.Array, Any], jax.Array]) -> Env:
         return jax.lax.while_loop(waits, move, (key, state, jnp.float32(0.0)))[1:]
 
     @quiet
-    def reset(key: jax.Array) -> tuple[MatchState, Any]:
+    def reset(key: PRNGKey) -> tuple[MatchState, Observation]:
         key_game, key_seat, key_moves = jax.random.split(key, 3)
         seat = jax.random.randint(key_seat, (), 0, game.num_players, jnp.int32)
         state, reward = play_on(key_moves, game.init(raw_key(key_game)), seat)
         return MatchState(state, seat, reward), view(state)
 
     @quiet
-    def step(key: jax.Array, match: MatchState, action: jax.Array) -> tuple[MatchState, TimeStep]:
+    def step(key: PRNGKey, match: MatchState, action: jax.Array) -> tuple[MatchState, TimeStep]:
         key_step, key_moves = jax.random.split(key)
         state = game.step(match.game, action, raw_key(key_step))
         first = match.reward + state.rewards[match.seat]
@@ -135,7 +136,7 @@ def _against(game: Any, opponent: Callable[[jax.Array, Any], jax.Array]) -> Env:
     return Env(reset, step, space, Discrete(game.num_actions))
 
 
-def _opponent(name: str, game: Any, opponent: Any) -> Callable[[jax.Array, Any], Any]:
+def _opponent(name: str, game: SuiteObject, opponent: str | Opponent) -> Callable[[PRNGKey, EnvState], jax.Array]:
     """Return an opponent as a function (key, pgx's state) -> action."""
     if callable(opponent):
         view = _view(game)
@@ -145,12 +146,12 @@ def _opponent(name: str, game: Any, opponent: Any) -> Callable[[jax.Array, Any],
     return _random_move if opponent == "random" else partial(_winning_move, game)
 
 
-def _random_move(key: jax.Array, state: Any) -> jax.Array:
+def _random_move(key: PRNGKey, state: EnvState) -> jax.Array:
     """Draw one of the legal actions."""
     return jax.random.categorical(key, jnp.where(state.legal_action_mask, 0.0, -1e9))
 
 
-def _winning_move(game: Any, key: jax.Array, state: Any) -> jax.Array:
+def _winning_move(game: SuiteObject, key: PRNGKey, state: EnvState) -> jax.Array:
     """Draw one of the legal actions with the largest reward of this move: a search of one step."""
     key_step, key_choice = jax.random.split(key)
     actions = jnp.arange(state.legal_action_mask.shape[0])
@@ -160,18 +161,18 @@ def _winning_move(game: Any, key: jax.Array, state: Any) -> jax.Array:
     return jax.random.categorical(key_choice, jnp.where(rewards == rewards.max(), 0.0, -1e9))
 
 
-def _is_masked(game: Any) -> bool:
+def _is_masked(game: SuiteObject) -> bool:
     return not game.id.startswith("minatar-")  # in which every action is legal
 
 
-def _view(game: Any) -> Callable[[Any], Any]:
+def _view(game: SuiteObject) -> Callable[[EnvState], Observation]:
     """Return the function pgx's state -> observation."""
     if not _is_masked(game):
         return lambda state: state.observation
     return lambda state: {"observation": state.observation, "action_mask": state.legal_action_mask}
 
 
-def _space(game: Any) -> Space:
+def _space(game: SuiteObject) -> Space:
     """Return the observation space."""
     seen = jax.eval_shape(game.init, jax.random.key(0)).observation
     flags = seen.dtype == np.bool_

@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from purejaxppo._util.aliases import EnvState, Observation, PRNGKey, SuiteObject
 from purejaxppo.envs.conformance import conform
 from purejaxppo.envs.errors import EnvironmentUnavailable
 from purejaxppo.envs.facts import recorded_ids
@@ -66,23 +68,23 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _adapt(env: Any) -> Env:
+def _adapt(env: SuiteObject) -> Env:
     """Return the Env of an unwrapped environment of playground."""
 
-    def observe(obs: Any) -> Any:
+    def observe(obs: Observation) -> Observation:
         asymmetric = isinstance(obs, Mapping) and set(obs) == set(VIEWS)
         return {VIEWS[k]: v for k, v in obs.items()} if asymmetric else obs
 
     @quiet
-    def reset(key: jax.Array) -> tuple[Any, Any]:
+    def reset(key: PRNGKey) -> tuple[EnvState, Observation]:
         state = env.reset(raw_key(key))
         return state, observe(state.obs)
 
     @quiet
-    def step(key: jax.Array, state: Any, action: jax.Array) -> tuple[Any, TimeStep]:
+    def step(key: PRNGKey, state: EnvState, action: jax.Array) -> tuple[EnvState, TimeStep]:
         state = env.step(state, action)
         obs = observe(state.obs)
-        return state, TimeStep(obs, state.reward, state.done > 0.5, False, obs)
+        return state, TimeStep(obs, state.reward, state.done > 0.5, jnp.bool_(False), obs)
 
     seen = observe(jax.eval_shape(env.reset, jax.random.PRNGKey(0)).obs)
     space = jax.tree.map(lambda x: box(-np.inf, np.inf, x.shape), seen)

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from purejaxppo._util.aliases import EnvState, Observation, PRNGKey, SuiteObject
 from purejaxppo._util.text import nearest
 from purejaxppo.envs.conformance import conform
 from purejaxppo.envs.errors import EnvironmentUnavailable
@@ -60,7 +61,7 @@ def make(name: str, **env_params: Any) -> Env:
         return conform(_adapt(env, params.replace(**chosen), benchmark))
 
 
-def _load(name: str, benchmark: str) -> Any:
+def _load(name: str, benchmark: str) -> SuiteObject:
     """Load a benchmark by its name, from the disk or from the network."""
     xminigrid = import_suite("xland")
     known = xminigrid.registered_benchmarks()
@@ -74,12 +75,12 @@ def _load(name: str, benchmark: str) -> Any:
         raise EnvironmentUnavailable(f"{name}: the benchmark {benchmark} could not be downloaded: {error}") from error
 
 
-def _adapt(env: Any, params: Any, benchmark: Any) -> Env:
+def _adapt(env: SuiteObject, params: SuiteObject, benchmark: SuiteObject) -> Env:
     """Return the Env of xminigrid's environment; the goal and the rules of an episode are in its state."""
     tiles = import_suite("xland", "xminigrid.core.constants")
 
     @quiet
-    def reset(key: jax.Array) -> tuple[Any, Any]:
+    def reset(key: PRNGKey) -> tuple[EnvState, Observation]:
         if benchmark is None:
             timestep = env.reset(params, raw_key(key))
         else:
@@ -89,7 +90,7 @@ def _adapt(env: Any, params: Any, benchmark: Any) -> Env:
         return timestep, timestep.observation
 
     @quiet
-    def step(key: jax.Array, timestep: Any, action: jax.Array) -> tuple[Any, TimeStep]:
+    def step(key: PRNGKey, timestep: SuiteObject, action: jax.Array) -> tuple[EnvState, TimeStep]:
         timestep = env.step(params, timestep, action)
         last, dead = timestep.last(), timestep.discount == 0
         obs = timestep.observation

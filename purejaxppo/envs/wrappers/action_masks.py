@@ -1,19 +1,19 @@
 """Wrappers that add an action mask to observations, or change it."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from purejaxppo._util.aliases import Action, EnvState, Mask, Observation, PRNGKey, PyTree
 from purejaxppo.envs.masks import action_mask, allow_all_if_none, check_mask, with_mask
 from purejaxppo.envs.protocol import Env, TimeStep, step_avals
 from purejaxppo.envs.spaces import Box, Space, box, zero_of
 from purejaxppo.envs.wrappers.observations import map_observation
 
 
-def with_action_mask(env: Env, function: Callable[[Any, Any], Any], space: Space | None = None) -> Env:
+def with_action_mask(env: Env, function: Callable[[EnvState, Observation], Mask], space: Space | None = None) -> Env:
     """Add the action mask `function(env_state, obs)` to observations, for environments that keep it in their state.
 
     A dict, also {"actor": ..., "critic": ...}, gets the further entry "action_mask"; any other observation becomes
@@ -43,17 +43,17 @@ def with_action_mask(env: Env, function: Callable[[Any, Any], Any], space: Space
     if shapes != expected:
         raise ValueError(f"the function gives an action mask of the shape {shapes}, which is not of the space {flags}")
 
-    def add(x: Any, mask: Any) -> dict[str, Any]:
+    def add(x: PyTree, mask: PyTree) -> PyTree:
         return {**(x if isinstance(x, dict) else {"observation": x}), "action_mask": mask}
 
-    def observe(env_state: Any, obs: Any) -> dict[str, Any]:
+    def observe(env_state: EnvState, obs: Observation) -> Observation:
         return add(obs, jax.tree.map(lambda zero, m: jnp.asarray(m, zero.dtype), zeros, function(env_state, obs)))
 
-    def reset(key: jax.Array) -> tuple[Any, Any]:
+    def reset(key: PRNGKey) -> tuple[EnvState, Observation]:
         env_state, obs = env.reset(key)
         return env_state, observe(env_state, obs)
 
-    def step(key: jax.Array, env_state: Any, action: Any) -> tuple[Any, TimeStep]:
+    def step(key: PRNGKey, env_state: EnvState, action: Action) -> tuple[EnvState, TimeStep]:
         env_state, timestep = env.step(key, env_state, action)
         obs = observe(env_state, timestep.obs)
         return env_state, timestep._replace(obs=obs, final_obs=obs)
@@ -73,7 +73,7 @@ def always_some_action(env: Env) -> Env:
     if action_mask(env.observation_space) is None:
         raise ValueError(f"always_some_action needs observations with an action mask, not {env.observation_space}")
 
-    def repair(obs: Any) -> Any:
+    def repair(obs: Observation) -> Observation:
         return with_mask(obs, allow_all_if_none(env.action_space, action_mask(obs)))
 
     return map_observation(env, repair, env.observation_space)

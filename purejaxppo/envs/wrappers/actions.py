@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from purejaxppo._util.aliases import Action, EnvState, Mask, Observation, PRNGKey
 from purejaxppo.envs.masks import action_mask, is_allowed
 from purejaxppo.envs.protocol import Env, TimeStep, VecEnv
 from purejaxppo.envs.spaces import (
@@ -23,10 +24,10 @@ from purejaxppo.envs.spaces import (
     zero_of,
 )
 
-EnvOrVecEnv = TypeVar("EnvOrVecEnv", Env, VecEnv)
+EnvOrVecEnv = TypeVar("EnvOrVecEnv", bound=Env | VecEnv)
 
 
-def map_action(env: EnvOrVecEnv, function: Callable[[Any], Any], space: Space) -> EnvOrVecEnv:
+def map_action(env: EnvOrVecEnv, function: Callable[[Action], Action], space: Space) -> EnvOrVecEnv:
     """Apply a function to actions before the environment sees them.
 
     Args:
@@ -35,7 +36,7 @@ def map_action(env: EnvOrVecEnv, function: Callable[[Any], Any], space: Space) -
         space: the new action space.
     """
 
-    def step(key: Any, env_state: Any, action: Any) -> tuple[Any, TimeStep]:
+    def step(key: PRNGKey, env_state: EnvState, action: Action) -> tuple[EnvState, TimeStep]:
         return env.step(key, env_state, function(action))
 
     return env._replace(step=step, action_space=space)
@@ -50,7 +51,7 @@ def clip_action(env: EnvOrVecEnv) -> EnvOrVecEnv:
     if not any(isinstance(leaf, Box) for leaf in jax.tree.leaves(space)):
         return env
 
-    def clip(space: Space, action: Any) -> Any:
+    def clip(space: Space, action: Action) -> Action:
         if isinstance(space, Box):
             bounds = (jnp.broadcast_to(jnp.asarray(bound), action.shape) for bound in (space.low, space.high))
             return jnp.clip(action, *bounds)
@@ -84,7 +85,7 @@ def rescale_action(env: Env, low: float = -1.0, high: float = 1.0) -> Env:
     scale = (space.high - space.low) / np.asarray(high - low, space.dtype)
     start = space.low
 
-    def rescale(action: Any) -> jax.Array:
+    def rescale(action: Action) -> jax.Array:
         return cast_action(env.action_space, jnp.asarray(start) + (action - low) * jnp.asarray(scale))
 
     return map_action(env, rescale, box(low, high, space.shape, space.dtype))
@@ -93,10 +94,10 @@ def rescale_action(env: Env, low: float = -1.0, high: float = 1.0) -> Env:
 class StickyState(NamedTuple):
     """State of `sticky_actions`."""
 
-    env_state: Any
-    action: Any  # the action that was carried out last
+    env_state: EnvState
+    action: Action  # the action that was carried out last
     started: jax.Array  # []  bool, false before the first step of an episode
-    mask: Any  # the action mask of the last observation; None if there is none
+    mask: Mask  # the action mask of the last observation; None if there is none
 
 
 def sticky_actions(env: Env, probability: float = 0.25) -> Env:
@@ -115,11 +116,11 @@ def sticky_actions(env: Env, probability: float = 0.25) -> Env:
     if not 0.0 <= probability < 1.0:
         raise ValueError(f"the probability of sticky actions must be in [0, 1), not {probability}")
 
-    def reset(key: jax.Array) -> tuple[StickyState, Any]:
+    def reset(key: PRNGKey) -> tuple[StickyState, Observation]:
         env_state, obs = env.reset(key)
         return StickyState(env_state, zero_of(env.action_space), jnp.zeros((), bool), action_mask(obs)), obs
 
-    def step(key: jax.Array, state: StickyState, action: Any) -> tuple[StickyState, TimeStep]:
+    def step(key: PRNGKey, state: StickyState, action: Action) -> tuple[StickyState, TimeStep]:
         key_stick, key_env = jax.random.split(key)
         may_stick = state.started & is_allowed(env.action_space, state.mask, state.action)
         stick = may_stick & jax.random.bernoulli(key_stick, probability)

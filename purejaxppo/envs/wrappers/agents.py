@@ -7,12 +7,13 @@ and its sizes are those of `auto_reset`. Axes: N columns of the batch, A agents.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from purejaxppo._util.aliases import Action, EnvState, Noise, Observation, Params, PRNGKey, PyTree
 from purejaxppo._util.trees import strong_dtypes
 from purejaxppo.envs.auto_reset import auto_reset
 from purejaxppo.envs.protocol import Env, TimeStep, VecEnv
@@ -43,23 +44,23 @@ def fold_agents(env: Env, num_agents: int, resets: str = "auto", **sizes: int) -
             raise ValueError(f"num_envs = {num_envs} is not a multiple of the {num_agents} agents of a team")
         return num_envs // num_agents
 
-    def fold(tree: Any) -> Any:  # [N / A, A, ...] -> [N, ...]
+    def fold(tree: PyTree) -> PyTree:  # [N / A, A, ...] -> [N, ...]
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
 
-    def unfold(tree: Any) -> Any:  # [N, ...] -> [N / A, A, ...]
+    def unfold(tree: PyTree) -> PyTree:  # [N, ...] -> [N / A, A, ...]
         return jax.tree.map(lambda x: x.reshape(-1, num_agents, *x.shape[1:]), tree)
 
     def per_agent(x: jax.Array) -> jax.Array:  # [N / A] or [N / A, A] -> [N]
         return fold(jnp.broadcast_to(x[:, None] if x.ndim == 1 else x, (x.shape[0], num_agents)))
 
-    def reset(key: jax.Array, num_envs: int) -> tuple[Any, Any]:
+    def reset(key: PRNGKey, num_envs: int) -> tuple[EnvState, Observation]:
         env_state, obs = teams.reset(key, num_teams(num_envs))
         return env_state, fold(obs)
 
-    def noise(key: jax.Array, num_steps: int, num_envs: int) -> Any:
+    def noise(key: PRNGKey, num_steps: int, num_envs: int) -> Noise:
         return teams.noise(key, num_steps, num_teams(num_envs))
 
-    def step(noise: Any, env_state: Any, action: Any) -> tuple[Any, TimeStep]:
+    def step(noise: Noise, env_state: EnvState, action: Action) -> tuple[EnvState, TimeStep]:
         env_state, ts = teams.step(noise, env_state, unfold(action))
         flags = (per_agent(ts.reward), per_agent(ts.terminated), per_agent(ts.truncated))
         return env_state, TimeStep(fold(ts.obs), *flags, fold(ts.final_obs), jax.tree.map(per_agent, ts.info))
@@ -70,20 +71,20 @@ def fold_agents(env: Env, num_agents: int, resets: str = "auto", **sizes: int) -
 class OpponentState(NamedTuple):
     """State of `frozen_opponent`."""
 
-    env_state: Any  # [N, ...]
-    obs: Any  # [N, A - 1, ...] what the opponents act on next
-    params: Any  # parameters of the opponents' policy, shared by all columns
+    env_state: EnvState  # [N, ...]
+    obs: Observation  # [N, A - 1, ...] what the opponents act on next
+    params: Params  # parameters of the opponents' policy, shared by all columns
 
 
 # (params, key, obs [N, A - 1, ...]) -> action [N, A - 1, ...]
-OpponentPolicy = Callable[[Any, jax.Array, Any], Any]
+OpponentPolicy = Callable[[Params, PRNGKey, Observation], Action]
 
 
 def frozen_opponent(
     env: Env,
     num_agents: int,
     opponent: OpponentPolicy,
-    params: Any = (),
+    params: Params = (),
     *,
     seat: int = 0,
     resets: str = "auto",
@@ -113,24 +114,24 @@ def frozen_opponent(
     games, others = auto_reset(env, resets, **sizes), np.delete(np.arange(num_agents), seat)
     params = strong_dtypes(jax.tree.map(jnp.asarray, params))
 
-    def mine(tree: Any) -> Any:  # [N, A, ...] -> [N, ...]
+    def mine(tree: PyTree) -> PyTree:  # [N, A, ...] -> [N, ...]
         return jax.tree.map(lambda x: x[:, seat] if x.ndim > 1 else x, tree)
 
-    def theirs(tree: Any) -> Any:  # [N, A, ...] -> [N, A - 1, ...]
+    def theirs(tree: PyTree) -> PyTree:  # [N, A, ...] -> [N, A - 1, ...]
         return jax.tree.map(lambda x: x[:, others], tree)
 
     def join(action: jax.Array, other: jax.Array) -> jax.Array:  # [N, ...] and [N, A - 1, ...] -> [N, A, ...]
         return jnp.concatenate([other[:, :seat], action[:, None], other[:, seat:]], axis=1)
 
-    def reset(key: jax.Array, num_envs: int) -> tuple[OpponentState, Any]:
+    def reset(key: PRNGKey, num_envs: int) -> tuple[OpponentState, Observation]:
         env_state, obs = games.reset(key, num_envs)
         return OpponentState(env_state, theirs(obs), params), mine(obs)
 
-    def noise(key: jax.Array, num_steps: int, num_envs: int) -> Any:
+    def noise(key: PRNGKey, num_steps: int, num_envs: int) -> Noise:
         key_env, key_opponent = jax.random.split(key)
         return games.noise(key_env, num_steps, num_envs), jax.random.split(key_opponent, num_steps)
 
-    def step(noise: Any, state: OpponentState, action: Any) -> tuple[OpponentState, TimeStep]:
+    def step(noise: Noise, state: OpponentState, action: Action) -> tuple[OpponentState, TimeStep]:
         step_noise, key = noise
         joint = jax.tree.map(join, action, opponent(state.params, key, state.obs))
         env_state, ts = games.step(step_noise, state.env_state, joint)
@@ -140,7 +141,7 @@ def frozen_opponent(
     return games._replace(reset=reset, noise=noise, step=step)
 
 
-def with_opponent(state: OpponentState, params: Any) -> OpponentState:
+def with_opponent(state: OpponentState, params: Params) -> OpponentState:
     """Return the environment state of `frozen_opponent` with other parameters of the opponents.
 
     Args:

@@ -1,12 +1,13 @@
 """Wrappers that change the length of episodes and of steps."""
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from purejaxppo._util.aliases import Action, EnvState, Observation, PRNGKey
 from purejaxppo.envs.auto_reset import choose
 from purejaxppo.envs.protocol import Env, TimeStep
 
@@ -16,7 +17,7 @@ MAX_STEPS = 2**31 - 1  # an int32 counter
 class TimeLimitState(NamedTuple):
     """State of `time_limit`."""
 
-    env_state: Any
+    env_state: EnvState
     time: jax.Array  # []  int32, steps taken in this episode
 
 
@@ -33,11 +34,11 @@ def time_limit(env: Env, num_steps: int) -> Env:
     if not isinstance(num_steps, jax.Array):
         num_steps = _check_count("a time limit", num_steps)
 
-    def reset(key: jax.Array) -> tuple[TimeLimitState, Any]:
+    def reset(key: PRNGKey) -> tuple[TimeLimitState, Observation]:
         env_state, obs = env.reset(key)
         return TimeLimitState(env_state, jnp.zeros((), jnp.int32)), obs
 
-    def step(key: jax.Array, state: TimeLimitState, action: Any) -> tuple[TimeLimitState, TimeStep]:
+    def step(key: PRNGKey, state: TimeLimitState, action: Action) -> tuple[TimeLimitState, TimeStep]:
         env_state, timestep = env.step(key, state.env_state, action)
         time = state.time + 1
         truncated = timestep.truncated | (time >= num_steps)
@@ -63,7 +64,7 @@ def action_repeat(env: Env, num_repeats: int) -> Env:
     if num_repeats == 1:
         return env
 
-    def step(key: jax.Array, env_state: Any, action: Any) -> tuple[Any, TimeStep]:
+    def step(key: PRNGKey, env_state: EnvState, action: Action) -> tuple[EnvState, TimeStep]:
         def repeat(carry: tuple, _: None) -> tuple[tuple, None]:
             key, *before = carry
             done = before[1].terminated | before[1].truncated
@@ -80,7 +81,7 @@ def action_repeat(env: Env, num_repeats: int) -> Env:
     return env._replace(step=step)
 
 
-def _check_count(what: str, count: Any) -> int:
+def _check_count(what: str, count: int) -> int:
     if isinstance(count, bool) or not isinstance(count, int | np.integer) or not 1 <= count <= MAX_STEPS:
         raise ValueError(f"{what} must be an integer from 1 to {MAX_STEPS}, not {count}")
     return int(count)

@@ -6,12 +6,13 @@ Those that read an observation as a whole treat an action mask separately, and t
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from purejaxppo._util.aliases import Action, EnvState, Observation, PRNGKey, PyTree
 from purejaxppo.envs.masks import is_asymmetric
 from purejaxppo.envs.protocol import Env, TimeStep
 from purejaxppo.envs.spaces import (
@@ -24,10 +25,12 @@ from purejaxppo.envs.spaces import (
     encoded_space,
 )
 
+FrameArray = TypeVar("FrameArray", jax.Array, np.ndarray)
+
 # Any function --------------------------------------------------------------------------------------------------------
 
 
-def map_observation(env: Env, function: Callable[[Any], Any], space: Space) -> Env:
+def map_observation(env: Env, function: Callable[[Observation], Observation], space: Space) -> Env:
     """Apply a function to observations.
 
     Args:
@@ -36,11 +39,11 @@ def map_observation(env: Env, function: Callable[[Any], Any], space: Space) -> E
         space: the new observation space.
     """
 
-    def reset(key: jax.Array) -> tuple[Any, Any]:
+    def reset(key: PRNGKey) -> tuple[EnvState, Observation]:
         env_state, obs = env.reset(key)
         return env_state, function(obs)
 
-    def step(key: jax.Array, env_state: Any, action: Any) -> tuple[Any, TimeStep]:
+    def step(key: PRNGKey, env_state: EnvState, action: Action) -> tuple[EnvState, TimeStep]:
         env_state, timestep = env.step(key, env_state, action)
         obs = function(timestep.obs)
         return env_state, timestep._replace(obs=obs, final_obs=obs)
@@ -48,7 +51,7 @@ def map_observation(env: Env, function: Callable[[Any], Any], space: Space) -> E
     return env._replace(reset=reset, step=step, observation_space=space)
 
 
-def on_views(function: Callable[..., Any], space: Space, *trees: Any) -> Any:
+def on_views(function: Callable[..., PyTree], space: Space, *trees: PyTree) -> PyTree:
     """Apply a function to an observation without its action mask, or separately to the actor's and critic's entry.
 
     Args:
@@ -61,12 +64,12 @@ def on_views(function: Callable[..., Any], space: Space, *trees: Any) -> Any:
     """
     if not is_asymmetric(space):
         return _without_mask(function, space, *trees)
-    entries: Any = space
+    entries: PyTree = space
     seen = {name: _without_mask(function, entries[name], *(x[name] for x in trees)) for name in ("actor", "critic")}
     return {**trees[0], **seen}
 
 
-def _without_mask(function: Callable[..., Any], space: Space, *trees: Any) -> Any:
+def _without_mask(function: Callable[..., PyTree], space: Space, *trees: PyTree) -> PyTree:
     """Apply a function to trees without their "action_mask", and add the mask of the first tree to the result."""
     if not (isinstance(space, dict) and "action_mask" in space):
         return function(space, *trees)
@@ -133,7 +136,7 @@ def mask_observation(env: Env, keep_indices: Sequence[int]) -> Env:
     """
     space = env.observation_space
     inside = isinstance(space, dict) and "observation" in space
-    main: Any = space["observation"] if isinstance(space, dict) and inside else space
+    main: PyTree = space["observation"] if isinstance(space, dict) and inside else space
     if not _is_vector(main):
         raise ValueError(f"mask_observation needs a vector as observation, not {main}: {_to_a_vector(space)}")
     size, keep = main.shape[0], [int(i) for i in keep_indices]
@@ -141,10 +144,10 @@ def mask_observation(env: Env, keep_indices: Sequence[int]) -> Env:
         raise ValueError(f"keep_indices must be distinct, at least one, and in 0 .. {size - 1}, not {keep}")
     index = np.asarray(keep)
 
-    def put(x: Any, kept: Any) -> Any:
+    def put(x: PyTree, kept: PyTree) -> PyTree:
         return {**x, "observation": kept} if inside else kept
 
-    def choose(obs: Any) -> Any:
+    def choose(obs: Observation) -> Observation:
         return put(obs, (obs["observation"] if inside else obs)[index])
 
     return map_observation(
@@ -181,7 +184,7 @@ def append_previous(env: Env) -> Env:
     # An episode starts with zeros, whether or not the bounds of the action allow them.
     actions = Box(np.minimum(actions.low, 0), np.maximum(actions.high, 0), codes=actions.codes)
 
-    def append(previous: tuple[Any, Any], join: Callable, main: Space, x: Any) -> Any:
+    def append(previous: tuple[PyTree, PyTree], join: Callable, main: Space, x: PyTree) -> PyTree:
         if _is_vector(main):
             return join((x, *previous))
         if isinstance(main, dict) and set(main) == {"observation"} and _is_vector(main["observation"]):
@@ -197,14 +200,14 @@ def append_previous(env: Env) -> Env:
     def join(arrays: tuple[jax.Array, ...]) -> jax.Array:
         return jnp.concatenate([x.astype(jnp.float32) for x in arrays])
 
-    def observe(obs: Any, action: jax.Array, reward: jax.Array) -> Any:
+    def observe(obs: Observation, action: jax.Array, reward: jax.Array) -> Observation:
         return on_views(partial(append, (action, reward[None]), join), env.observation_space, obs)
 
-    def reset(key: jax.Array) -> tuple[Any, Any]:
+    def reset(key: PRNGKey) -> tuple[EnvState, Observation]:
         env_state, obs = env.reset(key)
         return env_state, observe(obs, jnp.zeros(actions.shape, jnp.float32), jnp.zeros((), jnp.float32))
 
-    def step(key: jax.Array, env_state: Any, action: Any) -> tuple[Any, TimeStep]:
+    def step(key: PRNGKey, env_state: EnvState, action: Action) -> tuple[EnvState, TimeStep]:
         env_state, timestep = env.step(key, env_state, action)
         obs = observe(timestep.obs, encode(env.action_space, action), timestep.reward)
         return env_state, timestep._replace(obs=obs, final_obs=obs)
@@ -216,8 +219,8 @@ def append_previous(env: Env) -> Env:
 class FrameStackState(NamedTuple):
     """State of `frame_stack`."""
 
-    env_state: Any
-    frames: Any  # the last stacked observation; leaves [..., n * C], the oldest frame first
+    env_state: EnvState
+    frames: Observation  # the last stacked observation; leaves [..., n * C], the oldest frame first
 
 
 def frame_stack(env: Env, num_frames: int) -> Env:
@@ -240,10 +243,10 @@ def frame_stack(env: Env, num_frames: int) -> Env:
     def stacked(main: Space, _: Space) -> Space:
         return jax.tree.map(partial(_stacked, num_frames), main)
 
-    def start(main: Space, obs: Any) -> Any:
+    def start(main: Space, obs: Observation) -> Observation:
         return jax.tree.map(lambda x: jnp.concatenate([_as_frame(x)] * num_frames, axis=-1), obs)
 
-    def push(main: Space, obs: Any, frames: Any) -> Any:
+    def push(main: Space, obs: Observation, frames: Observation) -> Observation:
         def newest(x: jax.Array, old: jax.Array) -> jax.Array:
             frame = _as_frame(x)
             return jnp.concatenate([old[..., frame.shape[-1] :], frame], axis=-1)
@@ -252,12 +255,12 @@ def frame_stack(env: Env, num_frames: int) -> Env:
 
     space = env.observation_space
 
-    def reset(key: jax.Array) -> tuple[FrameStackState, Any]:
+    def reset(key: PRNGKey) -> tuple[FrameStackState, Observation]:
         env_state, obs = env.reset(key)
         frames = on_views(start, space, obs)
         return FrameStackState(env_state, frames), frames
 
-    def step(key: jax.Array, state: FrameStackState, action: Any) -> tuple[FrameStackState, TimeStep]:
+    def step(key: PRNGKey, state: FrameStackState, action: Action) -> tuple[FrameStackState, TimeStep]:
         env_state, timestep = env.step(key, state.env_state, action)
         frames = on_views(push, space, timestep.obs, state.frames)
         return FrameStackState(env_state, frames), timestep._replace(obs=frames, final_obs=frames)
@@ -265,7 +268,7 @@ def frame_stack(env: Env, num_frames: int) -> Env:
     return env._replace(reset=reset, step=step, observation_space=on_views(stacked, space, space))
 
 
-def _as_frame(x: Any) -> Any:
+def _as_frame(x: FrameArray) -> FrameArray:
     """Return an array with an axis to stack along; stacked along W, images [H, W] would be one wide image."""
     return x[..., None] if x.ndim in (0, 2) else x
 

@@ -1,11 +1,12 @@
 """Wrappers that change rewards. Reported returns are those of the changed rewards."""
 
 import math
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
+from purejaxppo._util.aliases import Action, EnvState, PRNGKey
 from purejaxppo.envs.protocol import Env, TimeStep
 
 
@@ -40,8 +41,8 @@ def reward_clip(env: Env, limit: float | jax.Array = 1.0) -> Env:
     return _map_reward(env, lambda reward: jnp.clip(reward, -bound, bound))
 
 
-def _map_reward(env: Env, function: Any) -> Env:
-    def step(key: jax.Array, env_state: Any, action: Any) -> tuple[Any, TimeStep]:
+def _map_reward(env: Env, function: Callable[[jax.Array], jax.Array]) -> Env:
+    def step(key: PRNGKey, env_state: EnvState, action: Action) -> tuple[EnvState, TimeStep]:
         env_state, timestep = env.step(key, env_state, action)
         return env_state, timestep._replace(reward=function(timestep.reward))
 
