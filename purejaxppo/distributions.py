@@ -11,6 +11,8 @@ All distributions have the same methods; `[...]` are the leading axes of their p
     entropy()             -> [...] in nats, (12)
     kl(new)               -> [...] in nats, KL(self ‖ new), where self is the OLD policy
 
+Entropies and divergences: Cover & Thomas (2006), "Elements of Information Theory", chapters 2 and 8.
+
 `noise` is separate from `sample_from` so that one call draws the noise of a whole rollout before its scan. It reads
 shapes only, so the leaves may be `jax.ShapeDtypeStruct`. Parameters are float32.
 """
@@ -96,7 +98,10 @@ def _squash_log_det(x: jax.Array, half: jax.Array) -> jax.Array:
 
 
 class Categorical(NamedTuple):
-    """Categorical distribution π(a) = softmax(logits)ₐ over K actions; a logit of -inf (or ≤ -1e9) masks its action."""
+    """Categorical distribution π(a) = softmax(logits)ₐ over K actions; a logit of -inf (or ≤ -1e9) masks its action.
+
+    Masks: Huang & Ontañón (2020), arXiv:2006.14171.
+    """
 
     logits: jax.Array  # [..., K]
 
@@ -192,7 +197,10 @@ class MultiCategorical(NamedTuple):
 
 
 class DiagonalGaussian(NamedTuple):
-    """Normal distribution N(mean, diag(σ²)), σ = exp(log_std), over A-dimensional actions."""
+    """Normal distribution N(mean, diag(σ²)), σ = exp(log_std), over A-dimensional actions.
+
+    Williams (1992), "Simple statistical gradient-following algorithms for connectionist reinforcement learning".
+    """
 
     mean: jax.Array  # [..., A]
     log_std: jax.Array  # [..., A]

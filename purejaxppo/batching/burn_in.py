@@ -29,7 +29,7 @@ class BurnInSteps(NamedTuple):
 
 
 def burn_in_steps(sequences: PyTree, num_envs: int, steps: int, num_devices: int = 1) -> BurnInSteps | tuple[()]:
-    """Return the steps before each sequence.
+    """Return the steps before each sequence, as R2D2 replays them (Kapturowski et al. 2019).
 
     In the layout of `to_sequences`, with n environments per device, column c - n holds the steps just before column c,
     unless c is one of the first n columns of its device.
@@ -58,7 +58,7 @@ def burn_in_steps(sequences: PyTree, num_envs: int, steps: int, num_devices: int
 def start_rnn_state(
     apply: Callable[..., tuple], params: Params, stored: RnnState, burn_in: BurnInSteps | tuple[()]
 ) -> RnnState:
-    """Return the recurrent state that sequences start from, leaves [M, ...].
+    """Return the recurrent state that sequences start from, leaves [M, ...] (R2D2, Kapturowski et al. 2019).
 
     Args:
         apply: of the network.

@@ -116,7 +116,7 @@ def init_control(h: Hyperparams) -> Control:
 
 
 def update_control(control: Control, kl: Array | float, h: Hyperparams) -> Control:
-    """Return the controls after an iteration (1.10).
+    """Return the controls after an iteration (1.10). Schulman et al. (2017), arXiv:1707.06347, sections 4 and 6.
 
     Args:
         control: the controls before.
@@ -146,6 +146,8 @@ def apply_control(control: Control, h: Hyperparams) -> Hyperparams:
 
 def natural_step(evaluate: Callable[[Tree], tuple], params: Tree, advantage: Array, h: Hyperparams) -> Tree:
     """Return the parameters after one TRPO step (6) on mean(w Â) + ent_coef · mean(H) of a whole batch.
+
+    Schulman et al. (2015), arXiv:1502.05477.
 
     Args:
         evaluate: maps parameters to (ratio, KL(π_old ‖ π), entropy, ...), each [L, M].

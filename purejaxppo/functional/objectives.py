@@ -96,12 +96,7 @@ def is_clipped(
     These are the samples with w > 1 + ε for Â > 0, and with w < 1 − ε or w > c for Â < 0. A sample with Â = 0 has no
     gradient to lose. The mean of the result is the clip fraction. Schulman et al. (2017), arXiv:1707.06347.
 
-    Args:
-        ratio: w, [B].
-        advantage: Â as it enters the surrogate, [B].
-        clip_eps: ε, [].
-        clip_eps_high: ε of the upper bound, []; `clip_eps` by default.
-        dual_clip: c of the dual clip, []; infinity: off.
+    The arguments are those of `clipped_surrogate`.
 
     Returns:
         [B] bool.
@@ -209,10 +204,7 @@ def kl_k1(log_ratio: Array) -> Array:
 def kl_k2(log_ratio: Array) -> Array:
     """Return the KL estimator k2 = (log w)²/2, biased and never negative (C8).
 
-    Schulman (2020), "Approximating KL divergence".
-
-    Args:
-        log_ratio: log w = log π − log π_old at samples of π_old, [B].
+    Schulman (2020), "Approximating KL divergence". The argument is that of `kl_k1`.
 
     Returns:
         k2 in nats, [B].
@@ -223,10 +215,7 @@ def kl_k2(log_ratio: Array) -> Array:
 def kl_k3(log_ratio: Array) -> Array:
     """Return the KL estimator k3 = w − 1 − log w, unbiased for KL(π_old ‖ π) and never negative (C8).
 
-    Schulman (2020), "Approximating KL divergence".
-
-    Args:
-        log_ratio: log w = log π − log π_old at samples of π_old, [B].
+    Schulman (2020), "Approximating KL divergence". The argument is that of `kl_k1`.
 
     Returns:
         k3 in nats, [B].

@@ -76,7 +76,9 @@ def merge_moments(a: RunningMoments, b: RunningMoments) -> RunningMoments:
 
 
 def update_moments(moments: RunningMoments, batch: PyTree) -> RunningMoments:
-    """Return the moments with a batch merged in.
+    """Return the moments with a batch merged in, by `merge_moments`.
+
+    Chan, Golub & LeVeque (1983), "Algorithms for computing the sample variance".
 
     Args:
         moments: the moments so far.
@@ -103,6 +105,8 @@ def update_moments(moments: RunningMoments, batch: PyTree) -> RunningMoments:
 
 def normalize(moments: RunningMoments, x: PyTree, clip: float = 10.0, only: Sequence | None = None) -> PyTree:
     """Return (x − mean) / √(var + 1e-8), clipped to ±clip, as float32; x itself while the count is 0.
+
+    Huang et al. (2022), "The 37 Implementation Details of Proximal Policy Optimization", on continuous control.
 
     Args:
         moments: statistics of x.
