@@ -13,7 +13,6 @@ from purejaxppo.envs.registry import make
 
 needs("brax")
 envs = import_suite("brax", "brax.envs")
-pytestmark = pytest.mark.suites
 
 
 def test_the_recorded_ids_are_those_of_the_suite() -> None:

@@ -11,7 +11,6 @@ from purejaxppo.envs.facts import recorded_ids
 from purejaxppo.envs.registry import make
 
 needs("craftax")
-pytestmark = pytest.mark.suites
 
 CLASSIC = "craftax/Craftax-Classic-Symbolic-v1"
 

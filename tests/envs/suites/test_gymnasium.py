@@ -12,7 +12,6 @@ from purejaxppo.envs.spaces import Box, Discrete, MultiDiscrete
 from purejaxppo.envs.suites import gymnasium as adapter
 
 gym = needs("gymnasium")
-pytestmark = pytest.mark.suites
 
 
 def roll(vec, actions: np.ndarray, seed: int = 0):

@@ -13,7 +13,6 @@ from purejaxppo.envs.registry import make
 from purejaxppo.envs.suites import jaxmarl as adapter
 
 jaxmarl = needs("jaxmarl")
-pytestmark = pytest.mark.suites
 
 
 def play(vec, num_steps: int, num_envs: int):

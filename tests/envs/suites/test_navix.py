@@ -11,7 +11,6 @@ from purejaxppo.envs.packages import suite_code
 from purejaxppo.envs.registry import make
 
 navix = needs("navix")
-pytestmark = pytest.mark.suites
 
 
 def test_the_recorded_ids_are_those_of_the_suite() -> None:

@@ -11,7 +11,6 @@ from purejaxppo.envs.facts import recorded_ids
 from purejaxppo.envs.registry import make
 
 pgx = needs("pgx")
-pytestmark = pytest.mark.suites
 
 
 def test_the_recorded_ids_are_those_of_the_suite() -> None:

@@ -16,7 +16,6 @@ from purejaxppo.envs.registry import make
 from purejaxppo.envs.suites import playground as adapter
 
 playground = needs("playground")
-pytestmark = pytest.mark.suites
 
 
 def test_the_recorded_ids_are_those_of_the_suite() -> None:

@@ -13,7 +13,6 @@ from purejaxppo.envs.registry import make
 from purejaxppo.envs.suites import xland as adapter
 
 xminigrid = needs("xland")
-pytestmark = pytest.mark.suites
 
 
 def test_the_recorded_ids_are_those_of_the_suite() -> None:
