@@ -127,7 +127,7 @@ def learn_settings(run: Run, settings: list[Hyperparams], num_seeds: int) -> lis
     def over_both(f):
         return jax.jit(jax.vmap(jax.vmap(f, (0, None)), (None, 0)))
 
-    with jax.debug_key_reuse(False):  # the checker takes the move of a vmapped scan's keys for a use of them
+    with jax.debug_key_reuse(False):  # JAX's reuse check counts the keys that a vmapped scan passes on as used
         start = time.perf_counter()
         program = over_both(lambda key, h: pp.train(algo, key, h)[0]).lower(keys, stacked).compile()
         compiled = time.perf_counter()

@@ -33,17 +33,17 @@ def played():
     for epochs in (1, 2):
         config = pp.Config(8, 64, epochs, 1, 512 * 10, normalize_observations=True)
         algo = pp.make_ppo(env, network, config)
-        parts = algo.components
+        components = algo.components
 
         @quick_jit
-        def run(key, algo=algo, parts=parts):
+        def run(key, algo=algo, components=components):
             state = algo.init(key, h)
             seen = 3.0 + 2.0 * jax.random.normal(key.copy(), (50, 4))
             moments = ppo.running_stats.update_moments(state.obs_moments, seen)
             state = state._replace(obs_moments=moments)
-            _, rollout = ppo.collect_rollout(parts, state, jax.random.split(state.key, 3)[1])
+            _, rollout = ppo.collect_rollout(components, state, jax.random.split(state.key, 3)[1])
             after, metrics = algo.update(state, h)
-            obs, final = (ppo.observe(parts, state, x) for x in (rollout.obs, rollout.final_obs))
+            obs, final = (ppo.observe(components, state, x) for x in (rollout.obs, rollout.final_obs))
             return state.params, after.params, metrics, rollout._replace(obs=obs, final_obs=final)
 
         with jax.debug_key_reuse(False):  # the rollout is played twice

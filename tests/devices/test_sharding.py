@@ -1,4 +1,4 @@
-"""One run on two devices: the same numbers as on one; many seeds on two devices: each seed's numbers its own."""
+"""A run on two devices equals the run on one device; sharded seeds equal separate runs."""
 
 import jax
 import jax.numpy as jnp
@@ -31,14 +31,14 @@ def test_the_tests_have_two_devices():
     assert jax.local_device_count() == 2
 
 
-# ---- placing
+# ---- shard, replicate and map
 
 
-def test_shares_are_cut_along_their_axis_and_what_cannot_be_cut_stays_whole():
+def test_leaves_are_sharded_along_an_axis_if_its_size_is_divisible():
     tree = {
         "even": jnp.zeros((4, 3)),
         "odd": jnp.zeros((3, 4)),
-        "number": jnp.float32(0),
+        "scalar": jnp.float32(0),
         "keys": jax.random.split(jax.random.key(0), 4),
     }
     placed = jax.jit(lambda x: shard(x, 2))(tree)
@@ -53,32 +53,32 @@ def test_shares_are_cut_along_their_axis_and_what_cannot_be_cut_stays_whole():
     assert sizes(jax.jit(lambda x: replicate(x, 2))(placed["even"])) == [(4, 3)] * 2
 
 
-def test_the_mean_over_shares_is_the_mean_of_all_and_the_rest_is_joined_in_order():
-    numbers, factor = jnp.arange(6.0), jnp.float32(2.0)
+def test_mean_over_shards_averages_the_first_result_and_concatenates_the_second():
+    values, factor = jnp.arange(6.0), jnp.float32(2.0)
     for num_devices in (1, 2):
-        squares = jax.jit(lambda n=num_devices: map_shards(lambda f, x: f * x * x, factor, numbers, n))()
-        np.testing.assert_array_equal(squares, 2.0 * numbers**2)
+        squares = jax.jit(lambda n=num_devices: map_shards(lambda f, x: f * x * x, factor, values, n))()
+        np.testing.assert_array_equal(squares, 2.0 * values**2)
         both = jax.jit(
-            lambda n=num_devices: mean_over_shards(lambda f, x: ((f * x).mean()[None], x * x), factor, numbers, n)
+            lambda n=num_devices: mean_over_shards(lambda f, x: ((f * x).mean()[None], x * x), factor, values, n)
         )
         mean, squares = both()
         np.testing.assert_array_equal(mean, [5.0])
-        np.testing.assert_array_equal(squares, numbers**2)
+        np.testing.assert_array_equal(squares, values**2)
 
 
 @pytest.mark.parametrize(("count", "sizes", "expected"), [(2, (4, 6), 2), (2, (4, 3), 1), (1, (4,), 1), (99, (4,), 2)])
-def test_the_largest_share(count, sizes, expected):
+def test_the_largest_device_count_that_divides_all_sizes(count, sizes, expected):
     assert largest_device_count(count, *sizes) == expected
 
 
-def test_more_devices_than_there_are_is_an_error_that_says_how_to_get_them():
+def test_too_many_devices_is_an_error_that_names_the_environment_variable():
     with pytest.raises(ValueError, match=r"num_devices = 4: JAX sees 2 \(cpu\).*JAX_NUM_CPU_DEVICES"):
         pp.make_ppo(CHAIN, plain(CHAIN), Config(**TINY, num_devices=4))
     assert mesh(2).size == 2
 
 
 @pytest.mark.parametrize(
-    ("changes", "parts"),
+    ("changes", "texts"),
     [
         ({"num_devices": 3}, ["num_devices = 3: does not divide num_envs = 4; nearest valid values: 2 or 4"]),
         (
@@ -88,20 +88,20 @@ def test_more_devices_than_there_are_is_an_error_that_says_how_to_get_them():
         ({"num_devices": -1}, ["num_devices = -1: must lie between 0 and 65536"]),
     ],
 )
-def test_a_number_of_devices_that_does_not_fit_is_named(changes, parts):
+def test_an_invalid_number_of_devices_is_reported_with_the_nearest_valid_ones(changes, texts):
     with pytest.raises(ConfigError) as error:
         pp.make_ppo(CHAIN, plain(CHAIN), Config(**(TINY | changes)))
-    for part in parts:
-        assert part in str(error.value)
+    for text in texts:
+        assert text in str(error.value)
 
 
-def test_by_default_devices_share_what_is_large_enough(monkeypatch):
+def test_by_default_a_run_is_sharded_if_its_minibatches_are_large_enough(monkeypatch):
     def chosen(columns):
         return choose_partition(Config(num_envs=64, num_steps=128), 1, columns).num_devices
 
     assert chosen(2 * MIN_ROWS_PER_DEVICE) == 2
     assert chosen(2 * MIN_ROWS_PER_DEVICE - 2) == 1
-    assert chosen(2 * MIN_ROWS_PER_DEVICE + 1) == 1  # an odd number
+    assert chosen(2 * MIN_ROWS_PER_DEVICE + 1) == 1  # two devices do not divide an odd number
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert chosen(2 * MIN_ROWS_PER_DEVICE) == 1
 
@@ -110,10 +110,10 @@ def test_by_default_devices_share_what_is_large_enough(monkeypatch):
 
 PATHS = {
     "clip": {},
-    "statistics of observations and rewards": {"normalize_observations": True, "scale_rewards": True},
-    "parts": {"microbatch_size": 4},
+    "normalized observations and rewards": {"normalize_observations": True, "scale_rewards": True},
+    "microbatches": {"microbatch_size": 4},
     "TRPO": {"policy_step": "trpo"},
-    "KL, targets anew each epoch, diagnostics": {"objective": "kl", "recompute_advantages": True, "diagnostics": True},
+    "KL, recomputed advantages, diagnostics": {"objective": "kl", "recompute_advantages": True, "diagnostics": True},
     "pooled resets": {"resets": "pool"},
 }
 
@@ -139,52 +139,52 @@ def assert_same(one, two):
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("kind", ["discrete", "continuous"])
-def test_a_run_on_two_devices_is_the_run_on_one(kind, path):
-    """The whole state and all metrics after three updates: sums in another order, and nothing else."""
+def test_a_run_on_two_devices_equals_the_run_on_one(kind, path):
+    """State and metrics after three updates differ by the order of sums only."""
     env = CHAIN if kind == "discrete" else reward_by_distance(action_dim=2)
     assert_same(*(trained(env, plain(env), n, PATHS[path]) for n in (1, 2)))
 
 
 @pytest.mark.parametrize("kind", ["gru", "lstm"])
-def test_so_is_one_with_a_memory(kind):
+def test_a_recurrent_run_on_two_devices_equals_the_run_on_one(kind):
     env = endless(limit=5)
     network = pp.make_network(env, NetworkConfig(kind, (4,), rnn_size=3))
     changes = {"sequence_length": 4, "burn_in": 2}
     assert_same(*(trained(env, network, n, changes) for n in (1, 2)))
 
 
-def test_the_environments_are_shared_out():
-    """Not computed twice: each device holds half of what a rollout leaves."""
+def test_each_device_holds_half_of_the_environments():
+    """The environments are sharded, not replicated."""
     algo = pp.make_ppo(CHAIN, plain(CHAIN), Config(**TINY, num_devices=2))
     h = as_traced(None)
     state, _ = jax.jit(algo.update)(jax.jit(algo.init)(jax.random.key(0), h), h)
     assert {shard.data.shape[0] for shard in state.obs.addressable_shards} == {2}
 
 
-def test_devices_wait_for_each_other_once_per_minibatch_step():
-    """An all-reduce is 50 µs of waiting on a CPU: one for the gradient and the reports, none for anything else."""
+def test_a_minibatch_step_has_one_all_reduce():
+    """On a CPU an all-reduce costs about 50 µs, so gradient and statistics share one."""
     h = as_traced(None)
 
-    def executed(num_minibatches):
+    def communications(num_minibatches):
         config = Config(**(TINY | {"num_minibatches": num_minibatches, "num_epochs": 1}), num_devices=2)
         algo = pp.make_ppo(CHAIN, plain(CHAIN), config)
         state = jax.eval_shape(algo.init, jax.random.key(0), h)
         kernels = count(jax.jit(algo.update).lower(state, h).compile().as_text()).kernels
         return sum(n for name, n in kernels.items() if name.startswith(("all-", "collective-", "reduce-scatter")))
 
-    assert executed(4) - executed(2) == 2
+    assert communications(4) - communications(2) == 2
 
 
 # ---- many runs
 
 
-def test_what_is_spread_sees_its_share_and_the_last_argument_whole():
-    seen = []
+def test_shard_runs_shards_all_arguments_but_the_last():
+    shapes = []
 
     def function(a, b, c):
-        seen.append((a.shape, b.shape, c.shape))
+        shapes.append((a.shape, b.shape, c.shape))
         return (a + b) * c[0]
 
     out = jax.jit(shard_runs(function, 2))(jnp.arange(4.0), jnp.ones(4), jnp.array([3.0, 0.0, 0.0]))
     np.testing.assert_array_equal(out, 3.0 * (np.arange(4.0) + 1.0))
-    assert seen[-1] == ((2,), (2,), (3,))
+    assert shapes[-1] == ((2,), (2,), (3,))

@@ -34,10 +34,6 @@ def changed(config=TINY, **changes):
     return Config(**(vars(config) | changes))
 
 
-def parts_of(algo):
-    return algo.components
-
-
 def leaves(tree):
     return [np.asarray(x) for x in jax.tree.leaves(tree)]
 

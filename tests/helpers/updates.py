@@ -36,10 +36,6 @@ def one_update(algo, h=None, seed=0, updates=1):
     return before, state, metrics
 
 
-def parts_of(algo):
-    return algo.components
-
-
 def again(tree):
     """The same values with keys that count as fresh: a test may look at a thing twice, the library may not."""
     is_key = lambda x: jnp.issubdtype(x.dtype, jax.dtypes.prng_key)  # noqa: E731
@@ -48,7 +44,7 @@ def again(tree):
 
 def values_of(algo, seed=0):
     state = compiled(algo.init)(jax.random.key(seed), as_traced(None))
-    parts = parts_of(algo)
-    after, rollout = jax.jit(partial(ppo.collect_rollout, parts))(state, jax.random.key(5))
-    values, next_values = jax.jit(partial(ppo.state_values, parts))(state.params, after, rollout)
+    components = algo.components
+    after, rollout = jax.jit(partial(ppo.collect_rollout, components))(state, jax.random.key(5))
+    values, next_values = jax.jit(partial(ppo.state_values, components))(state.params, after, rollout)
     return state, after, rollout, values, next_values

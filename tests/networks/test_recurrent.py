@@ -303,16 +303,16 @@ def test_permuting_environments_permutes_targets_and_leaves_the_gradient(kind):
     """One rollout with its environments in another order: sequences follow, and the whole batch's gradient stays."""
     network, order = network_of(kind), np.array([2, 0, 3, 1])
     algo = make_ppo(env_of(SPACE, Discrete(3)), network, CONFIG)
-    parts, h, params = algo.components, as_traced(None), params_of(network)
+    components, h, params = algo.components, as_traced(None), params_of(network)
 
     def batch_and_gradient(state, rollout):
-        batch = ppo.compute_targets(parts, params, state, rollout, h)
-        return batch, jax.grad(partial(ppo.loss, parts, h), has_aux=True)(params, batch)[0]
+        batch = ppo.compute_targets(components, params, state, rollout, h)
+        return batch, jax.grad(partial(ppo.loss, components, h), has_aux=True)(params, batch)[0]
 
     @quick_jit
     def both(key):
         state = algo.init(key, h)._replace(params=params)
-        state, rollout = ppo.collect_rollout(parts, state, state.key)
+        state, rollout = ppo.collect_rollout(components, state, state.key)
         moved = {
             name: jax.tree.map(lambda x: x[order], getattr(state, name)) for name in ("obs", "rnn_state", "is_first")
         }
@@ -332,13 +332,13 @@ def burnt_in(kind, burn_in, params=None):
     config = Config(**(CONFIG.__dict__ | {"burn_in": burn_in}))
     network = network_of(kind)
     algo, of_rollout = make_ppo(env_of(SPACE, Discrete(3)), network, config), params_of(network)
-    parts, h = algo.components, as_traced(None)
+    components, h = algo.components, as_traced(None)
 
     @quick_jit
     def run(of_rollout, params, key):
         state = algo.init(key, h)._replace(params=of_rollout)
-        after, rollout = ppo.collect_rollout(parts, state, state.key)
-        batch = ppo.compute_targets(parts, of_rollout, after, rollout, h)
+        after, rollout = ppo.collect_rollout(components, state, state.key)
+        batch = ppo.compute_targets(components, of_rollout, after, rollout, h)
         return start_rnn_state(network.apply, params, batch.rnn_state, batch.burn_in), batch, rollout
 
     return run(of_rollout, of_rollout if params is None else params, jax.random.key(4))

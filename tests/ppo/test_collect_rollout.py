@@ -1,4 +1,4 @@
-"""Randomness of a rollout: noise differs from step to step, from environment to environment, and between rollouts."""
+"""Random inputs of a rollout differ between steps, between environments, and between rollouts."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ T, N, A = 16, 6, 2
 
 
 def noisy():
-    """Observations and rewards are what the keys draw; an episode ends after half of its steps on average."""
+    """Make an environment whose observations and rewards are random; a step ends the episode with probability 1/2."""
 
     def reset(key):
         return jnp.int32(0), jax.random.uniform(key, (1,), minval=2.0, maxval=3.0)
@@ -31,7 +31,7 @@ def noisy():
 
 
 def rollouts(resets):
-    """Two rollouts, one after the other."""
+    """Return two consecutive rollouts."""
     env = noisy()
     algo = pp.make_ppo(env, plain(env), Config(N, T, resets=resets, num_minibatches=2))
     state = pp.init_state(algo, 0)
@@ -45,7 +45,7 @@ def all_differ(x):
 
 @pytest.mark.parametrize("resets", ["fresh", "every_step", "pool"])
 def test_noise_differs_between_steps_environments_and_rollouts(resets):
-    """That of steps, of actions (standard normal, one per component) and of the first states of new episodes."""
+    """Checked for steps, for actions (standard normal per component), and for first states of episodes."""
     _, *both = rollouts(resets)
     steps, rewards, actions, starts = ([] for _ in range(4))
     for r in both:
@@ -64,7 +64,7 @@ def test_noise_differs_between_steps_environments_and_rollouts(resets):
     assert len(np.unique(first)) > 0.6 * len(first)
 
 
-def test_a_rollout_moves_the_environments_and_nothing_else():
+def test_a_rollout_changes_only_the_environments():
     state, first, second = rollouts("fresh")
     assert first.reward.shape == (T, N)
     np.testing.assert_array_equal(state.obs, second.obs[0])

@@ -1,4 +1,4 @@
-"""The first ratio is 1 for every network and action, and the order of environments does not matter."""
+"""The ratio of the first minibatch is 1 for every network and action space, whatever the order of environments."""
 
 from unittest import mock
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from nets import IMAGE, env_of, params_of
-from optimizations import changed, distance, parts_of, same, short_jit
+from optimizations import changed, distance, same, short_jit
 from probes import masked
 
 import purejaxppo as pp
@@ -19,7 +19,7 @@ from purejaxppo.training.loop import as_traced
 SPACE, SEEN_BY_CNN = box(-1, 1, (2,)), {"image": IMAGE, "more": box(-1, 1, (2,))}
 
 
-WIDE = box(-0.5, 0.5, (2,))  # bounds that most actions are beyond
+WIDE = box(-0.5, 0.5, (2,))  # most actions exceed these bounds
 
 
 ACTIONS = {
@@ -60,8 +60,8 @@ def network_and_env(kind, action, **options):
     return pp.make_network(env, NetworkConfig(kind, (5,), rnn_size=4, **more, **options)), env
 
 
-def test_the_matrix_covers_what_it_should():
-    """Every action with an MLP and with another network; every other value with two networks or more."""
+def test_the_cases_cover_every_action_space_and_network():
+    """Every action space occurs with an MLP and with another network; every other choice with two networks or more."""
     networks = {action: {kind for kind, other, _ in MATRIX if other == action} for action in ACTIONS}
     assert all("mlp" in kinds and len(kinds) >= 2 for kinds in networks.values())
     for name in ("normalize_observations", "num_devices"):
@@ -70,8 +70,8 @@ def test_the_matrix_covers_what_it_should():
 
 
 @pytest.mark.parametrize(("kind", "action", "options"), MATRIX, ids=[" ".join(map(str, row[:2])) for row in MATRIX])
-def test_the_first_ratio_is_one_of_every_network_and_action(kind, action, options):
-    """Three updates: from the second on the statistics of the observations are not those of the start."""
+def test_the_first_ratio_is_one_for_every_network_and_action(kind, action, options):
+    """Three updates: from the second on, the observation statistics differ from the initial ones."""
     dtype = {name: x for name, x in options.items() if name in BF16}
     network, env = network_and_env(kind, action, **dtype)
     more = {name: x for name, x in options.items() if name not in BF16}
@@ -87,13 +87,13 @@ def test_the_first_ratio_is_one_of_every_network_and_action(kind, action, option
 
     metrics = run(params_of(network), jax.random.key(0))
     assert metrics.first_ratio_error.max() < 1e-5
-    assert metrics.kl.min() > 1e-6  # and it moves after that
+    assert metrics.kl.min() > 1e-6  # later ratios differ from 1
     assert metrics.num_episodes.min() > 0
 
 
 @pytest.mark.parametrize("kind", ["mlp", "gru", "lstm", "lru"])
-def test_the_order_of_the_environments_is_of_no_account(kind):
-    """A whole update, states and noise in another order: the state follows and the parameters stay."""
+def test_the_order_of_the_environments_does_not_matter(kind):
+    """A whole update with permuted states and noise: the state is permuted and the parameters are equal."""
     network, env = network_and_env(kind, "discrete")
 
     def step(key, state, action):
@@ -103,7 +103,7 @@ def test_the_order_of_the_environments_is_of_no_account(kind):
     rewarding, memory = env._replace(step=step), {"sequence_length": 4} if kind != "mlp" else {}
     config = changed(num_epochs=2, num_minibatches=1, scale_rewards=True, normalize_observations=True, **memory)
     algo = pp.make_ppo(rewarding, network, config)
-    parts, h, noise = parts_of(algo), as_traced(Hyperparams(1e-2)), Categorical.noise
+    components, h, noise = algo.components, as_traced(Hyperparams(1e-2)), Categorical.noise
 
     def moved(tree, order):
         return jax.tree.map(lambda x: x[order] if x.shape[:1] == (4,) else x, tree)
@@ -112,10 +112,10 @@ def test_the_order_of_the_environments_is_of_no_account(kind):
         state = algo.init(jax.random.key(3), h)._replace(params=params)
         of_envs = ("env_state", "obs", "rnn_state", "is_first", "episodes", "reward_scaler")
         state = state._replace(**{name: moved(getattr(state, name), order) for name in of_envs})
-        env_noise = lambda *sizes: jax.tree.map(lambda x: x[:, order], parts.env.noise(*sizes))  # noqa: E731
+        env_noise = lambda *sizes: jax.tree.map(lambda x: x[:, order], components.env.noise(*sizes))  # noqa: E731
         action_noise = lambda self, key, shape=(): noise(self, key, shape)[:, order]  # noqa: E731
         with mock.patch.object(Categorical, "noise", action_noise):
-            return ppo.update(parts._replace(env=parts.env._replace(noise=env_noise)), state, h)
+            return ppo.update(components._replace(env=components.env._replace(noise=env_noise)), state, h)
 
     params, order = params_of(network), np.array([2, 0, 3, 1])
     program = short_jit(run)

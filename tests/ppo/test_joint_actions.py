@@ -1,4 +1,4 @@
-"""Actions of several components: each Box of a dict acts with its own deviations."""
+"""Actions with several components: each Box of a dict has its own standard deviations."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,14 +9,14 @@ import purejaxppo as pp
 from purejaxppo import Config
 from purejaxppo.envs.spaces import box
 
-# Leaves in the order of the names: "left" has the first deviation, "right" the other two.
+# The leaves are sorted by name: "left" has the first deviation, "right" the other two.
 ENV = env_of(box(-1, 1, (2,)), {"right": box(-9, 9, (2,)), "left": box(-9, 9, (1,))})
 LOG_STD = np.array([-3.0, -1.0, 1.0], np.float32)
 
 
 @pytest.mark.parametrize("distribution", ["gaussian", "tanh_gaussian"])
 def test_two_boxes_of_a_dict_have_a_deviation_for_each_component(distribution):
-    """In a rollout of 2048 samples: deviations of the noise, independent of each other, and the density by hand."""
+    """From 2048 samples: standard deviations, independence, and the density by hand."""
     network = pp.make_network(ENV, pp.NetworkConfig(hidden_sizes=(4,), action_distribution=distribution))
     algo = pp.make_ppo(ENV, network, Config(64, 32))
     state = pp.init_state(algo, 0)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from optimizations import CHAIN, TINY, changed, distance, parts_of, same, short_jit
+from optimizations import CHAIN, TINY, changed, distance, same, short_jit
 from plain_net import plain
 
 import purejaxppo as pp
@@ -25,40 +25,40 @@ ORDER = jnp.asarray(np.random.default_rng(0).permutation(32))
 
 @cache
 def played():
-    """(state after a rollout, the rollout) that all of the optimisations below start from."""
+    """Return the state after a rollout, and the rollout, from which all optimizations below start."""
     algo = pp.make_ppo(CHAIN, plain(CHAIN), TINY)
 
     @short_jit
     def run(key):
         state = algo.init(key, H)
-        after, rollout = ppo.collect_rollout(parts_of(algo), state, state.key)
+        after, rollout = ppo.collect_rollout(algo.components, state, state.key)
         return after._replace(key=()), rollout
 
     return run(jax.random.key(0))
 
 
 @cache
-def optimisation(config=TINY, **handed):
-    """All epochs on that rollout: (state, h) -> (params, opt_state, (statistics [K, minibatches], steps taken))."""
-    parts = parts_of(pp.make_ppo(CHAIN, plain(CHAIN), config, **handed))
+def optimization(config=TINY, **handed):
+    """Return all epochs on that rollout: (state, h) -> (params, opt_state, (statistics [K, minibatches], taken))."""
+    components = pp.make_ppo(CHAIN, plain(CHAIN), config, **handed).components
     rollout = played()[1]
 
     def run(state, h):
-        batch = ppo.compute_targets(parts, state.params, state, rollout, h)
-        return ppo.optimize(parts, state, rollout, batch, h, jax.random.key(3))
+        batch = ppo.compute_targets(components, state.params, state, rollout, h)
+        return ppo.optimize(components, state, rollout, batch, h, jax.random.key(3))
 
     return run, short_jit(run)
 
 
 def optimised(config=TINY, h=H, state=None, **handed):
-    return optimisation(config, **handed)[1](state or played()[0], h)
+    return optimization(config, **handed)[1](state or played()[0], h)
 
 
 KAPPAS = np.array([1e-7, 1e-3, 3e-3, 1e-2, 0.03, np.inf], np.float32)
 
 
-def test_the_early_stop_is_at_the_first_minibatch_whose_kl_exceeds_kappa():
-    """And none is taken from there on. The KL of a minibatch is that before its step: the first step always is."""
+def test_the_early_stop_begins_at_the_first_minibatch_whose_kl_exceeds_kappa():
+    """No step is taken from there on. The KL of a minibatch precedes its step, so the first step is always taken."""
     stats, taken = optimised()[2]
     kl = np.asarray(unstack_stats(stats).kl).ravel()
     assert taken.all()
@@ -73,11 +73,11 @@ def test_the_early_stop_is_at_the_first_minibatch_whose_kl_exceeds_kappa():
     assert len(set(counts)) >= 5
 
 
-def test_under_vmap_every_kappa_stops_as_it_does_alone():
-    """Parameters, moments and count: bitwise, whatever the κ of the other lanes; up to rounding without vmap."""
-    run = optimisation()[0]
+def test_under_vmap_every_kappa_stops_as_in_a_separate_run():
+    """Bitwise, whatever the κ of the other lanes; up to rounding compared with a run without vmap."""
+    run = optimization()[0]
     lanes = short_jit(jax.vmap(lambda kappa: run(played()[0], H._replace(target_kl=kappa))))
-    with jax.debug_key_reuse(False):  # the checker takes the move of a vmapped scan's keys for a use of them
+    with jax.debug_key_reuse(False):  # JAX's reuse check counts the keys that a vmapped scan passes on as used
         mixed = lanes(KAPPAS)
         for i, kappa in enumerate(KAPPAS):
             among, alone = (
@@ -91,15 +91,17 @@ def test_under_vmap_every_kappa_stops_as_it_does_alone():
 
 @cache
 def batches():
-    """Values, next values and, by the name of the targets, the batch [L, M] of the same rollout."""
+    """Return values, next values and, by name of the targets, the batch [L, M] of the same rollout."""
     h = as_traced(Hyperparams(gamma=0.9, gae_lambda=0.8, value_lambda=0.6))
-    parts = {name: parts_of(pp.make_ppo(CHAIN, plain(CHAIN), changed(targets=name, n_step=3))) for name in TARGETS}
+    components = {
+        name: pp.make_ppo(CHAIN, plain(CHAIN), changed(targets=name, n_step=3)).components for name in TARGETS
+    }
     assert Config().n_step != 3
 
     @short_jit
     def run(state, rollout):
-        values = ppo.state_values(parts["gae"], state.params, state, rollout)
-        found = {name: ppo.compute_targets(p, state.params, state, rollout, h) for name, p in parts.items()}
+        values = ppo.state_values(components["gae"], state.params, state, rollout)
+        found = {name: ppo.compute_targets(p, state.params, state, rollout, h) for name, p in components.items()}
         return values, found
 
     return run(*played())
@@ -114,8 +116,8 @@ SLOW = {
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_targets_by_name_reach_the_batch(name):
-    """Against the double loops, and unlike those of the other names; the advantages are GAE under each."""
+def test_the_batch_has_the_targets_that_the_config_names(name):
+    """Compared with double loops; the targets of different names differ, and the advantages are always GAE."""
     rollout, (values, found) = played()[1], batches()
     assert min(rollout.terminated.sum(), rollout.truncated.sum()) >= 1
     columns = [np.asarray(x, np.float64) for x in (rollout.reward, *values)]
@@ -127,8 +129,8 @@ def test_targets_by_name_reach_the_batch(name):
         assert np.abs(expected[name] - expected[other]).max() > 1e-2
 
 
-def test_recomputed_advantages_are_those_of_the_parameters_after_the_epoch_before():
-    """Two epochs are one, and then one that starts from its parameters, moments and what they make of the rollout."""
+def test_recomputed_advantages_use_the_parameters_after_the_previous_epoch():
+    """Two epochs equal one epoch, followed by one that starts from its parameters, moments and values."""
     order = lambda key, size: ORDER  # noqa: E731
     one, two = changed(num_epochs=1), changed(num_epochs=2)
     params, opt_state, _ = optimised(one, shuffle=order)
@@ -138,8 +140,8 @@ def test_recomputed_advantages_are_those_of_the_parameters_after_the_epoch_befor
     assert distance(anew[0], optimised(two, shuffle=order)[0]) > 1e-3
 
 
-def test_recomputed_targets_come_with_the_center_of_the_value_clip():
-    """V_old is the value that the targets of the epoch were computed from: two epochs are one after the other."""
+def test_recomputed_targets_also_recompute_the_center_of_the_value_clip():
+    """V_old is the value from which the targets of the epoch were computed: two epochs equal two separate ones."""
     order = lambda key, size: ORDER  # noqa: E731
     one, two = changed(num_epochs=1), changed(num_epochs=2, recompute_advantages=True)
     h = H._replace(vf_clip_eps=0.02)
@@ -150,16 +152,16 @@ def test_recomputed_targets_come_with_the_center_of_the_value_clip():
     assert distance(optimised(two, shuffle=order)[0], params) > 1e-3
 
 
-def test_the_clipped_value_loss_reaches_the_critic_and_it_alone():
-    """Without a clip of the gradient's norm, which would couple the two."""
+def test_the_clipped_value_loss_changes_the_critic_only():
+    """The gradient norm is not clipped, because that would couple actor and critic."""
     free, clipped = (optimised(h=H._replace(max_grad_norm=np.inf, vf_clip_eps=eps))[0] for eps in (np.inf, 0.01))
     for name in free:
         assert (distance(free[name], clipped[name]) > 1e-3) == name.startswith("critic"), name
         assert name.startswith("critic") or same(free[name], clipped[name])
 
 
-def test_functions_handed_in_are_as_good_as_names_and_take_their_place():
-    """Bitwise those that the config names; each alone makes a difference."""
+def test_a_function_handed_in_replaces_the_one_that_the_config_names():
+    """The results are bitwise those of the named function, and each function makes a difference."""
     names = {"objective": "cpi", "targets": "monte_carlo", "shuffle": "permutation"}
     named = optimised(changed(**names))
     handed = {"objective": OBJECTIVES["cpi"], "target_fn": TARGETS["monte_carlo"], "shuffle": SHUFFLES["permutation"]}

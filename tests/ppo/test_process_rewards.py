@@ -1,4 +1,4 @@
-"""Reward scaling within whole updates: the discount of the run, zeroed at the ends of episodes, returns as played."""
+"""Reward scaling within updates: discount, resets at the ends of episodes, and unscaled returns in the metrics."""
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +14,12 @@ ENV = endless(limit=LIMIT)  # reward 1 at every step, truncated after 4
 
 
 def mean_reward(state, rollout, batch, h):
-    """The mean reward that the targets were computed from."""
+    """Return the mean of the rewards from which the targets were computed."""
     return {"scaled": rollout.reward.mean()}
 
 
 def test_rewards_are_scaled_by_the_deviation_of_the_discounted_return():
-    """Over three updates, against a loop in float64 that runs through the episodes step by step."""
+    """Three updates, compared with a step-by-step loop in float64."""
     config = Config(N, T, num_epochs=1, num_minibatches=2, total_timesteps=N * T * 3, scale_rewards=True)
     algo = pp.make_ppo(ENV, plain(ENV), config, metrics_fn=mean_reward)
     h = Hyperparams(1e-3, gamma=GAMMA)

@@ -1,11 +1,11 @@
-"""One update as a whole: what it reads, draws, anneals and reports."""
+"""One whole update: its inputs, its random numbers, annealing and metrics."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from probes import endless, masked, reward_by_distance
-from updates import CHAIN, ENDLESS, PUSH, TINY, again, algorithm, one_update, parts_of
+from updates import CHAIN, ENDLESS, PUSH, TINY, again, algorithm, one_update
 
 import purejaxppo as pp
 from purejaxppo import Config, Hyperparams, ppo
@@ -31,18 +31,18 @@ PATHS = {
     + [("continuous", "normalised observations, sorted shuffle"), ("continuous", "TRPO")],
 )
 def test_ratio_is_one_at_the_first_minibatch(kind, path):
-    """Whatever the path, in the third update too; networks and actions of other kinds: test_recurrent.py."""
+    """For every variant, in the third update too. test_recurrent.py has other networks and action spaces."""
     env = CHAIN if kind == "discrete" else PUSH
     algo = algorithm(env, Config(**(vars(TINY) | PATHS[path])))
     _, state, metrics = one_update(algo, Hyperparams(0.1), updates=3)
     assert metrics.first_ratio_error < 1e-5
-    assert metrics.kl > 1e-5  # and it moves after that
+    assert metrics.kl > 1e-5  # later ratios differ from 1
     if algo.config.normalize_observations:
         assert state.obs_moments.count == 3 * 24
 
 
-def test_masks_go_through_the_page_and_are_not_normalised():
-    """A forbidden action ends the episode and costs 10: none is ever taken, and the first ratio is 1."""
+def test_an_update_respects_masks_and_does_not_normalize_them():
+    """A forbidden action ends the episode and costs 10: none is taken, and the first ratio is 1."""
     env = masked()
     network = pp.make_network(env, pp.NetworkConfig())
     config = Config(**(vars(TINY) | {"normalize_observations": True}))
@@ -51,8 +51,8 @@ def test_masks_go_through_the_page_and_are_not_normalised():
     assert metrics.episode_return_min >= 0.0
 
 
-def test_C7_controllers_follow_the_kl_of_the_whole_batch_once_per_update():
-    """β, learning rate and clip range of every update from the KL of the one before, by the rules written out."""
+def test_C7_controls_change_once_per_update_by_the_kl_of_the_whole_batch():
+    """β, learning rate and clip range of every update follow from the KL of the previous one by the written rules."""
     config = Config(**(vars(TINY) | {"objective": "kl", "total_timesteps": 24 * 12}))
     h = Hyperparams(0.1, beta=0.5, beta_target_kl=0.03, lr_target_kl=0.02, clip_target_kl=0.05, lr_anneal=0.5)
     _, m = pp.train(algorithm(CHAIN, config), jax.random.key(0), h)
@@ -79,7 +79,7 @@ def test_learning_rate_anneals_once_per_update():
     np.testing.assert_allclose(metrics.learning_rate, 1e-2, rtol=1e-6)
 
 
-def test_unfinished_episodes_are_not_averaged_in():
+def test_the_mean_return_excludes_unfinished_episodes():
     _, _, metrics = one_update(algorithm(endless(limit=100)))
     assert metrics.num_episodes == 0
     assert metrics.episode_return_mean == 0
@@ -87,20 +87,20 @@ def test_unfinished_episodes_are_not_averaged_in():
     assert (metrics.num_episodes, metrics.episode_return_mean, metrics.episode_length_max) == (6, 4, 4)
 
 
-def test_observation_statistics_move_after_the_update_only():
+def test_observation_statistics_change_only_after_the_update():
     config = Config(**(vars(TINY) | {"normalize_observations": True}))
     algo = algorithm(CHAIN, config)
     before, after, _ = one_update(algo, updates=2)
     assert before.obs_moments.count == 24
-    _, rollout = ppo.collect_rollout(parts_of(algo), before, jax.random.split(again(before.key), 3)[1])
+    _, rollout = ppo.collect_rollout(algo.components, before, jax.random.split(again(before.key), 3)[1])
     np.testing.assert_allclose(after.obs_moments.count, 48)
     old = before.obs_moments
     merged = (old.mean * 24 + np.asarray(rollout.obs).reshape(24, -1).sum(0)) / 48
     np.testing.assert_allclose(after.obs_moments.mean, merged, atol=1e-6)
 
 
-def test_every_iteration_draws_anew():
-    """At a learning rate of 0, in an environment without chance, two iterations differ by the actions drawn alone."""
+def test_every_iteration_draws_new_actions():
+    """At learning rate 0 in a deterministic environment, two iterations differ only by their actions."""
     algo = algorithm(reward_by_distance())
     h = as_traced(Hyperparams(0.0))
     state = jax.jit(algo.init)(jax.random.key(0), h)

@@ -121,7 +121,7 @@ def test_nothing_leaves_the_device_within_a_run():
 
 def test_seeds_under_vmap_equal_single_runs(whole):
     keys = jnp.stack([jax.random.key(3), jax.random.key(4)])
-    with jax.debug_key_reuse(False):  # the checker takes the move of a vmapped scan's keys for a use of them
+    with jax.debug_key_reuse(False):  # JAX's reuse check counts the keys that a vmapped scan passes on as used
         state, metrics = jax.jit(jax.vmap(lambda key: pp.train(ALGO, key, H, 2)))(keys)
     np.testing.assert_allclose(metrics.value_loss[0], whole[1].value_loss[:2], rtol=1e-5)
     np.testing.assert_allclose(metrics.kl[0], whole[1].kl[:2], rtol=1e-3, atol=1e-7)
@@ -176,7 +176,7 @@ def test_states_of_vmapped_runs_are_continued_as_they_are(whole):
     """[S] states go through `iterate` with an own learning rate each: those of single runs, and one program."""
     states = jax.vmap(lambda seed: pp.init_state(ALGO, seed, H))(jnp.array([3, 4]))
     h = H._replace(learning_rate=jnp.array([1e-2, 2e-2]))
-    # The checker of keys takes the move of a vmapped scan's keys for a use of them.
+    # JAX's reuse check counts the keys that a vmapped scan passes on as used.
     with jax.debug_key_reuse(False), count_compiles() as compiles:
         pieces = list(pp.iterate(ALGO, states, h, num_updates=5, chunk=2))
     assert compiles["_chunks_of_runs"] == 1

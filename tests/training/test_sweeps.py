@@ -30,7 +30,7 @@ H = Hyperparams(
 
 @pytest.fixture(autouse=True)
 def _keys_move():
-    with jax.debug_key_reuse(False):  # the checker takes the move of a vmapped scan's keys for a use of them
+    with jax.debug_key_reuse(False):  # JAX's reuse check counts the keys that a vmapped scan passes on as used
         yield
 
 
