@@ -8,7 +8,7 @@ from purejaxppo._util.trees import tree_where
 
 
 def test_tree_where_leaves_trees_bitwise_unchanged():
-    """Awkward bit patterns (-0, NaN, subnormal, inf), integers and bools come through; lanes of a vmap apart."""
+    """Unusual bit patterns (-0, NaN, subnormal, inf), integers and bools are kept; lanes of a vmap are independent."""
     floats = np.array([0x80000000, 0x7FC00001, 0x00000001, 0x7F800000, 0x3F800000], np.uint32).view(np.float32)
     old = {"w": jnp.asarray(floats), "count": jnp.int32(7), "flag": jnp.asarray([True, False])}
     new = {"w": jnp.zeros(5), "count": jnp.int32(8), "flag": jnp.asarray([False, True])}

@@ -1,4 +1,4 @@
-"""Interquartile means and bootstrap intervals against SciPy and their definitions."""
+"""Interquartile means and bootstrap intervals compared with SciPy and with their definitions."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ def f64(values):
 
 
 @pytest.mark.parametrize("n", [4, 8, 16, 100])
-def test_iqm_is_the_trimmed_mean_where_four_divides_n(n):
+def test_iqm_is_the_trimmed_mean_if_four_divides_n(n):
     x = np.random.default_rng(n).standard_cauchy(size=n)
     np.testing.assert_allclose(iqm(array(x)), stats.trim_mean(x, 0.25), rtol=1e-5)
 
@@ -56,8 +56,8 @@ def test_iqm_ignores_outliers_but_not_nan():
 
 
 @pytest.mark.parametrize(("statistic", "truth", "lowest"), [(jnp.mean, 1.0, 0.90), (iqm, None, 0.88)])
-def test_bootstrap_interval_covers_the_truth_as_often_as_it_says(statistic, truth, lowest):
-    """400 intervals at 95 %, 40 values of a skewed distribution each (percentile bootstrap falls a little short)."""
+def test_bootstrap_interval_has_nearly_its_nominal_coverage(statistic, truth, lowest):
+    """400 intervals at 95 % from 40 values of a skewed distribution; the percentile bootstrap covers a little less."""
     trials, n = 400, 40
     x = array(np.random.default_rng(8).exponential(size=(trials, n)))
     if truth is None:  # the interquartile mean of the exponential distribution: 2 ∫ -log(1 - q) dq

@@ -1,4 +1,4 @@
-"""The figure of a run shows the numbers of the run, and all of them."""
+"""The figure of a run shows all values of the run."""
 
 import itertools
 
@@ -43,7 +43,7 @@ def tick_labels(axis) -> list[str]:
 # Data ----------------------------------------------------------------------------------------------------------------
 
 
-def test_a_short_curve_is_shown_as_it_is():
+def test_a_short_curve_is_not_pooled():
     m = metrics(50)
     m["num_episodes"] *= 100
     some = m["num_episodes"] > 0
@@ -117,7 +117,7 @@ def test_a_poor_fit_at_the_start_does_not_flatten_the_rest():
     assert axes.get_ylim() == (-1.0, 1.02)
 
 
-def test_the_legend_stands_above_the_data():
+def test_the_legend_does_not_cover_the_data():
     figure = curve_figure(metrics(100), "CartPole-v1", evaluation=100.0)
     figure.canvas.draw()
     axes = figure.axes[0]
@@ -128,7 +128,7 @@ def test_the_legend_stands_above_the_data():
     assert legend.y1 <= figure.bbox.y1
 
 
-def test_a_run_without_an_episode_says_so_and_still_counts_steps():
+def test_a_run_without_a_finished_episode_has_a_label_and_a_step_axis():
     returns, *panels = curve_figure(without_episodes(40), "no episode").axes
     assert [text.get_text() for text in returns.texts] == ["no episode finished"]
     assert not returns.lines

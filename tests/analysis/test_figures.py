@@ -1,4 +1,4 @@
-"""Figures need no display and are written whole or not at all."""
+"""Figures need no display and are written atomically."""
 
 import matplotlib.image
 import pytest

@@ -1,4 +1,4 @@
-"""Parts of a batch add up to the whole, and rows that are gathered together come apart as they were."""
+"""Microbatches give the results of the whole batch, and packed leaves are gathered unchanged."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ RNG = np.random.default_rng(0)
 
 
 @pytest.mark.parametrize(
-    ("columns", "length", "limit", "parts"),
+    ("columns", "length", "limit", "count"),
     [
         (4096, 1, 1024, 4),
         (4096, 1, 4096, 1),
@@ -25,28 +25,28 @@ RNG = np.random.default_rng(0)
         (4096, 8, 1024, 32),
         (6, 1, 4, 2),
         (9, 1, 4, 3),
-        (10, 1, 3, 5),  # 4 do not divide 10
-        (7, 1, 3, 7),  # a limit is a limit
-        (4, 100, 10, 4),  # one sequence is the least
+        (10, 1, 3, 5),  # 4 does not divide 10
+        (7, 1, 3, 7),  # a limit is never exceeded
+        (4, 100, 10, 4),  # a microbatch holds at least one sequence
         (65_536, 1, 0, 65_536 // CACHED_ROWS),
         (CACHED_ROWS, 1, 0, 1),
         (5 * 8209, 1, 0, 5),
-        (5 * 16411, 1, 0, 5),  # of twice the size, rather than a row each
+        (5 * 16411, 1, 0, 5),  # twice the wanted size instead of one row each
     ],
 )
-def test_parts_are_equal_and_as_large_as_allowed(columns, length, limit, parts):
-    assert num_microbatches(columns, length, Partition(limit)) == parts
-    assert columns % parts == 0
+def test_microbatches_are_equal_and_as_large_as_allowed(columns, length, limit, count):
+    assert num_microbatches(columns, length, Partition(limit)) == count
+    assert columns % count == 0
 
 
-def test_an_accelerator_takes_all_at_once_unless_told_otherwise(monkeypatch):
+def test_an_accelerator_uses_one_microbatch_unless_a_limit_is_set(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert num_microbatches(2**20, 1, Partition()) == 1
     assert num_microbatches(2**20, 1, Partition(2**18)) == 4
 
 
-@pytest.mark.parametrize("parts", [1, 2, 6])
-def test_the_mean_of_the_gradients_of_parts_is_the_gradient_of_the_mean(parts):
+@pytest.mark.parametrize("count", [1, 2, 6])
+def test_the_mean_of_microbatch_gradients_is_the_gradient_of_the_mean(count):
     x, y = RNG.normal(size=(12, 3)), RNG.normal(size=12)
     weights, offset = RNG.normal(size=3), 0.5
     error = x @ weights + offset - y
@@ -57,25 +57,26 @@ def test_the_mean_of_the_gradients_of_parts_is_the_gradient_of_the_mean(parts):
         return (error**2).mean(), error.max()
 
     params = {"b": jnp.float32(offset), "w": jnp.asarray(weights, jnp.float32)}
-    cut = jax.tree.map(lambda a: jnp.asarray(a.reshape(parts, -1, *a.shape[1:]), jnp.float32), (x, y))
-    gradient, reports = jax.jit(lambda params, cut: mean_gradient(loss, params, (), cut))(params, cut)
+    microbatches = jax.tree.map(lambda a: jnp.asarray(a.reshape(count, -1, *a.shape[1:]), jnp.float32), (x, y))
+    mean = jax.jit(lambda params, microbatches: mean_gradient(loss, params, (), microbatches))
+    gradient, aux = mean(params, microbatches)
     np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(reports, error.reshape(parts, -1).max(1), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(aux, error.reshape(count, -1).max(1), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("limit", "columns"), [(2, 1), (4, 1), (7, 2), (24, 8), (100, 8)])
-def test_a_function_of_parts_is_the_function_of_the_whole(limit, columns):
-    """Columns stay in their order, for leaves of one step (such as a carry) and of many."""
+def test_a_function_mapped_over_microbatches_gives_the_result_of_the_whole(limit, columns):
+    """Columns keep their order, in leaves of one step (such as a recurrent state) and of many."""
     batch = {
         "obs": jnp.asarray(RNG.normal(size=(3, 8, 2))),
-        "carry": jnp.arange(8)[None],
+        "rnn_state": jnp.arange(8)[None],
         "flag": jnp.ones((3, 8), bool),
     }
     seen = []
 
-    def function(part):
-        seen.append(part["obs"].shape)
-        return part["obs"].sum(-1) * part["carry"].astype(jnp.float32), part["carry"]
+    def function(microbatch):
+        seen.append(microbatch["obs"].shape)
+        return microbatch["obs"].sum(-1) * microbatch["rnn_state"].astype(jnp.float32), microbatch["rnn_state"]
 
     expected, found = function(batch), map_microbatches(function, batch, Partition(limit))
     np.testing.assert_array_equal(found[0], expected[0])
@@ -88,8 +89,8 @@ def gathered(batch, index):
     return take(data, index)
 
 
-def test_rows_gathered_together_are_the_rows_of_every_leaf():
-    """Of all widths, dtypes and lengths, bit for bit: NaN and -0 too."""
+def test_gathered_leaves_are_bitwise_the_selected_columns():
+    """Leaves of all widths, dtypes and lengths are gathered bitwise, including NaN and -0."""
     wide = RNG.normal(size=(2, 6, NARROW + 1)).astype(np.float32)
     odd = np.array([np.nan, -0.0, 0.0, np.inf, -np.inf, 1e-45], np.float32) * np.ones((2, 1), np.float32)
     batch = {
@@ -99,7 +100,7 @@ def test_rows_gathered_together_are_the_rows_of_every_leaf():
         "action": RNG.integers(-5, 5, (2, 6), np.int32),
         "flag": RNG.random((2, 6)) < 0.5,
         "image": RNG.integers(0, 255, (2, 6, 4, 4, 1), np.uint8),
-        "carry": RNG.normal(size=(1, 6, 5)).astype(np.float32),  # of the first step alone
+        "rnn_state": RNG.normal(size=(1, 6, 5)).astype(np.float32),  # of the first step only
         "half": RNG.normal(size=(2, 6)).astype(np.float16),
         "nothing": (),
     }
@@ -114,8 +115,8 @@ def test_rows_gathered_together_are_the_rows_of_every_leaf():
         assert found.tobytes() == np.ascontiguousarray(x[:, index]).tobytes(), name
 
 
-def test_images_are_not_copied_into_the_rows():
-    """The program holds them once: nothing of four bytes a pixel, and no second array of all of them."""
+def test_images_are_gathered_in_their_own_dtype():
+    """The program does not widen images to four bytes per pixel, and does not copy all of them."""
     batch = {"image": jnp.zeros((1, 64, 84, 84, 4), jnp.uint8), "value": jnp.zeros((1, 64))}
     compiled = jax.jit(gathered).lower(batch, jnp.arange(8)).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 84 * 84 * 4 * 8
@@ -123,8 +124,8 @@ def test_images_are_not_copied_into_the_rows():
 
 @pytest.mark.parametrize("env", [chain(limit=5), reward_by_distance(action_dim=2)], ids=["discrete", "continuous"])
 @pytest.mark.parametrize("kind", ["feed-forward", "gru"])
-def test_an_update_in_parts_is_the_update(env, kind):
-    """Parameters to rounding, and the metrics: also advantages are normalised over the minibatch, not its parts."""
+def test_an_update_in_microbatches_equals_the_update(env, kind):
+    """Equal up to rounding, metrics included: advantages are normalized over the minibatch, not per microbatch."""
     base = {"num_envs": 4, "num_steps": 8, "num_epochs": 2, "num_minibatches": 2, "total_timesteps": 320}
     base |= {"sequence_length": 4} if kind == "gru" else {}
     network = plain(env) if kind == "feed-forward" else pp.make_network(env, pp.NetworkConfig("gru", (4,), rnn_size=3))
@@ -133,15 +134,17 @@ def test_an_update_in_parts_is_the_update(env, kind):
         algo, h = pp.make_ppo(env, network, Config(**base, microbatch_size=size)), as_traced(Hyperparams(1e-2))
         return jax.jit(lambda key: algo.update(algo.init(key, h), h))(jax.random.key(0))
 
-    (whole, metrics), (parts, of_parts) = run(16), run(4)
-    for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(parts.params), strict=True):
+    (whole, metrics), (divided, divided_metrics) = run(16), run(4)
+    for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(divided.params), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5)
     for name in ("policy_loss", "value_loss", "grad_norm", "max_ratio", "clip_fraction", "kl", "first_ratio_error"):
-        np.testing.assert_allclose(getattr(metrics, name), getattr(of_parts, name), rtol=1e-3, atol=2e-5, err_msg=name)
+        np.testing.assert_allclose(
+            getattr(metrics, name), getattr(divided_metrics, name), rtol=1e-3, atol=2e-5, err_msg=name
+        )
     assert metrics.kl > 1e-6
 
 
-def test_parts_bound_the_memory_of_an_update():
+def test_microbatches_bound_the_memory_of_an_update():
     env = chain(limit=5)
     network = pp.mlp(env, (64, 64))
 

@@ -33,7 +33,7 @@ class Rows(NamedTuple):
 
 
 def rows():
-    """A rollout [T, N, ...] of labelled samples, every leaf made from the label."""
+    """Return a rollout [T, N, ...] whose leaves are functions of a label per sample."""
     label = jnp.arange(24, dtype=jnp.float32).reshape(6, 4)
     return Rows(label, jnp.broadcast_to(label[..., None], (6, 4, 50)), 10.0 * label)
 
@@ -77,8 +77,8 @@ def first(advantage, excluded):
     return advantage
 
 
-def test_a_state_lies_after_init_where_an_update_leaves_it():
-    """So the second update is the compiled program of the first."""
+def test_init_places_a_state_as_an_update_does():
+    """Therefore all updates are one compiled program."""
     env = chain(limit=5)
     algo = pp.make_ppo(env, plain(env), CONFIG)
     h = as_traced(None)
@@ -91,7 +91,7 @@ def test_a_state_lies_after_init_where_an_update_leaves_it():
     assert set(PER_ENV_FIELDS) <= set(state._fields)
 
 
-def test_inside_shard_map_every_device_works_alone():
+def test_inside_shard_map_every_device_runs_separately():
     plan = make_plan(CONFIG, False, ())
     seen = []
 

@@ -1,4 +1,4 @@
-"""Sequences are stretches of one environment, on one device and on several."""
+"""Sequences are consecutive steps of one environment, on one device and on several."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from purejaxppo.batching.sequences import to_sequences
 
 
 @pytest.mark.parametrize("length", [1, 2, 4, 8])
-def test_sequences_are_stretches_of_one_environment(length):
+def test_sequences_are_consecutive_steps_of_one_environment(length):
     t, n = jnp.meshgrid(jnp.arange(8), jnp.arange(3), indexing="ij")
     t, n = np.asarray(to_sequences(t, length)), np.asarray(to_sequences(n, length))
     assert t.shape == (length, 24 // length)
@@ -22,8 +22,8 @@ def test_sequences_are_stretches_of_one_environment(length):
 
 @pytest.mark.parametrize("length", [1, 4])
 @pytest.mark.parametrize("devices", [1, 2, 3])
-def test_devices_have_runs_of_columns_of_their_own_environments(devices, length):
-    """The same columns as on one device, at the places that `located` says, and nobody else's environments."""
+def test_each_device_holds_the_sequences_of_its_environments(devices, length):
+    """The columns are those of one device, in the order of `to_device_layout`."""
     x = jnp.arange(8 * 6 * 2).reshape(8, 6, 2)
     one, several = to_sequences(x, length), to_sequences(x, length, devices)
     order = jax.random.permutation(jax.random.key(0), one.shape[1])

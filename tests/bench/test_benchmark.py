@@ -1,4 +1,4 @@
-"""The benchmark measures every workload in processes of its own, and one that fails does not stop the others."""
+"""The benchmark measures every workload in separate processes, and a failed workload does not stop the others."""
 
 import json
 
@@ -57,7 +57,7 @@ def test_curves_are_measured_if_they_are_asked_for(monkeypatch):
     assert report["drift"]["last_to_first"] == 1.0
 
 
-def test_a_curve_ends_where_memory_does(monkeypatch):
+def test_a_curve_ends_at_the_size_that_runs_out_of_memory(monkeypatch):
     calls = answer_at_once(monkeypatch, broken={("speed", 1024)})
     report = run_benchmark(W1, TimingBudget(), ignore, WORKLOADS["W1"].run)
     assert [point["num_envs"] for point in report["scaling"]] == [64, 128, 256, 512]

@@ -1,4 +1,4 @@
-"""The figure draws the report: bars as long as the numbers, phases that fill an update."""
+"""The figure shows the report: the lengths of bars are the measured values, and phases add up to an update."""
 
 import matplotlib.image
 import pytest

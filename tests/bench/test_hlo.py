@@ -1,4 +1,4 @@
-"""Counts of texts are those counted by hand, counts of compiled programs those computed by arithmetic."""
+"""Counts of texts equal those counted by hand; counts of compiled programs equal those computed by arithmetic."""
 
 import subprocess
 import sys
@@ -185,7 +185,7 @@ def test_kernels_grow_with_the_iterations_of_a_loop():
 
 
 def test_per_iteration_is_of_the_most_expensive_loop_of_that_length():
-    """A step of the environments takes more kernels than the other loops over T, such as that of the advantages."""
+    """A step of the environments has more kernels than the other loops over T, such as that of the advantages."""
 
     def rollout(x, w):
         x, ys = jax.lax.scan(lambda x, _: (jnp.sin(x) @ w, x), x, length=13)
@@ -198,7 +198,7 @@ def test_per_iteration_is_of_the_most_expensive_loop_of_that_length():
 
 
 def test_it_loads_without_any_package():
-    """The environments of benchmarks/compare.py hold a peer, not this package."""
+    """The environments of benchmarks/compare.py contain a peer, not this package."""
     load = f"import runpy; print(runpy.run_path({hlo.__file__!r})['count'].__name__)"
     done = subprocess.run([sys.executable, "-I", "-S", "-c", load], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "count"
@@ -237,7 +237,7 @@ def test_a_while_loop_on_data_has_no_known_length():
     assert counted.flops == 2 * 64**3
 
 
-def test_reading():
+def test_parts_of_a_text_are_parsed():
     program = parse(TEXT)
     assert program.entry == "main"
     assert set(program.computations) >= {"product", "inner_body", "outer_body", "main"}
@@ -248,7 +248,7 @@ def test_reading():
     assert trip_count("condition=%c, body=%b") is None
 
 
-def test_a_text_that_is_no_program_is_refused():
+def test_a_text_that_is_not_a_program_is_refused():
     with pytest.raises(ValueError, match="no ENTRY"):
         count("module @jit_f { func.func public @main() }")
 

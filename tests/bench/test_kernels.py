@@ -1,4 +1,4 @@
-"""The hot programs stay as small as they are: kernels and memory of one update against recorded numbers."""
+"""Kernels and memory of one update compared with recorded numbers."""
 
 import tomllib
 from pathlib import Path
@@ -14,14 +14,14 @@ from purejaxppo.training.loop import as_traced
 
 VERSION = ".".join(jax.__version__.split(".")[:2])
 RECORDED = tomllib.loads(Path(__file__).with_name("kernels.toml").read_text())
-MORE, LESS = 1.03, 0.8  # patch versions of XLA differ by 1 %; a program far below its number deserves a new number
+MORE, LESS = 1.03, 0.8  # patch versions of XLA differ by 1 %; if a program is far below its number, record a new one
 
 
 @pytest.mark.perf
 @pytest.mark.skipif(VERSION not in RECORDED, reason=f"tests/bench/kernels.toml has no numbers for jax {VERSION}")
 @pytest.mark.parametrize("name", ["W1", "W2"])
-def test_kernels_and_memory_of_an_update_stay_what_they_are(name):
-    """The numbers come from the optimized HLO, which the flags of conftest.py do not change (they are about LLVM)."""
+def test_kernels_and_memory_of_an_update_are_the_recorded_ones(name):
+    """The numbers come from the optimized HLO, which the flags of conftest.py do not change (they concern LLVM)."""
     run = WORKLOADS[name].run
     algo, h = make_algorithm(run), as_traced(run.hyperparams)
     state = jax.eval_shape(algo.init, jax.random.key(0), h)

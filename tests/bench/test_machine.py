@@ -1,4 +1,4 @@
-"""The machine is described by facts, and its limits are those of its operations."""
+"""The machine is described as JAX sees it, and its limits follow from the measured operations."""
 
 import jax
 

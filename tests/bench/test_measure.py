@@ -1,4 +1,4 @@
-"""A workload is measured end to end; its counts are those of the network's matrix products."""
+"""A workload is measured end to end; its counts equal those of the network's matrix products."""
 
 import os
 
@@ -17,7 +17,7 @@ TOY = Run(
 
 
 def products():
-    """FLOP of the matrix products of one update of the toy by phase: 8 steps of CartPole, layers of 4."""
+    """Return the FLOP of the matrix products of one update by phase: 8 steps of CartPole, layers of 4."""
     actor, critic = 2 * (4 * 4 + 4 * 2), 2 * (4 * 4 + 4 * 1)  # per observation
     first = 2 * 4 * 4  # first layer, whose input needs no gradient
     heads = 2 * 4 * (1 + 2)  # the gradients of the heads' inputs are not matrix products in HLO, but sums by column

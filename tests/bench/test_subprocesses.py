@@ -1,4 +1,4 @@
-"""A function in a subprocess returns its result, passes on its progress, or fails with a reason."""
+"""A function in a subprocess returns its result, reports progress, or fails with a reason."""
 
 import operator
 import os
@@ -22,7 +22,7 @@ def test_the_result_and_the_progress_come_back():
     assert lines == ["hello", "bye"]
 
 
-def test_a_failure_has_its_reason():
+def test_a_failure_has_a_reason():
     with pytest.raises(ChildFailed, match="ZeroDivisionError: "):
         run_in_subprocess(operator.truediv, 1, 0)
     with pytest.raises(ChildFailed, match="exit code 3"):

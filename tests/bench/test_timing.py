@@ -1,4 +1,4 @@
-"""Times are medians of repetitions, and warming up does not count. A fake clock decides, not the machine."""
+"""Times are medians of repetitions without the warm-up. A fake clock makes the tests deterministic."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from purejaxppo.bench.timing import Spread, TimingBudget, repeat, time_call
 
 
 class Clock:
-    """Time that passes only while work is done: `costs[i]` seconds per iteration in the i-th call."""
+    """A clock that advances only while work is done: `costs[i]` seconds per iteration in the i-th call."""
 
     def __init__(self, monkeypatch, costs):
         self.now, self.costs, self.iterations = 0.0, iter(costs), []

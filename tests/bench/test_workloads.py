@@ -7,7 +7,7 @@ from purejaxppo.config.checks import check
 
 
 @pytest.mark.parametrize("name", WORKLOADS)
-def test_settings_are_valid_and_those_of_purejaxrl(name):
+def test_settings_are_valid_and_equal_those_of_purejaxrl(name):
     run = check(WORKLOADS[name].run)
     h = run.hyperparams
     assert (h.learning_rate, h.lr_anneal, h.gamma, h.gae_lambda) == (2.5e-4, 1.0, 0.99, 0.95)

@@ -1,4 +1,4 @@
-"""The comparison alternates the sides, gives both the same flags, and computes honest intervals."""
+"""The comparison alternates the sides, gives both the same flags, and computes valid intervals."""
 
 import importlib.util
 import json
@@ -53,7 +53,7 @@ def test_each_side_is_first_equally_often_and_both_run_once_per_pair():
 
 
 @pytest.mark.parametrize("n", [5, 6, 9, 20])
-def test_the_interval_of_the_median_covers_as_it_says(n):
+def test_the_interval_of_the_median_has_its_nominal_coverage(n):
     interval = compare.median_interval(list(range(n)))
     k = int(interval["low"]) + 1  # the k-th smallest of 0, 1, 2, ...
     assert interval["high"] == n - k
@@ -102,7 +102,7 @@ def test_flags_can_be_chosen_for_the_peer_alone():
 # ---- workers
 
 
-def test_a_race_of_two_workers_has_the_ratio_of_their_speeds():
+def test_a_comparison_of_two_workers_gives_the_ratio_of_their_speeds():
     spec = compare.spec_of("W2", 1)
     result = compare.race(fake_side(1.0), fake_side(4.0), (spec, spec), 5)
     assert result["ratios"] == pytest.approx([4.0] * 5)
@@ -121,7 +121,7 @@ def test_learning_runs_as_many_executions_as_the_seeds_take():
     assert learned["env_steps_per_seed"] == spec["config"]["total_timesteps"]
 
 
-def test_a_worker_that_dies_is_an_error_with_its_last_output():
+def test_a_failed_worker_is_an_error_with_its_last_output():
     side = compare.Side((sys.executable, "-S", "-c", "import sys; sys.exit('no such peer')"), dict(os.environ))
     with pytest.raises(RuntimeError, match="no such peer"), side.worker(compare.spec_of("W2", 1)):
         pass

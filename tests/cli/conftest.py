@@ -1,4 +1,4 @@
-"""Fixtures of the tests of the command line."""
+"""Fixtures for tests of the command line."""
 
 import pytest
 from command_line import TINY
@@ -13,7 +13,7 @@ def no_compile_cache(monkeypatch):
 
 @pytest.fixture
 def tiny(tmp_path):
-    """A settings file of a run of a second."""
+    """Settings file of a run that takes a second."""
     path = tmp_path / "tiny.toml"
     path.write_text(TINY)
     return path
@@ -21,5 +21,5 @@ def tiny(tmp_path):
 
 @pytest.fixture
 def nothing_runs(monkeypatch):
-    """Fail if training begins."""
+    """Fail if training starts."""
     monkeypatch.setattr(train_command, "run_session", lambda *_: pytest.fail("training began"))

@@ -1,4 +1,4 @@
-"""`purejaxppo bench` refuses wrong options before it measures, and leaves a table, a figure and JSON."""
+"""`purejaxppo bench` refuses invalid options before it measures, and writes a table, a figure and JSON."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def test_every_wrong_option_is_named_before_anything_is_measured(monkeypatch, ar
     assert problems_of("bench", *args) == problems
 
 
-def test_it_leaves_a_table_a_figure_and_all_numbers(monkeypatch, capsys, tmp_path):
+def test_it_writes_a_table_a_figure_and_all_values(monkeypatch, capsys, tmp_path):
     answer_at_once(monkeypatch)
     options = ["--json", str(tmp_path / "r.json"), "--repetitions", "3", "--seconds", "0.25"]
     assert main.main(["bench", "--workload", "W1", "W2", *options]) == 0

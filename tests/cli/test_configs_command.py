@@ -15,7 +15,7 @@ def test_every_file_is_a_line_with_its_environment(capsys):
 
 
 @pytest.mark.parametrize("name", ["minatar_breakout_cnn", "Breakout-MinAtar", "gymnax/Breakout-MinAtar"])
-def test_one_is_printed_as_it_is(capsys, name):
+def test_one_is_printed_unchanged(capsys, name):
     assert main(["configs", name]) == 0
     assert capsys.readouterr().out == (ROOT / "configs" / "minatar_breakout_cnn.toml").read_text()
 

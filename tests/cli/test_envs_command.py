@@ -1,4 +1,4 @@
-"""`purejaxppo envs` lists what `make` takes."""
+"""`purejaxppo envs` lists the ids that `make` accepts."""
 
 from command_line import problems_of
 

@@ -1,4 +1,4 @@
-"""`purejaxppo evaluate`: the policy file is enough, and a file that cannot be used is named."""
+"""`purejaxppo evaluate` needs only the policy file, and names a file that cannot be used."""
 
 import shutil
 
@@ -17,7 +17,7 @@ from purejaxppo.training.runs import build
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A run folder with an untrained policy, as `train` would leave it."""
+    """A run folder with an untrained policy, as `train` writes it."""
     folder = tmp_path_factory.mktemp("run")
     run, _ = parse_toml(TINY)
     (folder / "config.toml").write_text(dump_toml(run))
@@ -74,7 +74,7 @@ def test_a_policy_without_its_settings_is_named(tmp_path):
         dispatch(["evaluate", str(tmp_path)])
 
 
-def test_settings_of_a_later_version_name_both_versions(folder, tmp_path):
+def test_an_error_in_settings_of_a_later_version_names_both_versions(folder, tmp_path):
     text = (folder / "config.toml").read_text()
     keep(tmp_path, text.replace(__version__, "9.9.9", 1).replace("num_epochs", "num_laps"))
     with pytest.raises(ConfigError, match=rf"written by purejaxppo 9\.9\.9; this is {__version__}") as caught:
@@ -82,7 +82,7 @@ def test_settings_of_a_later_version_name_both_versions(folder, tmp_path):
     assert [(problem.key, problem.kind) for problem in caught.value.problems] == [("config.num_laps", "unknown")]
 
 
-def test_a_config_that_was_edited_is_not_used_and_that_is_said(folder, tmp_path, capsys):
+def test_an_edited_config_is_not_used_and_draws_a_warning(folder, tmp_path, capsys):
     copy = shutil.copytree(folder, tmp_path / "copy")
     text = (copy / "config.toml").read_text()
     (copy / "config.toml").write_text(text.replace('"tanh"', '"relu"', 1).replace("num_epochs = ", "num_epochs = 1"))

@@ -87,7 +87,7 @@ def test_an_error_of_the_program_keeps_its_traceback(monkeypatch):
         main(["envs"])
 
 
-def test_output_in_ascii_never_is_an_encoding_error():
+def test_output_in_ascii_has_no_encoding_error():
     code, out, err = finish(start(["train", "--help"], {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}))
     assert (code, err) == (0, "")
     assert "discount factor ?" in out
@@ -95,14 +95,14 @@ def test_output_in_ascii_never_is_an_encoding_error():
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
 def test_closed_streams(tmp_path, closed):
-    """No traceback, and the output of a command goes nowhere."""
+    """There is no traceback, and the output is discarded."""
     command = f"{json.dumps(os.sys.executable)} -m purejaxppo envs {closed}"
     result = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=300)
     assert result.returncode == 0
     assert "Traceback" not in result.stderr
 
 
-def test_a_reader_that_goes_away_ends_a_listing_quietly():
+def test_a_closed_pipe_ends_a_listing_without_an_error():
     command = f"{json.dumps(os.sys.executable)} -m purejaxppo envs | head -1; true"
     result = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=300)
     assert result.stdout.count("\n") == 1

@@ -1,4 +1,4 @@
-"""Options are read from dataclasses: comments are help, marks are positions and intervals."""
+"""Options are read from dataclasses: comments are help texts, annotations mark positional arguments and intervals."""
 
 from dataclasses import MISSING, dataclass
 from typing import Annotated, get_type_hints

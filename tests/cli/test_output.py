@@ -1,4 +1,4 @@
-"""Output that fails does not end a run."""
+"""Output errors do not end a run."""
 
 import os
 import sys
@@ -22,4 +22,4 @@ def test_output_that_fails_is_discarded(monkeypatch, fault):
             print("x" * 10_000, flush=True)
         assert sys.stdout.encoding == stream.encoding
     assert sys.stdout is stream
-    stream.close()  # nothing is left that could not be written
+    stream.close()  # the buffer is empty

@@ -1,4 +1,4 @@
-"""Words to values: spellings, short names, switches, lists, and every problem at once."""
+"""From words to values: spellings, short names, switches, lists, and every problem at once."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,7 +87,7 @@ def test_options_of_a_command(words, values):
 )
 @pytest.mark.parametrize("before", [True, False])
 def test_settings_are_the_tables_of_a_file(words, tables, before):
-    """Wherever the positional argument stands."""
+    """The position of the positional argument does not matter."""
     result = parsed(*(["x.toml", *words] if before else [*words, "x.toml"]))
     assert (result.values, result.settings, result.problems) == ({"file": "x.toml"}, tables, [])
 
@@ -152,7 +152,7 @@ def test_every_problem_is_found(words, problems):
         ("--zzz=1", ": no such option"),
     ],
 )
-def test_an_unknown_option_names_the_one_that_is_meant_or_none(word, advice):
+def test_an_unknown_option_suggests_the_nearest_or_none(word, advice):
     (problem,) = parsed("x", word).problems
     assert problem.text.endswith(advice)
 

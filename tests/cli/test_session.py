@@ -1,4 +1,4 @@
-"""How a training session ends: finished, diverged, or stopped by signals; what it keeps each time."""
+"""A training session finishes, diverges, or is stopped by signals; tests of what it saves in each case."""
 
 import signal
 import tomllib
@@ -15,7 +15,7 @@ from purejaxppo.tracking.csv_file import read_csv
 
 
 def faked(monkeypatch, **kwargs) -> None:
-    """Let `train` run the stand-in of `fakes`, whose policy cannot play."""
+    """Make `train` use the fake algorithm of `fakes`, whose policy cannot act."""
 
     def build(run, problems=(), source=""):
         check(run, problems, source)
@@ -27,7 +27,7 @@ def faked(monkeypatch, **kwargs) -> None:
 
 
 def params_of(folder) -> list[float]:
-    """The parameters of a kept policy of `fakes`, which count the updates."""
+    """Return the parameters of a saved policy of `fakes`, which count the updates."""
     return load_file(folder / "policy.safetensors")["params"].tolist()
 
 
@@ -43,7 +43,7 @@ def test_every_update_is_logged_once_whatever_the_chunks(monkeypatch, tiny, tmp_
 
 
 def test_a_chunk_has_room_for_a_limited_number_of_updates(monkeypatch, tiny, tmp_path):
-    """The metrics of a hundredth of 10⁹ updates would not fit the memory."""
+    """The metrics of a hundredth of 10⁹ updates would not fit in memory."""
     asked = []
 
     def iterate(algo, state, h, num_updates, chunk):
@@ -108,7 +108,7 @@ def test_a_signal_ends_the_run_and_keeps_what_was_learned(tiny, tmp_path, number
 
 
 def test_a_second_signal_does_not_wait_for_the_device(tiny, tmp_path):
-    process = long_run(tiny, tmp_path / "run", 1e9)  # the first update alone takes many minutes
+    process = long_run(tiny, tmp_path / "run", 1e9)  # the first update takes many minutes
     while "compiling" not in process.stdout.readline():
         pass
     process.send_signal(signal.SIGINT)
@@ -116,7 +116,7 @@ def test_a_second_signal_does_not_wait_for_the_device(tiny, tmp_path):
     process.send_signal(signal.SIGINT)
     code, out, err = finish(process)
     assert (code, err) == (130, "purejaxppo: stopped before the end of the run\n")
-    assert "stopping" not in out  # it was said once
+    assert "stopping" not in out  # the message appears once
 
 
 def test_a_second_signal_keeps_what_was_learned(tiny, tmp_path):
@@ -133,8 +133,8 @@ def test_a_second_signal_keeps_what_was_learned(tiny, tmp_path):
     assert params_of(folder) == [updates] * 3
 
 
-def test_ctrl_c_before_training_ends_the_process_with_nothing_made(tiny, tmp_path):
-    """The stand-in waits where JAX and the environment would be loaded, however fast this machine is."""
+def test_ctrl_c_before_training_ends_the_process_without_a_run_folder(tiny, tmp_path):
+    """The fake waits where JAX and the environment would be loaded, so the speed of the machine does not matter."""
     process = start_fake(-1, "train", tiny, "--out", tmp_path / "run")
     while "building" not in process.stdout.readline():
         pass
@@ -144,7 +144,7 @@ def test_ctrl_c_before_training_ends_the_process_with_nothing_made(tiny, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-def test_a_reader_that_goes_away_does_not_stop_the_run(tiny, tmp_path):
+def test_a_closed_pipe_does_not_stop_the_run(tiny, tmp_path):
     folder = tmp_path / "run"
     process = long_run(tiny, folder, 1e4)
     wait_for(lambda: rows_written(folder) > 0)

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop are collected, and heard while the device is busy."""
+"""Signals that ask a run to stop are collected, and handled while the device is busy."""
 
 import itertools
 import os
@@ -13,13 +13,13 @@ from purejaxppo.cli.signals import abort_on_interrupt, background_runs, collect_
 
 
 def send(number):
-    """Send a signal to this process; its handler has run when this returns."""
+    """Send a signal to this process; the handler has run when this function returns."""
     os.kill(os.getpid(), number)
     time.sleep(0)
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"])
-def test_the_first_signal_is_collected_and_the_handlers_come_back(name):
+def test_the_first_signal_is_collected_and_the_handlers_are_restored(name):
     number = getattr(signal, name)
     before = signal.getsignal(number)
     with collect_signals() as received:
@@ -38,7 +38,7 @@ def test_a_second_stop_signal_raises_and_names_the_first(second):
     assert caught.value.args == (signal.SIGTERM,)
 
 
-def test_the_limit_that_follows_a_notice_does_not_count_as_a_second_signal():
+def test_a_signal_after_a_notice_does_not_count_as_a_second_signal():
     with collect_signals() as received:
         send(signal.SIGUSR1)
         send(signal.SIGUSR1)
@@ -95,7 +95,7 @@ def test_items_come_in_order_from_one_background_thread_and_errors_too():
     assert all(name.startswith(signals.WORKER) for _, name in got)
 
 
-def test_a_signal_is_heard_while_an_item_is_computed_and_the_item_is_not_waited_for():
+def test_a_signal_is_handled_while_an_item_is_computed_without_waiting_for_it():
     go_on = threading.Event()
 
     def items():
@@ -112,6 +112,6 @@ def test_a_signal_is_heard_while_an_item_is_computed_and_the_item_is_not_waited_
     go_on.set()
 
 
-def test_an_item_that_is_ready_is_not_thrown_away():
+def test_an_item_that_is_ready_is_not_lost():
     stopped = iter([False, True])
     assert list(itertools.islice(in_background(iter(range(2)), lambda: next(stopped, True)), 2)) == [0, 1]

@@ -1,4 +1,4 @@
-"""Standard streams: any encoding, open or closed."""
+"""Standard streams with any encoding, open or closed."""
 
 import io
 import os
@@ -15,7 +15,7 @@ def test_a_character_that_the_encoding_lacks_becomes_a_question_mark(monkeypatch
     assert raw.getvalue() == b"? = 1\n"
 
 
-def test_a_closed_stream_goes_nowhere(monkeypatch):
+def test_a_closed_stream_discards_its_output(monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)
     prepare_streams()
     print("text")
@@ -23,7 +23,7 @@ def test_a_closed_stream_goes_nowhere(monkeypatch):
     sys.stdout.close()
 
 
-def test_streams_of_a_notebook_stay_as_they_are(monkeypatch):
+def test_streams_of_a_notebook_are_unchanged(monkeypatch):
     class Stream(io.StringIO):
         reconfigure = property()  # raises AttributeError
 

@@ -1,4 +1,4 @@
-"""`purejaxppo train`: errors are reported all at once, and a run folder holds what was asked for."""
+"""`purejaxppo train` reports all errors at once, and writes a complete run folder."""
 
 import stat
 import tomllib
@@ -64,8 +64,8 @@ def test_an_error_on_the_command_line(tiny, tmp_path, nothing_runs, args, proble
     assert not (tmp_path / "run").exists()
 
 
-def test_all_errors_come_in_one_message_and_nothing_is_touched(capsys, tmp_path, nothing_runs):
-    """The message as it is printed, once."""
+def test_all_errors_are_in_one_message_and_no_file_changes(capsys, tmp_path, nothing_runs):
+    """The whole printed message, checked once."""
     run = tmp_path / "run"
     run.mkdir()
     (run / "metrics.csv").write_text("precious")
@@ -101,7 +101,7 @@ def test_a_file_is_not_a_run_folder(tiny, nothing_runs):
     assert tiny.read_text() == TINY
 
 
-def test_half_a_command(nothing_runs):
+def test_an_incomplete_command(nothing_runs):
     assert problems_of("train") == {("CONFIG", "missing")}
     assert problems_of("train", "--gamma", "7") == {("CONFIG", "missing"), ("hyperparams.gamma", "range")}
 
@@ -168,7 +168,7 @@ CLOSING = (
 
 @pytest.fixture(scope="module")
 def real_run(tmp_path_factory):
-    """One run of the program as a user starts it -> (folder, standard output, standard error, environment)."""
+    """Run the program as a user does -> (folder, standard output, standard error, environment)."""
     home = tmp_path_factory.mktemp("real")
     (home / "tiny.toml").write_text(TINY)
     # The compile cache keeps every program, however quickly this machine compiles it.
@@ -183,7 +183,7 @@ def real_run(tmp_path_factory):
     return home / "run", out, err, env
 
 
-def test_a_run_folder_holds_what_was_asked_for(real_run):
+def test_a_run_folder_is_complete(real_run):
     folder = real_run[0]
     assert {entry.name for entry in folder.iterdir()} == RUN_FILES
     run = load_toml(folder / "config.toml")
@@ -200,7 +200,7 @@ def test_a_run_folder_holds_what_was_asked_for(real_run):
     assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_output_is_plain_and_tells_the_result(real_run):
+def test_the_output_is_plain_and_contains_the_result(real_run):
     folder, out, _, _ = real_run
     assert "\x1b" not in out
     summary = tomllib.loads((folder / "summary.toml").read_text())
@@ -211,13 +211,13 @@ def test_the_output_is_plain_and_tells_the_result(real_run):
     assert "100%" in out
 
 
-def test_settings_without_effect_are_said_once(real_run):
+def test_settings_without_effect_draw_one_warning(real_run):
     lines = real_run[2].splitlines()
     assert lines == ["purejaxppo: warning: settings without effect", '  config.n_step = 7: needs targets = "n_step"']
 
 
 def test_the_same_file_gives_the_same_run_from_the_compile_cache(real_run):
-    """The same metrics, the same policy file to the byte, and no program is compiled again."""
+    """Metrics and policy file are bitwise equal, and no program is compiled again."""
     folder, _, _, env = real_run
     cache = Path(env["XDG_CACHE_HOME"]) / "purejaxppo" / "xla"
     assert stat.S_IMODE(cache.stat().st_mode) == 0o700
@@ -235,8 +235,8 @@ def test_the_same_file_gives_the_same_run_from_the_compile_cache(real_run):
 
 @pytest.mark.parametrize("name", ["greedy", "sampled"])
 @pytest.mark.parametrize("file", ["", "policy.safetensors"])
-def test_evaluate_finds_the_figures_that_train_printed(real_run, capsys, name, file):
-    """From the folder, and from the policy file alone."""
+def test_evaluate_gives_the_figures_that_train_printed(real_run, capsys, name, file):
+    """With the folder, and with the policy file only."""
     folder, out, _, _ = real_run
     args = ["evaluate", str(folder / file), "--seed", "4", *(["--sampled"] if name == "sampled" else [])]
     assert main(args) == 0
@@ -244,8 +244,8 @@ def test_evaluate_finds_the_figures_that_train_printed(real_run, capsys, name, f
     assert capsys.readouterr().out == f"CartPole-v1: {printed}\n"
 
 
-def test_standard_output_that_is_closed_keeps_the_run(real_run, tiny, tmp_path):
-    """No traceback, every file whole: nothing that is printed may end up in them."""
+def test_a_closed_standard_output_does_not_affect_the_run(real_run, tiny, tmp_path):
+    """There is no traceback, and no printed text ends up in a file."""
     code, _, err = finish(start([CLOSING, tiny, tmp_path / "run"], real_run[3], script=("-c",)))
     assert (code, "Traceback" in err) == (0, False)
     assert {entry.name for entry in (tmp_path / "run").iterdir()} == RUN_FILES
@@ -264,7 +264,7 @@ def test_an_unknown_environment_names_similar_ones(capsys, tiny, nothing_runs):
 
 @pytest.mark.parametrize(("args", "fast"), [([], None), (["--fast-flags"], True), (["--fast-flags", "false"], None)])
 def test_the_cpu_is_prepared_for_the_size_of_the_run(monkeypatch, tiny, nothing_runs, args, fast):
-    """The environment variable decides unless the option is given."""
+    """The environment variable applies unless the option is given."""
     asked = []
     monkeypatch.setattr("purejaxppo.devices.cpu.prepare_cpu", lambda *given: asked.append(given))
     assert problems_of("train", tiny, "--num-devices", "1000", *args)

@@ -1,4 +1,4 @@
-"""Settings together: what must fit, every problem at once, and settings without effect."""
+"""Combinations of settings: what must fit together, every problem at once, and settings without effect."""
 
 import dataclasses
 
@@ -75,7 +75,7 @@ def test_a_run_has_at_least_one_update():
 
 
 def test_the_updates_of_a_run_can_be_counted_in_32_bits():
-    """Otherwise the schedule wraps around, or the number of updates overflows after the run folder was made."""
+    """Otherwise the schedule would wrap around, or the count of updates would overflow."""
     size = Config().timesteps_per_update
     assert not find_problems(Config(num_envs=1, num_steps=2, num_minibatches=1, total_timesteps=2 * INT32_MAX + 1))
     for config in (
@@ -164,9 +164,9 @@ SMALL = Config(num_envs=4, num_steps=8, num_epochs=2, num_minibatches=2, total_t
 
 @pytest.mark.parametrize("change", [{}, {"objective": "kl"}, {"objective": "cpi"}, {"policy_step": "trpo"}])
 def test_ignored_hyperparameters_change_nothing_and_the_others_do(change):
-    """Two updates under every setting: the parameters stay bitwise the same exactly for the settings that are ignored.
+    """Two updates under every setting: the parameters are bitwise the same exactly for the ignored settings.
 
-    Controls with infinite targets and value clipping have to be on to matter at all, so they are compared at finite
+    Controls with infinite targets and value clipping have no effect unless they are on, so they are compared at finite
     values.
     """
     config = dataclasses.replace(SMALL, **change)
@@ -204,7 +204,7 @@ def test_settings_are_ignored_by_what_reads_them():
     assert "network.embedding_size" not in ignored_settings(Config(), NetworkConfig(symbols="embedding"))
 
 
-def test_only_settings_that_were_changed_are_worth_a_warning():
+def test_only_changed_settings_draw_a_warning():
     run = Run(config=Config(n_step=7), network=NetworkConfig(rnn_size=128), hyperparams=Hyperparams(beta=2.0))
     lines = ignored_changes(run, ignored_settings(run.config, run.network))
     assert [line.split(" ")[0] for line in lines] == ["hyperparams.beta", "config.n_step"]

@@ -1,4 +1,4 @@
-"""ConfigError lists its problems in the message and keeps them one by one."""
+"""ConfigError lists its problems in the message and keeps them as data."""
 
 from purejaxppo.config.errors import ConfigError, Problem
 

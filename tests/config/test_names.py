@@ -1,4 +1,4 @@
-"""Suggestions: the setting that is meant, or none."""
+"""Suggestions: the nearest setting, or none."""
 
 import pytest
 
@@ -21,7 +21,7 @@ EVERY = {name for names in NAMES.values() for name in names} | set(Run.__datacla
         ("zzz", ""),
     ],
 )
-def test_the_setting_that_is_meant_or_none(name, expected):
+def test_the_nearest_setting_is_suggested_or_none(name, expected):
     assert suggestion(name, EVERY) == expected
 
 
@@ -30,7 +30,7 @@ def test_only_names_of_the_table_are_suggested():
     assert suggestion("n_envs", NAMES["config"]) == "num_envs"
 
 
-def test_other_names_lead_to_settings_and_are_none_themselves():
+def test_other_names_map_to_settings_and_are_not_settings():
     assert set(OTHER_NAMES.values()) <= EVERY
     assert not OTHER_NAMES.keys() & EVERY
 

@@ -1,4 +1,4 @@
-"""The declarations of settings: static or traced, and constructors that say where a setting belongs."""
+"""Declarations of settings: static or traced, and constructors that say where a setting belongs."""
 
 import dataclasses
 import pickle
@@ -26,13 +26,13 @@ def test_hyperparams_are_a_pytree_of_numbers():
     assert jax.vmap(lambda h: h.gamma)(Hyperparams(*(jnp.ones(2) for _ in h))).tolist() == [1.0, 1.0]
 
 
-def test_choices_name_what_exists():
+def test_choices_are_the_existing_functions():
     hints = get_type_hints(Config)
     assert set(get_args(hints["objective"])) == OBJECTIVES.keys()
     assert set(get_args(hints["targets"])) == TARGETS.keys()
 
 
-def test_updates_that_fit():
+def test_num_updates_is_the_number_of_whole_updates():
     config = Config(num_envs=4, num_steps=8, total_timesteps=3 * 32 - 1)
     assert (config.timesteps_per_update, config.num_updates) == (32, 2)
 

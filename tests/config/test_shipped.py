@@ -18,7 +18,7 @@ def test_every_file_of_the_repository_is_there():
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_file_is_valid_and_begins_with_what_it_is(name):
+def test_every_file_is_valid_and_begins_with_a_description(name):
     assert load_toml(CONFIGS[name]).env == env_of(CONFIGS[name])
     assert CONFIGS[name].read_text().startswith("# ")
 

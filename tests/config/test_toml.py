@@ -1,4 +1,4 @@
-"""TOML files: read with all problems, written so that the same Run comes back."""
+"""TOML files are read with all problems; a written Run is read back unchanged."""
 
 import math
 
@@ -68,11 +68,11 @@ def test_a_fault_is_named_by_its_key(text, key, kind):
         ('[network]\nactivation = "ReLU"', 'did you mean "relu"?'),
     ],
 )
-def test_a_fault_comes_with_what_to_write(text, advice):
+def test_a_problem_says_what_to_write(text, advice):
     assert advice in parse_toml(text)[1][0].text
 
 
-def test_a_name_that_is_like_no_setting_gets_no_suggestion():
+def test_a_name_unlike_any_setting_gets_no_suggestion():
     (problem,) = parse_toml("[config]\nquiet = true")[1]
     assert problem.text == ": no such key"
 
@@ -94,7 +94,7 @@ def test_a_round_trip_is_exact():
     assert parse_toml("") == (Run(), [])
 
 
-def test_an_integer_is_read_as_the_number_it_is():
+def test_an_integer_is_read_exactly():
     run, problems = parse_toml("[hyperparams]\nlearning_rate = 1\ngamma = 0")
     assert not problems
     assert run.hyperparams.learning_rate == 1.0
@@ -136,7 +136,7 @@ def test_a_path_with_a_nul_or_of_a_folder_is_one_problem(tmp_path):
         assert [p.key for p in caught.value.problems] == ["cannot be read"]
 
 
-def test_a_file_is_loaded_as_it_says(tmp_path):
+def test_a_file_is_loaded(tmp_path):
     path = tmp_path / "x.toml"
     path.write_text('env = "Acrobot-v1"\nseed = 3\n[config]\nnum_envs = 32\n[hyperparams]\nent_coef = 0.01\n')
     expected = Run("Acrobot-v1", {}, 3, Config(num_envs=32), hyperparams=Hyperparams(ent_coef=0.01))

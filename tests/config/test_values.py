@@ -1,4 +1,4 @@
-"""Single values: types, intervals and choices, judged by the number that the program computes with."""
+"""Single values: types, intervals and choices, judged by the value that the program computes with."""
 
 import dataclasses
 import math
@@ -22,7 +22,7 @@ def replaced(table, name, value):
 
 
 def problems_of(key, value):
-    """The problems of one setting in an otherwise valid Run."""
+    """Return the problems of one setting in an otherwise valid Run."""
     table, _, name = key.rpartition(".")
     if table:
         return find_problems(**{table: replaced(TABLES[table](), name, value)})
@@ -91,7 +91,7 @@ def test_the_float32_value_is_named(field, value, used):
 
 
 def test_subnormal_numbers_are_zero_in_a_program():
-    """Why: XLA flushes them."""
+    """This is why they are judged as 0: XLA flushes them."""
     tiny = np.float32(1e-40)
     assert jax.jit(lambda x: x * 1.0)(tiny) == 0.0 == as_float32(np.asarray(1e-40))
 
@@ -105,7 +105,7 @@ def test_integers_of_any_length(digits, sign):
     assert show_value(10**400) == "an integer of 401 digits"
 
 
-def test_an_integer_is_a_number_too():
+def test_a_float_setting_accepts_an_integer():
     check_settings(hyperparams=Hyperparams(gamma=1))
     check_settings(Config(num_envs=np.int64(64)))
 
@@ -119,7 +119,7 @@ def test_inf_switches_limits_off():
 @pytest.mark.parametrize("name", TABLES)
 @pytest.mark.parametrize("value", [None, "x", [1.5], {}, (1, True), 1.5j, object()])
 def test_every_setting_refuses_values_of_other_types(name, value):
-    """Each is named with its key; only a setting that takes any text has another fault."""
+    """Each problem names its key. A setting that takes any text has another kind of problem."""
     for key, hint in get_type_hints(TABLES[name]).items():
         (problem,) = value_problems(f"{name}.{key}", value, hint)
         assert problem.key == f"{name}.{key}"

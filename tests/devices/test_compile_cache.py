@@ -1,4 +1,4 @@
-"""The compile cache is found, is safe, and can be switched off."""
+"""The compile cache has a safe default folder and can be moved or switched off."""
 
 import stat
 
@@ -44,7 +44,7 @@ def test_a_cache_that_cannot_be_created_is_off(monkeypatch, tmp_path, capsys):
 
 
 def test_settings_of_jax_have_priority(monkeypatch, tmp_path):
-    """A folder or a least compile time in JAX's own environment variables stays as it is."""
+    """JAX's environment variables for the folder and the minimum compile time are kept."""
     set_values = {}
     monkeypatch.setattr(jax.config, "update", lambda name, value: set_values.update({name: value}))
     monkeypatch.setattr(compile_cache, "cache_folder", lambda: tmp_path)

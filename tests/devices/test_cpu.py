@@ -1,4 +1,4 @@
-"""A CPU is configured once, before JAX starts, and only with compiler passes that XLA enables itself."""
+"""A CPU is configured once, before JAX starts, by default only with compiler passes that XLA enables itself."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ def run_python(code, *args, timeout=1800, **variables):
 
 @pytest.fixture
 def before_start(monkeypatch):
-    """Make JAX look as if it had not started; returns the numbers of devices that are asked for."""
+    """Simulate that JAX has not started; yield the requested numbers of devices."""
     asked = []
     monkeypatch.setattr(cpu, "_has_started", lambda: False)
     monkeypatch.setattr(jax.config, "update", lambda name, value: asked.append((name, value)))
@@ -46,7 +46,7 @@ def test_flags_of_small_minibatches_come_on_top_of_those_of_all_sizes():
 
 
 def test_no_default_flag_switches_on_a_pass_that_xla_leaves_off():
-    """`true` switches something on, and so does an extra option without a value."""
+    """`true` enables a pass, and so does an extra option without a value."""
     for size in (None, 1, SMALL_MINIBATCH, 10**6):
         flags = xla_flags(size)
         options = flags.pop("xla_backend_extra_options", "").split(",")
@@ -194,7 +194,7 @@ for name in names:
 @pytest.mark.parametrize("size", [64, 2 * SMALL_MINIBATCH])
 @pytest.mark.parametrize("suite", SUITES)
 def test_every_environment_compiles_with_the_default_flags(suite, size):
-    """In one other process: a failed check inside XLA ends it, and the last line names the environment."""
+    """In a separate process, because a failed check inside XLA ends it; the last line names the environment."""
     names = pp.available().get(suite, ())
     if not names:
         pytest.skip(f"the suite {suite} is not installed")

@@ -53,14 +53,14 @@ def assert_close(actual, desired, tol=1e-7):
 
 
 def quoted(erratum, *figures):
-    """Under the erratum's heading docs/derivation.md has each of the figures; the rest are held by test_equations."""
+    """The document quotes the figures under the heading of the erratum; test_equations.py checks the others."""
     block = " ".join(DOC.split(f"\n### {erratum} ")[1].split("\n#")[0].split())
     assert [x for x in figures if not re.search(rf"(?<![\d.]){re.escape(x)}(?!\d)", block)] == []
 
 
 @pytest.fixture(scope="module")
 def rollouts():
-    """1e5 rollouts, long enough that g^60 < 2e-6: states [61, n] and rewards [60, n]."""
+    """Return 1e5 rollouts, long enough that g^60 < 2e-6: states [61, n] and rewards [60, n]."""
     states, _, rewards = oracle.simulate(MDP, PI, 100_000, 60, np.random.default_rng(1))
     return states, rewards
 
@@ -98,7 +98,7 @@ def test_eq02_policy_gradient_theorem():
 
 
 def test_eq02_autodiff_of_the_exact_return_agrees():
-    """The same gradient by JAX, through the linear solve, in float32."""
+    """JAX differentiates through the linear solve, in float32."""
     P, r, rho0 = (jnp.asarray(x, jnp.float32) for x in MDP[:3])
 
     def expected_return(theta):
@@ -139,7 +139,7 @@ def test_E2_return_is_the_visitation_average_of_rewards_without_the_next_value()
 
 
 def test_E3_unrolled_gradient_of_v_and_no_cancellation_of_the_gradient_of_rho():
-    """grad V = (I - g P)^-1 sum_a grad pi Q, averaged over rho0; and grad rho is not a part that drops out."""
+    """grad V = (I - g P)^-1 sum_a grad pi Q, averaged over rho0; the term with grad rho does not vanish."""
     grad_pi = PI[:, :, None, None] * oracle.score(PI)
     local = np.einsum("saxb,sa->sxb", grad_pi, Q)
     unrolled = np.linalg.solve(np.eye(len(RHO)) - GAMMA * oracle.transition_under(MDP, PI), local.reshape(len(RHO), -1))
@@ -165,7 +165,7 @@ def test_E4_gradient_of_cpi_is_one_minus_gamma_times_the_policy_gradient():
 
 @pytest.mark.parametrize("name", ["cpi", "clip", "kl"])
 def test_E4_eq05_eq07_eq08_at_the_old_policy_every_surrogate_has_that_gradient(name):
-    """By the library: every (s, a) a sample of weight rho pi, the gradient at w = 1."""
+    """With the library: every (s, a) is a sample of weight rho pi, and the gradient is taken at w = 1."""
     weight, old, advantage = (jnp.asarray(x, jnp.float32) for x in (RHO[:, None] * PI, np.log(PI), A))
     h = SimpleNamespace(clip_eps=0.2, clip_asymmetry=1.0, dual_clip=jnp.inf, beta=1.0)
 
@@ -179,7 +179,7 @@ def test_E4_eq05_eq07_eq08_at_the_old_policy_every_surrogate_has_that_gradient(n
 
 
 def test_E4_undiscounted_samples_point_elsewhere():
-    """States as a rollout meets them, each step with the same weight: not even parallel to the gradient of J."""
+    """With equal weights for all steps, as in a rollout, the gradient is not even parallel to that of J."""
     step, states = MDP.rho0, np.zeros_like(RHO)
     for _ in range(200):
         states, step = states + step / 200, step @ oracle.transition_under(MDP, PI)
@@ -199,7 +199,7 @@ def test_E5_performance_difference_lemma_is_exact_with_the_new_states():
 
 
 def test_E5_cpi_has_a_bias_of_second_order_within_its_bound():
-    """States stay those of the old policy: an error, at most 4 e g / (1 - g)^2 max TV^2, e = max |A|."""
+    """The states are those of the old policy: an error of at most 4 e g / (1 - g)^2 max TV^2, e = max |A|."""
     errors, bounds = [], []
     for old, new in random_policies():
         advantage = oracle.advantages(MDP, old)
@@ -228,7 +228,7 @@ def test_C9_improvement_bound_needs_the_maximum_kl():
 
 
 def test_C9_with_the_average_kl_of_eq06_the_bound_fails():
-    """A state the old policy hardly meets: one change leads there, another makes it bad; the average sees neither."""
+    """The old policy rarely visits a state; one change leads there, another makes it bad; the mean KL shows neither."""
     mdp, old, new = rare_state()
     advantage, rho = oracle.advantages(mdp, old), oracle.visitation(mdp, old)
     gain = oracle.expected_return(mdp, new) - oracle.expected_return(mdp, old)
@@ -244,9 +244,9 @@ def test_C9_with_the_average_kl_of_eq06_the_bound_fails():
 def test_E1_the_minimum_is_not_the_clipped_term_below_the_interval():
     one, half = jnp.float32(1.0), jnp.float32(0.5)
     assert float(obj.clipped_surrogate(half, one, 0.2)) == 0.5
-    assert np.clip(0.5, 0.8, 1.2) == 0.8  # what the source's first line gives
+    assert np.clip(0.5, 0.8, 1.2) == 0.8  # the first line of the source gives this
     assert float(obj.clipped_surrogate(jnp.float32(1.5), -one, 0.2)) == -1.5
-    # The conclusion drawn from it, L^CLIP <= L^CPI pointwise, holds all the same.
+    # The conclusion, L^CLIP <= L^CPI pointwise, holds nevertheless.
     w = jnp.linspace(0.0, 3.0, 301)
     for sign in (-1.0, 1.0):
         a = jnp.full_like(w, sign)
@@ -261,7 +261,7 @@ def price_gradient(theta):
 
 
 def resting_point():
-    """The theta at which that gradient is 0, by bisection."""
+    """Return the theta at which that gradient is 0, by bisection."""
     low, high = 0.0, 0.1
     for _ in range(60):
         middle = (low + high) / 2
@@ -270,18 +270,18 @@ def resting_point():
 
 
 def test_E6_clipping_does_not_keep_a_ratio_near_1():
-    """The sample that is still inside the interval drags the shared parameter, and the other ratio runs to 20."""
+    """The sample inside the interval moves the shared parameter, and the other ratio grows to 20."""
     ratios = two_samples(clip)
     np.testing.assert_allclose(ratios[-1], [20.0, 1.13], atol=0.02)
     outside = ratios[:, 0] > 1.2
-    assert outside.argmax() == 1  # from the first step on its own gradient is zero for good
+    assert outside.argmax() == 1  # from the first step on its own gradient is zero
     assert np.all(outside[1:])
     assert np.all(np.diff(ratios[:, 0]) >= 0)
     assert ratios[-1, 1] < 1.2
 
 
-def test_E6_how_far_the_clip_lets_it_run_is_steps_times_learning_rate():
-    """A small rate and few steps keep it near 1, and not the clip: at the same product it is as far out."""
+def test_E6_the_distance_beyond_the_clip_is_steps_times_learning_rate():
+    """A small rate and few steps keep the ratio near 1, not the clip: at an equal product it is equally far away."""
     for steps, learning_rate in ((8250, 0.002), (1650, 0.01)):
         np.testing.assert_allclose(two_samples(clip, steps, learning_rate)[-1], [20.0, 1.13], atol=0.02)
     few = two_samples(clip, 400, 0.002)[-1, 0]
@@ -292,14 +292,14 @@ def test_E6_how_far_the_clip_lets_it_run_is_steps_times_learning_rate():
 def test_E6_a_kl_penalty_pulls_back_where_clipping_does_not():
     ratios = two_samples(price)
     assert np.all(ratios[-1] < 1.25)
-    assert np.abs(ratios[10:] - ratios[-1]).max() < 1e-3  # ten steps, and there it rests
+    assert np.abs(ratios[10:] - ratios[-1]).max() < 1e-3  # it has converged after ten steps
 
 
-def test_E6_the_price_rests_at_one_point_at_every_rate_that_lets_it_rest():
+def test_E6_the_penalty_converges_to_one_point_at_every_stable_learning_rate():
     rest = resting_point()
     for learning_rate in (0.001, 0.002, 0.005, 0.008):
         assert_close(two_samples(price, learning_rate=learning_rate)[-1], price_gradient(rest)[1], 1e-4)
-    # Beyond two over the curvature a step jumps over the point and lands further away than it was.
+    # At a rate above 2 / curvature a step overshoots the point and ends further away.
     curvature = (price_gradient(rest - 1e-6)[0] - price_gradient(rest + 1e-6)[0]) / 2e-6
     quoted("E6", f"{2 / curvature:.4f}")
     for learning_rate in (0.009, 0.035):
@@ -318,10 +318,10 @@ def test_E7_targets_come_from_raw_advantages():
     for fn in TARGETS.values():
         advantage, targets = fn(rewards, zero, zero, no, no, h, 5)
         assert_close(targets, returns, 1e-6)
-    # In the source's order, A normalised before R = A + V, the value function is fitted to something else.
+    # In the source's order, A normalized before R = A + V, the value function is fitted to something else.
     source = adv.normalize_advantages(advantage) + zero
     assert np.abs(source - np.array(returns)).max() > 1.0
-    assert abs(float(source.mean())) < 1e-6  # centred: the level of the return is gone
+    assert abs(float(source.mean())) < 1e-6  # centered: the level of the return is lost
 
 
 def expected_gae(pi, values, lam, terms=400):
@@ -329,7 +329,7 @@ def expected_gae(pi, values, lam, terms=400):
     transition = oracle.transition_under(MDP, pi)
     total = MDP.r + GAMMA * MDP.P @ values - values[:, None]
     later = oracle.reward_under(MDP, pi) + GAMMA * transition @ values - values
-    reach = MDP.P.copy()  # the distribution over states l steps on
+    reach = MDP.P.copy()  # the distribution over states after l more steps
     for l in range(1, terms):
         total = total + (GAMMA * lam) ** l * reach @ later
         reach = reach @ transition
@@ -353,7 +353,7 @@ def gae_variance(pi, values, lam):
 
 
 def deviations_of_gae(values, lams):
-    """Root of the variance, averaged over s ~ rho and a ~ pi, for each lambda."""
+    """Return the root of the variance, averaged over s ~ rho and a ~ pi, for each lambda."""
     return np.array([np.sqrt((RHO[:, None] * PI * gae_variance(PI, values, lam)).sum()) for lam in lams])
 
 
@@ -369,7 +369,7 @@ def test_C4_eq10_mean_of_the_library_over_rollouts_has_that_bias(lam):
     error = first.std() / np.sqrt(first.size)
     expected = A[state, action] + gae_bias(PI, VALUE_ERROR, lam)[state, action]
     assert abs(first.mean() - expected) < 4 * error
-    assert abs(A[state, action] - expected) > 8 * error  # the bias is there to be seen
+    assert abs(A[state, action] - expected) > 8 * error  # the bias is large enough to be measured
 
 
 @pytest.mark.parametrize("lam", [0.0, 0.5, 1.0])
@@ -403,8 +403,8 @@ def test_C4_bias_depends_on_the_action_unless_lambda_is_1_or_the_error_constant(
     assert np.abs(policy_gradient(A + gae_bias(PI, VALUE_ERROR, 0.5)) - GRAD_J).max() > 0.01
 
 
-def test_C4_lambda_trades_bias_for_variance_where_v_is_nearly_right():
-    """The bias falls with lam; the variance grows with it for V = V^pi, but not for any V, as the source has it."""
+def test_C4_lambda_trades_bias_for_variance_if_v_is_nearly_right():
+    """The bias falls with lam. The variance grows with it for V = V^pi, but not for every V, as the source claims."""
     horizon, num, lams = 60, 5000, (0.0, 0.9, 1.0)
     states, _, rewards = oracle.simulate(MDP, PI, num, horizon, np.random.default_rng(3), first=(0, 0))
     no = jnp.zeros((horizon, num), bool)
@@ -419,7 +419,7 @@ def test_C4_lambda_trades_bias_for_variance_where_v_is_nearly_right():
 
 
 def test_C4_with_a_bad_critic_the_variance_falls_first_and_then_grows():
-    """Averaged over states and actions, exactly; at lambda = 1 the critic plays no part any more."""
+    """Averaged over states and actions, exactly; at lambda = 1 the critic has no effect."""
     lams = np.linspace(0, 1, 101)
     right, off = deviations_of_gae(V, lams), deviations_of_gae(V + VALUE_ERROR, lams)
     lowest = off.argmin()
@@ -442,7 +442,7 @@ def test_C4_the_variance_falls_first_for_most_random_errors_but_not_for_all():
         assert np.all(np.diff(curve[: lowest + 1]) < 0)
         assert np.all(np.diff(curve[lowest:]) > 0)
         falls, grows = falls + (lowest > 0), grows + (lowest == 0)
-        assert lowest < 20  # towards lambda = 1 it grows for all of them
+        assert lowest < 20  # near lambda = 1 it grows for all of them
     quoted("C4", f"{falls} of 200", f"other {grows}")
 
 

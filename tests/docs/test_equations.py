@@ -1,4 +1,4 @@
-"""docs/derivation.md is held to its word: each equation has code and a test, each name exists, each figure is so."""
+"""docs/derivation.md is true: each equation has code and a test, the names exist, and the code gives the figures."""
 
 import ast
 import importlib
@@ -136,7 +136,7 @@ def test_a_test_named_in_the_document_exists(file, name):
 
 
 def test_nothing_that_looks_like_a_name_escapes_these_checks():
-    """A path or a prefix misspelt would not be found, and so not be missed."""
+    """A misspelt path or prefix would not be found and therefore not be checked."""
     assert len(named_tests(DOC)) == DOC.count("::")
     files = re.findall(r"`((?:tests|docs|notebooks)/[\w./]+)`", DOC)
     assert files
@@ -156,7 +156,7 @@ def test_each_erratum_names_a_test_of_its_own(name):
 
 
 def test_formulas_survive_markdown():
-    """Some renderers take a backslash before punctuation for an escape of their own and drop it."""
+    """Some Markdown renderers drop a backslash before punctuation."""
     formulas = re.findall(r"\$\$.*?\$\$|\$[^$\n]+\$", DOC, flags=re.DOTALL)
     assert len(formulas) > 30
     assert [f for f in formulas if re.search(r"\\[^A-Za-z]", f)] == []

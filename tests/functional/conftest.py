@@ -1,4 +1,4 @@
-"""The three ways in which each formula is called."""
+"""Three ways to call a formula: op by op, compiled, and under vmap."""
 
 import functools
 

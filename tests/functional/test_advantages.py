@@ -1,4 +1,4 @@
-"""Advantages and targets against double sums in float64, over every pattern of endings."""
+"""Advantages and targets compared with double sums in float64, over every pattern of episode ends."""
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ def test_eq09_td_residual_masks_only_terminations_C1(run):
         expected[i] = REWARDS[i] + bootstrap - VALUES[i]
     actual = run(lambda *x: adv.td_residuals(*x, GAMMA), REWARDS, VALUES, NEXT_VALUES, TERMINATED)
     assert_close(actual, expected)
-    # As the source has it, without the mask, it is another number wherever an episode terminated.
+    # Without the mask, as in the source, the residual differs at every termination.
     source = REWARDS + GAMMA * NEXT_VALUES - VALUES
     assert np.all((np.abs(source - expected) > 1e-6) == TERMINATED)
 
@@ -52,8 +52,8 @@ def test_eq10_gae_without_environment_axis():
     assert_close(adv.gae(*map(jnp.asarray, one), GAMMA, LAM), oracle.gae_double_sum(*one, GAMMA, LAM))
 
 
-def test_C2_a_cut_trace_ignores_all_that_follows_it():
-    """What stands after an ending changes nothing before it; without the ending it does."""
+def test_C2_the_end_of_an_episode_stops_the_trace():
+    """Changes after the end of an episode have no effect before it; without the end they have one."""
     rows = [np.array(x[:, :2]) for x in ROWS]
     rows[3][:], rows[4][:] = False, False
     rows[3][1, 0], rows[4][1, 1] = True, True
@@ -109,7 +109,7 @@ def test_targets_n_step_at_their_limits():
 
 @pytest.mark.parametrize("lam", [0.0, 0.8, 1.0])
 def test_targets_td_lambda_match_the_mixture_of_n_step_returns(run, lam):
-    """Two derivations of one thing: A + V by (10), and (1 - lam) sum lam^{n-1} R^(n)."""
+    """Two derivations of the same targets: A + V by (10), and (1 - lam) sum lam^{n-1} R^(n)."""
     expected = oracle.per_environment(oracle.lambda_return, *NO_VALUES, gamma=GAMMA, lam=lam)
     assert_close(run(lambda *x: adv.td_lambda_targets(*x, GAMMA, lam), *CONSISTENT), expected)
 
@@ -147,8 +147,8 @@ def test_normalize_advantages_is_population_std_and_affine_invariant():
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -3.3, 100.7])
-def test_normalize_advantages_of_equal_numbers_are_zero(value):
-    """Their mean rounds; what it leaves, divided by its own size, would be advantages of order 1."""
+def test_normalized_advantages_of_equal_values_are_zero(value):
+    """The rounding error of their mean, divided by its own size, would give advantages of order 1."""
     assert np.abs(adv.normalize_advantages(jnp.full(1000, value))).max() < 1e-2
 
 
@@ -157,12 +157,12 @@ def masked_float64(x, mask):
     return np.where(mask, (x - kept.mean()) / (kept.std() + 1e-8), 0.0)
 
 
-def test_normalize_advantages_of_a_mask_leaves_the_others_out(run):
+def test_normalized_advantages_exclude_masked_samples(run):
     x, mask = 3.0 + 5.0 * REWARDS, ~TRUNCATED
     normalized = run(adv.normalize_advantages, x, mask)
     assert_close(normalized, masked_float64(x, mask))
     assert np.all(np.asarray(normalized)[~mask] == 0.0)
-    # Whatever stands at a masked sample changes no other, not even a NaN.
+    # A masked sample does not affect the others, even if it is NaN.
     np.testing.assert_array_equal(run(adv.normalize_advantages, np.where(mask, x, np.nan), mask), normalized)
 
 
@@ -174,7 +174,7 @@ def test_normalize_advantages_of_masks_that_keep_all_one_or_none():
         np.testing.assert_array_equal(adv.normalize_advantages(x, mask), 0.0)
 
 
-def test_C5_a_mask_lets_no_gradient_through():
+def test_C5_masked_normalization_has_no_gradient():
     mask = jnp.asarray(~TRUNCATED)
     assert not np.any(jax.grad(lambda x: jnp.sum(adv.normalize_advantages(x, mask) ** 2))(jnp.asarray(REWARDS)))
 
@@ -194,7 +194,7 @@ def test_eq09_next_state_values_are_shifted_values_except_at_truncations(run):
     np.testing.assert_array_equal(found, expected)
 
 
-def test_next_state_values_ask_the_network_as_often_as_the_worst_environment_was_truncated():
+def test_next_state_values_call_the_network_once_per_truncation_of_the_most_truncated_environment():
     asked = []
     final_value = lambda t: jax.debug.callback(lambda: asked.append(1)) or jnp.zeros(t.shape)  # noqa: E731
     for worst in (0, 1, 3):

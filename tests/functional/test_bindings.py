@@ -1,4 +1,4 @@
-"""Formulas by name, with their numbers from a Hyperparams: every field goes where its name says."""
+"""Formulas by name, bound to the fields of a Hyperparams: every field reaches the argument that its name says."""
 
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -43,7 +43,7 @@ def test_objectives_by_name(run):
         assert_close(run(lambda r, a, kl, fn=fn: fn(r, a, kl, CLIP), R, A, kl), expected[name], 1e-6)
 
 
-def test_objective_none_leaves_the_policy_alone():
+def test_objective_none_has_no_gradient():
     gradient = jax.grad(lambda r, kl: OBJECTIVES["none"](r, jnp.float32(1.0), kl, CLIP), argnums=(0, 1))
     assert gradient(jnp.float32(1.5), jnp.float32(0.3)) == (0.0, 0.0)
 
@@ -55,7 +55,7 @@ RETURNS = SimpleNamespace(gamma=GAMMA, gae_lambda=LAM, value_lambda=0.5)
 
 @pytest.mark.parametrize("name", sorted(TARGETS))
 def test_targets_by_name(run, name):
-    """Advantages are GAE(gae_lambda) under each name; the targets are what the name says, from raw advantages (E7)."""
+    """Advantages are GAE(gae_lambda) under each name; the targets are those of the name, from raw advantages (E7)."""
     advantage = oracle.per_environment(oracle.gae_double_sum, *ROWS, gamma=GAMMA, lam=LAM)
     expected = {
         "gae": advantage + VALUES,
@@ -68,7 +68,7 @@ def test_targets_by_name(run, name):
 
 
 @pytest.mark.parametrize("name", sorted(TARGETS))
-def test_C5_nothing_flows_back_into_what_advantages_and_targets_were_made_of(name):
+def test_C5_advantages_and_targets_are_constants(name):
     def total(numbers):
         rewards, values, next_values, gamma = numbers
         h = SimpleNamespace(gamma=gamma, gae_lambda=gamma, value_lambda=gamma)
@@ -81,7 +81,7 @@ def test_C5_nothing_flows_back_into_what_advantages_and_targets_were_made_of(nam
     assert all(np.all(np.asarray(g) == 0) for g in jax.tree.leaves(grads))
 
 
-def test_no_nan_leaks_out_of_a_value_behind_a_termination():
+def test_a_nan_value_after_a_termination_has_no_effect():
     poisoned = np.where(TERMINATED, np.nan, NEXT_VALUES)
     rows = (REWARDS, VALUES, poisoned, TERMINATED, TRUNCATED)
     for name, fn in TARGETS.items():
@@ -90,15 +90,15 @@ def test_no_nan_leaks_out_of_a_value_behind_a_termination():
             np.testing.assert_array_equal(a, b, err_msg=name)
 
 
-def test_never_ending_reward_1_is_worth_the_geometric_series():
-    """All-truncated rows of reward 1 with V = 1/(1-g) have zero advantage and target V under every name."""
+def test_endless_reward_1_has_the_value_of_the_geometric_series():
+    """Truncated rows of reward 1 with V = 1/(1-g) have advantage 0 and target V under every name."""
     ones, no = jnp.ones((6, 2)), jnp.zeros((6, 2), bool)
     value = ones / (1 - GAMMA)
     for name, fn in TARGETS.items():
         advantage, target = fn(ones, value, value, no, ~no, RETURNS, 3)
         assert_close(advantage, 0.0 * ones)
         np.testing.assert_allclose(target, value, rtol=1e-6, err_msg=name)
-        # Taken for a termination, the same data say that the world is worth its truncated sum.
+        # If the truncations are treated as terminations, the value is the truncated sum.
         assert np.all(np.asarray(fn(ones, value, value, ~no, no, RETURNS, 3)[1]) < 2.0)
 
 
@@ -106,7 +106,7 @@ def test_never_ending_reward_1_is_worth_the_geometric_series():
 
 
 class H(NamedTuple):
-    """The hyperparameters that the controls read."""
+    """Hyperparameters that the controls read."""
 
     learning_rate: Any = 3e-4
     clip_eps: Any = 0.2
@@ -116,8 +116,8 @@ class H(NamedTuple):
     clip_target_kl: Any = INF
 
 
-def test_infinite_target_leaves_every_number_bitwise_alone(run):
-    """Every KL with every number, those out of range too."""
+def test_an_infinite_target_changes_nothing(run):
+    """For every KL and every value, also values out of range."""
     grid = np.meshgrid([0.0, 1e-3, 5.0, np.inf, np.nan], [0.0, 1e-30, 0.3, 1e9])
     kl, value = (np.float32(x.ravel()) for x in grid)
     control = kl_control.Control(value, 3 * value, 5 * value)
@@ -126,7 +126,7 @@ def test_infinite_target_leaves_every_number_bitwise_alone(run):
         np.testing.assert_array_equal(bits(x), bits(y))
 
 
-def test_nan_kl_leaves_every_number_bitwise_alone():
+def test_a_nan_kl_changes_nothing():
     control = kl_control.Control(jnp.float32(0.3), jnp.float32(0.7), jnp.float32(1.1))
     out = bindings.update_control(control, jnp.float32(np.nan), H(1, 1, 1, 0.01, 0.01, 0.01))
     np.testing.assert_array_equal(bits(out), bits(control))
@@ -142,7 +142,7 @@ def test_nan_kl_leaves_every_number_bitwise_alone():
         ((10.0, 10.0, 10.0), (0.5, 1.5, 1.5)),
     ],
 )
-def test_each_control_obeys_its_own_target(run, targets, expected):
+def test_each_control_depends_on_its_target_only(run, targets, expected):
     h = H(3e-4, 0.2, 1.0, *targets)
     control = bindings.init_control(h)
     assert all(x.dtype == jnp.float32 and x.shape == () for x in control)
@@ -157,17 +157,17 @@ def test_apply_control_scales_learning_rate_and_clip_range(run):
     np.testing.assert_allclose((out.learning_rate, out.clip_eps, out.beta), (1.5e-4, 0.3, 0.25), rtol=1e-6)
 
 
-def test_apply_control_is_bitwise_nothing_when_all_is_off(run):
+def test_apply_control_is_the_identity_if_all_controls_are_off(run):
     h = H(jnp.float32(3e-4), jnp.float32(0.2), jnp.float32(5.0))
     out = run(lambda h: bindings.apply_control(bindings.init_control(h), h), h)
     np.testing.assert_array_equal(bits(out), bits(h))
-    # A fixed β is the one of the hyperparameters, also when they change during a run.
+    # A fixed β is that of the hyperparameters, also if they change during a run.
     later = bindings.apply_control(bindings.init_control(h), h._replace(beta=jnp.float32(7.0)))
     assert float(later.beta) == 7.0
 
 
-def test_controls_under_vmap_go_their_own_ways():
-    """Three seeds with three KLs and three targets, one of them off."""
+def test_controls_under_vmap_are_independent():
+    """Three seeds with three KLs and three targets, one of them infinite."""
     h = H(beta_target_kl=jnp.asarray([0.01, 0.01, INF]), lr_target_kl=jnp.asarray([INF, 0.01, 0.01]))
     axes = H(None, None, None, 0, 0, None)
     control = jax.vmap(bindings.init_control, in_axes=(axes,), axis_size=3)(h)

@@ -1,4 +1,4 @@
-"""Improvement diagnostics against their formulas, the exact MDP, and a run."""
+"""Improvement diagnostics compared with their formulas, an exact MDP, and a run."""
 
 import dataclasses
 from types import SimpleNamespace
@@ -48,8 +48,8 @@ def test_C9_prediction_and_bound_on_the_exact_mdp():
 
 
 @pytest.mark.parametrize("advantage", [0.0, 1.0])
-def test_without_discount_there_is_no_bound(advantage):
-    """Nor a NaN on the way to it, which jax_debug_nans would stop at."""
+def test_without_discount_the_bound_is_infinite_and_not_nan(advantage):
+    """No intermediate value is NaN either, so that jax_debug_nans passes."""
     with jax.debug_nans(True):
         a = jnp.full((1, 4), advantage)
         d = jax.jit(improvement)(jnp.ones((1, 4)), jnp.zeros((1, 4)), a, jnp.float32(0.0), jnp.float32(1.0))
@@ -69,16 +69,16 @@ def test_explained_variance_matches_float64():
 
 @pytest.mark.parametrize("constant", [0.0, 0.1, -3.3, 100.7, 1e-30])
 def test_explained_variance_of_a_constant_target_is_0(constant):
-    """In float32 the variance of 1000 times 0.1 is not 0: compared with it, a small error would count as huge."""
+    """In float32 the variance of 1000 values 0.1 is not 0; relative to it a small error would count as huge."""
     target = jnp.full(1000, constant)
     with jax.debug_nans(True):
         for value in (target, target + 1.0, jnp.linspace(-1.0, 1.0, 1000)):
             assert float(jax.jit(explained_variance)(value, target)) == 0.0
-        # Nor is there anything to explain where the variance underflows.
+        # The result is also 0 if the variance underflows.
         assert float(explained_variance(jnp.zeros(2), jnp.asarray([1e-30, 2e-30]))) == 0.0
 
 
-def test_explained_variance_does_not_hide_a_nan():
+def test_explained_variance_of_a_nan_is_nan():
     target = jnp.asarray([0.0, 1.0, jnp.nan])
     assert np.isnan(explained_variance(jnp.zeros(3), target))
     assert np.isnan(explained_variance(target, jnp.asarray([0.0, 1.0, 2.0])))
@@ -87,7 +87,7 @@ def test_explained_variance_does_not_hide_a_nan():
 # The mean residual ---------------------------------------------------------------------------------------------------
 
 
-def test_the_mean_residual_by_the_old_values_is_the_improvement():
+def test_the_mean_residual_under_the_old_values_is_the_improvement():
     """(1-γ)(J(π) - J(π_old)) on the MDP: states and actions of the new policy, V of the old one."""
     mdp = oracle.random_mdp(2)
     rng = np.random.default_rng(3)
@@ -102,11 +102,11 @@ def test_the_mean_residual_by_the_old_values_is_the_improvement():
     rollout = SimpleNamespace(reward=rewards, terminated=jnp.zeros(rewards.shape, bool))
     found = mean_residual(rollout, *values, mdp.gamma)
     np.testing.assert_allclose(found, (1 - mdp.gamma) * gain, atol=0.01)
-    assert abs((1 - mdp.gamma) * gain) > 0.03  # else nothing is shown
+    assert abs((1 - mdp.gamma) * gain) > 0.03  # otherwise the test shows nothing
 
 
 def test_predicted_and_realized_improvement_agree_on_cartpole():
-    """Reward 1 every step, so that no mean of rewards says anything: what an update promised is what came of it."""
+    """Every reward is 1, so that the mean reward carries no information; prediction and realized improvement agree."""
     env = pp.make("CartPole-v1")
     config = Config(num_envs=64, num_steps=64, total_timesteps=64 * 64 * 12, diagnostics=True)
     metrics = pp.train(pp.make_ppo(env, pp.mlp(env), config), jax.random.key(0), Hyperparams(1e-3))[1]
@@ -117,17 +117,17 @@ def test_predicted_and_realized_improvement_agree_on_cartpole():
     assert metrics.episode_return_mean[-1] > 2 * metrics.episode_return_mean[0]
 
 
-def test_a_run_reports_them_only_where_asked():
+def test_a_run_reports_diagnostics_only_on_request():
     env = chain(limit=6)
     config = Config(num_envs=4, num_steps=8, num_epochs=2, num_minibatches=2, total_timesteps=32 * 3)
     on = pp.make_ppo(env, plain(env), dataclasses.replace(config, diagnostics=True))
     state, metrics = pp.train(on, jax.random.key(0), Hyperparams(1e-2))
     d = metrics.diagnostics
     assert (d.realized_improvement == 0).tolist() == [True, False, False]
-    assert (d.predicted_improvement > 0).all()  # the update climbs the surrogate that it is measured by
+    assert (d.predicted_improvement > 0).all()  # the update increases the surrogate that measures it
     np.testing.assert_allclose(d.surrogate_after - d.surrogate_before, d.predicted_improvement, atol=1e-6)
     assert (d.kl_max >= metrics.kl).all()
     off_state, off = pp.train(pp.make_ppo(env, plain(env), config), jax.random.key(0), Hyperparams(1e-2))
     assert off.diagnostics == ()
     for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(off_state.params), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-6)  # looking changes nothing
+        np.testing.assert_allclose(a, b, atol=1e-6)  # the diagnostics do not change the run

@@ -1,4 +1,4 @@
-"""Statistics of finished episodes against a loop in plain Python."""
+"""Statistics of finished episodes compared with a loop in Python."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +8,7 @@ from purejaxppo.functional.episode_stats import init_episode_stats, summarize_ep
 
 
 def slow_episodes(blocks, num_envs):
-    """For each block the (return, length) of every episode that ended in it, in plain Python."""
+    """Return for each block the (return, length) of every episode that ended in it."""
     running = [[0.0, 0] for _ in range(num_envs)]
     for rewards, done in blocks:
         finished = []
@@ -29,7 +29,7 @@ def test_episode_summary_matches_a_python_loop(run, end):
     for (rewards, done), (finished, running) in zip(blocks, slow_episodes(blocks, 3), strict=True):
         state, summary = run(summarize_episodes, state, jnp.asarray(rewards), jnp.asarray(done))
         assert float(summary.num_episodes) == len(finished)
-        expected = [0.0] * 6  # where nothing finished
+        expected = [0.0] * 6  # no episode finished
         if finished:
             values = np.array(finished)
             expected = [f(values[:, i]) for i in (0, 1) for f in (np.mean, np.min, np.max)]
@@ -43,7 +43,7 @@ def test_episode_summary_counts_an_episode_over_two_blocks_whole_and_ignores_the
     state = init_episode_stats(2)
     state, summary = summarize_episodes(state, jnp.ones((5, 2)), jnp.zeros((5, 2), bool))
     assert float(summary.num_episodes) == 0
-    assert np.array(summary).tolist() == [0.0] * 7  # numbers, so that jax_debug_nans has nothing to find
+    assert np.array(summary).tolist() == [0.0] * 7  # not NaN, so that jax_debug_nans passes
     done = jnp.zeros((3, 2), bool).at[1, 0].set(True)
     _, summary = summarize_episodes(state, jnp.ones((3, 2)), done)
     assert np.array(summary).tolist() == [1.0, 7.0, 7.0, 7.0, 7.0, 7.0, 7.0]

@@ -1,4 +1,4 @@
-"""KL-driven controls and the early stop against their tables."""
+"""KL-driven controls and the early stop compared with tables."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ def bits(x):
 
 # Controls ----------------------------------------------------------------------------------------------------
 
-# KL over target, factor on β. At exactly 1.5 and 1/1.5 nothing happens.
+# KL over target, factor on β. At exactly 1.5 and 1/1.5 it is 1.
 BETA_TABLE = [(0.0, 0.5), (0.1, 0.5), (0.66, 0.5), (0.67, 1), (1.0, 1), (1.49, 1), (1.51, 2), (9.0, 2), (np.inf, 2)]
 # KL over target, factor on the learning rate or the clip range.
 SCALE_TABLE = [(0.0, 1.5), (0.49, 1.5), (0.51, 1), (1.0, 1), (1.99, 1), (2.01, 1 / 1.5), (9.0, 1 / 1.5)]
@@ -31,7 +31,7 @@ def test_C7_eq08_adaptive_beta_doubles_halves_or_stays(kl, factor, beta):
 
 
 def test_C7_beta_moves_against_the_kl():
-    """The inverted factor would run away: here KL = 0.1/β, and the controller settles where KL is the target."""
+    """With KL = 0.1/β the control settles where KL is the target; with the inverse factor it would diverge."""
     beta = jnp.float32(100.0)
     for _ in range(30):
         beta = kl_control.adaptive_beta(beta, 0.1 / beta, 0.01)
@@ -52,7 +52,7 @@ def test_adaptive_scale_stays_in_its_range():
     np.testing.assert_allclose(kl_control.adaptive_scale(low, 1.0, 0.01, 0.1, 2.0), 0.1)
 
 
-def test_adaptive_beta_never_runs_out_to_zero_or_infinity():
+def test_adaptive_beta_never_reaches_zero_or_infinity():
     down = up = jnp.float32(1.0)
     for _ in range(200):
         down, up = kl_control.adaptive_beta(down, 0.0, 0.01), kl_control.adaptive_beta(up, 1.0, 0.01)
@@ -62,7 +62,7 @@ def test_adaptive_beta_never_runs_out_to_zero_or_infinity():
 # Early stop --------------------------------------------------------------------------------------------------
 
 
-def test_should_stop_is_strict_and_for_good(run):
+def test_should_stop_is_strict_and_permanent(run):
     def history(kls, kappa):
         stop = lambda stopped, kl: (kl_control.should_stop(stopped, kl, kappa),) * 2  # noqa: E731
         return jax.lax.scan(stop, jnp.zeros((), bool), kls)[1]

@@ -1,4 +1,4 @@
-"""Surrogates, losses and KL estimators against their definitions by cases, in float64, sample by sample."""
+"""Surrogates, losses and KL estimators compared with their definitions by cases, in float64, sample by sample."""
 
 import itertools
 
@@ -11,7 +11,7 @@ import pytest
 from purejaxppo.functional import objectives as obj
 
 EPS = 0.2
-# Every ratio meets every advantage, the bounds themselves included (0.8 and 1.2 in float32 are 1 - ε and 1 + ε).
+# Every ratio is combined with every advantage; 0.8 and 1.2 are the bounds 1 - ε and 1 + ε in float32.
 RATIOS = np.array([0.0, 0.3, 0.5, 0.8, 0.9, 1.0, 1.1, 1.2, 1.5, 3.0, 20.0], np.float32)
 ADVANTAGES = np.array([-5.0, -1.0, -0.01, 0.0, 0.01, 1.0, 5.0], np.float32)
 R, A = (x.ravel() for x in np.meshgrid(RATIOS, ADVANTAGES))
@@ -34,7 +34,7 @@ def test_eq04_ratio_is_the_quotient_of_probabilities(run):
     assert_close(run(obj.importance_ratio, np.log(p).astype(np.float32), np.log(q).astype(np.float32)), p / q, 1e-5)
 
 
-def test_eq04_ratio_of_equals_is_1_exactly():
+def test_eq04_ratio_of_equal_log_probabilities_is_exactly_1():
     x = jnp.linspace(-50.0, 3.0, 101)
     np.testing.assert_array_equal(obj.importance_ratio(x, x), 1.0)
 
@@ -76,14 +76,14 @@ def test_eq07_clipped_surrogate_matches_min_of_r_and_clip_r_on_random_numbers(ru
 
 
 def test_eq07_gradient_table(run):
-    """Sign of A by place of r: the six cells, and the row A = 0."""
+    """Sign of A by position of r: six cells, and the row A = 0."""
     table = {
-        (1.0, 0.5): 1.0,  # below, A > 0: pulled up
+        (1.0, 0.5): 1.0,  # below, A > 0: gradient
         (1.0, 1.0): 1.0,
-        (1.0, 1.5): 0.0,  # above, A > 0: enough
-        (-1.0, 0.5): 0.0,  # below, A < 0: enough
+        (1.0, 1.5): 0.0,  # above, A > 0: none
+        (-1.0, 0.5): 0.0,  # below, A < 0: none
         (-1.0, 1.0): -1.0,
-        (-1.0, 1.5): -1.0,  # above, A < 0: pushed down
+        (-1.0, 1.5): -1.0,  # above, A < 0: gradient
         (0.0, 0.5): 0.0,
         (0.0, 1.0): 0.0,
         (0.0, 1.5): 0.0,
@@ -118,7 +118,7 @@ def test_eq07_lower_bound_of_cpi_pointwise():
 def test_eq07_asymmetric_range(run):
     actual = run(lambda r, a: obj.clipped_surrogate(r, a, 0.2, 0.5), R, A)
     assert_close(actual, piecewise(R, A, 0.8, 1.5))
-    # Each bound serves one sign only: a wider upper one changes nothing for A < 0.
+    # Each bound concerns one sign of A: a wider upper bound changes nothing for A < 0.
     symmetric = obj.clipped_surrogate(jnp.asarray(R), jnp.asarray(A), 0.2)
     np.testing.assert_array_equal(actual[A < 0], symmetric[A < 0])
     assert np.any(actual[A > 0] != symmetric[A > 0])
@@ -127,7 +127,7 @@ def test_eq07_asymmetric_range(run):
 def test_eq07_dual_clip(run):
     actual = run(lambda r, a: obj.clipped_surrogate(r, a, 0.2, None, 2.5), R, A)
     assert_close(actual, piecewise(R, A, 0.8, 1.2, 2.5))
-    # As it is usually written: max(min(r A, clip(r) A), c A) where A < 0.
+    # The usual form: max(min(r A, clip(r) A), c A) for A < 0.
     usual = np.minimum(R * A, np.clip(R, 0.8, 1.2) * A)
     assert_close(actual, np.where(A < 0, np.maximum(usual, 2.5 * A), usual))
     gradient = jax.grad(lambda r: obj.clipped_surrogate(r, jnp.float32(-1.0), 0.2, None, 2.5))
@@ -147,10 +147,10 @@ def test_infinite_ratio_with_advantage_0_gives_0_in_value_and_gradient(name):
     value, gradient = jax.value_and_grad(lambda r: jnp.sum(surrogate(r, zero)))(ratio)
     assert float(value) == 0.0
     np.testing.assert_array_equal(gradient, 0.0)
-    assert np.isnan((ratio * zero)[0])  # what the plain product gives
+    assert np.isnan((ratio * zero)[0])  # the plain product gives NaN
 
 
-def test_eq07_infinite_ratio_is_bounded_for_a_gain_and_a_nan_stays_a_nan():
+def test_eq07_infinite_ratio_is_bounded_for_positive_advantages_and_a_nan_stays_a_nan():
     inf, nan = jnp.float32(jnp.inf), jnp.float32(jnp.nan)
     one = jnp.float32(1.0)
     assert float(obj.clipped_surrogate(inf, one, EPS)) == pytest.approx(1.2)
@@ -165,7 +165,7 @@ def test_eq07_infinite_ratio_is_bounded_for_a_gain_and_a_nan_stays_a_nan():
 
 @pytest.mark.parametrize(("high", "dual"), [(None, np.inf), (0.5, np.inf), (1.0, 2.5), (0.05, 1.3)])
 def test_eq07_is_clipped_where_the_surrogate_has_lost_its_gradient(run, high, dual):
-    """Autodiff of (7) with respect to the ratio, on the bounds too: its zeros at A ≠ 0."""
+    """The zeros of the derivative of (7) by the ratio at A ≠ 0, at the bounds too."""
     surrogate = lambda r: jnp.sum(obj.clipped_surrogate(r, jnp.asarray(A), EPS, high, dual))  # noqa: E731
     gradient = np.asarray(jax.grad(surrogate)(jnp.asarray(R)))
     found = run(lambda r, a: obj.is_clipped(r, a, EPS, high, dual), R, A)
@@ -173,8 +173,8 @@ def test_eq07_is_clipped_where_the_surrogate_has_lost_its_gradient(run, high, du
     assert 0.1 < np.mean(found) < 0.7
 
 
-def test_eq07_is_clipped_knows_the_range_in_use():
-    """A ratio of 1.5 passes the wide upper bound 2; the ratio 5 of a bad action passes (7) and not the dual clip."""
+def test_eq07_is_clipped_uses_the_given_range():
+    """A ratio of 1.5 is below the wide upper bound 2; a ratio of 5 with A < 0 passes (7), but not the dual clip."""
     one = jnp.float32(1.0)
     assert bool(obj.is_clipped(jnp.float32(1.5), one, 0.2))
     assert not bool(obj.is_clipped(jnp.float32(1.5), one, 0.2, 5 * 0.2))
@@ -220,14 +220,14 @@ def test_eq11_clipped_value_loss_matches_the_cases(run, c):
     assert_close(run(lambda v, r, o: obj.value_loss(v, r, o, c), V, TARGET, OLD), expected, 1e-5)
 
 
-def test_eq11_clip_is_centred_at_the_old_value_and_takes_the_worse():
+def test_eq11_clip_is_centered_at_the_old_value_and_takes_the_larger_error():
     def loss(value):
         return obj.value_loss(value, jnp.float32(10.0), jnp.float32(1.0), 0.5)
 
-    # Towards the target by more than .5: the clipped error (10 - 1.5)^2 counts and gives no gradient.
+    # V moves toward the target by more than .5: the clipped error (10 - 1.5)^2 counts and gives no gradient.
     value, gradient = jax.value_and_grad(loss)(jnp.float32(4.0))
     assert (float(value), float(gradient)) == (72.25, 0.0)
-    # Away from it by more than .5: the free error is the worse one, and it pulls back.
+    # V moves away from it by more than .5: the unclipped error is larger and gives the gradient.
     value, gradient = jax.value_and_grad(loss)(jnp.float32(-1.0))
     assert (float(value), float(gradient)) == (121.0, -22.0)
 

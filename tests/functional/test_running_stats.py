@@ -1,4 +1,4 @@
-"""Running moments and reward scaling against NumPy loops in float64."""
+"""Running moments and reward scaling compared with NumPy loops in float64."""
 
 from typing import NamedTuple
 
@@ -62,7 +62,7 @@ def test_moments_of_many_samples_at_a_large_offset_do_not_drift():
     np.testing.assert_allclose(moments.var, everything.var(), rtol=1e-4)
 
 
-def test_merge_with_an_empty_side_changes_nothing(run):
+def test_merging_an_empty_sample_changes_nothing(run):
     some = update_moments(init_moments((2,)), array([[1.0, 2e4], [3.0, -1e4], [0.5, 7.0]]))
     empty = init_moments((2,))
     for merged in (run(merge_moments, some, empty), run(merge_moments, empty, some)):
@@ -97,7 +97,7 @@ def test_constant_samples_have_variance_exactly_zero():
     [(1000.0, 1e7, 256, 1001.0), (100.0, 1e8, 128, 101.0), (-3e4, 1e9, 64, -3e4 + 2), (0.5, 1e11, 512, 0.75)],
 )
 def test_small_updates_are_not_lost_however_large_the_count(mean, count, size, to):
-    """40,000 batches, each far below the resolution of float32, against the same recursion in float64."""
+    """40,000 batches, each far below the resolution of float32, compared with the same recursion in float64."""
     batches = np.float32(to + np.random.default_rng(0).normal(size=(50, size)))
     start = merge_moments(init_moments(()), RunningMoments(*map(jnp.float32, (mean, 1.0, count))))
     step = lambda moments, i: (update_moments(moments, jnp.asarray(batches)[i % 50]), None)  # noqa: E731
@@ -112,18 +112,18 @@ def test_small_updates_are_not_lost_however_large_the_count(mean, count, size, t
     assert found[2] == true_count
     np.testing.assert_allclose(found[0] - exact(start)[0], true_mean - exact(start)[0], rtol=1e-4)
     np.testing.assert_allclose(found[1] - 1.0, true_var - 1.0, rtol=1e-4, atol=1e-12)
-    # What a reader of the float32 numbers alone sees is as near as float32 goes.
+    # The float32 numbers without their low parts are exact to float32.
     np.testing.assert_allclose(moments[:3], (true_mean, true_var, true_count), rtol=6e-8)
 
 
 def test_the_same_updates_in_plain_float32_are_lost():
-    """Negative control: mean + w δ stays where it is, and the test above would notice."""
+    """Negative control: in plain float32, mean + w δ does not change, so the test above would fail."""
     mean, weight = jnp.float32(1000.0), jnp.float32(256 / 1e7)
     assert mean + weight * (jnp.float32(1001.0) - mean) == 1000.0
 
 
 def test_moments_without_low_parts_count_as_exact():
-    """So that numbers from elsewhere (another library, a file) can be continued."""
+    """Moments from another library or from a file can be continued."""
     bare = RunningMoments(jnp.float32(2.0), jnp.float32(3.0), jnp.float32(10.0))
     merged = merge_moments(bare, bare)
     np.testing.assert_allclose(merged[:3], (2.0, 3.0, 20.0))
@@ -131,7 +131,7 @@ def test_moments_without_low_parts_count_as_exact():
     assert float(normalize(bare, jnp.float32(2.0))) == 0.0
 
 
-def test_a_distance_that_overflows_when_squared_does_not_spoil_a_first_batch():
+def test_a_first_batch_is_exact_even_if_the_squared_distance_overflows():
     moments = update_moments(init_moments(()), jnp.full(4, 1e30))
     assert (float(moments.mean), float(moments.var)) == (float(np.float32(1e30)), 0.0)
 
@@ -184,7 +184,7 @@ def test_a_batch_that_does_not_fit_is_refused():
 
 
 class SlowScaler:
-    """One environment and one step at a time, keeping every return ever seen."""
+    """Scale rewards for one environment and one step at a time, and keep every return."""
 
     def __init__(self, num_envs):
         self.returns, self.seen = np.zeros(num_envs), []
@@ -237,7 +237,7 @@ def test_reward_scaler_does_not_depend_on_the_unit_of_reward(run, unit):
 
 
 def test_the_first_reward_after_many_zeros_is_bounded(run):
-    """A reward of 1 after 204,800 zeros: 453 deviations, and what the bound leaves of it."""
+    """A reward of 1 after 204,800 zeros is 453 standard deviations; `reward_clip` bounds it."""
     zeros, no = jnp.zeros((1600, 128)), jnp.zeros((1600, 128), bool)
     scaler, _ = scale_rewards(init_reward_scaler(128), zeros, no, 0.99)
     first = jnp.zeros((4, 128)).at[3, 5].set(1.0)
@@ -249,7 +249,7 @@ def test_the_first_reward_after_many_zeros_is_bounded(run):
 
 
 def test_nearly_constant_rewards_are_bounded():
-    """Episodes of one step that pay 1 or 1.001: 2000 deviations from 0."""
+    """Episodes of one step with reward 1 or 1.001 lie 2000 standard deviations from 0."""
     rewards = jnp.where(jnp.arange(64).reshape(8, 8) % 2 == 0, 1.0, 1.001)
     _, scaled = scale_rewards(init_reward_scaler(8), rewards, jnp.ones((8, 8), bool), 0.99, 10.0)
     np.testing.assert_array_equal(scaled, 10.0)

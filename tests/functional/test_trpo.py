@@ -1,4 +1,4 @@
-"""The TRPO step against the Fisher matrix of a tabular MDP in float64."""
+"""The TRPO step compared with the Fisher matrix of a tabular MDP in float64."""
 
 import functools
 
@@ -21,7 +21,7 @@ DAMPING = 1e-3
 
 
 def problem(theta=THETA, mdp=MDP):
-    """Surrogate and mean KL of the softmax policy, exact: rho-weighted states, all actions, exact advantages."""
+    """Return surrogate and mean KL of the softmax policy, exactly: states weighted by rho, exact advantages."""
     pi = oracle.softmax(theta)
     rho, advantage = oracle.visitation(mdp, pi), oracle.advantages(mdp, pi)
     weight, old, adv = (jnp.asarray(x, jnp.float32) for x in (rho[:, None] * pi, np.log(pi), advantage))
@@ -50,7 +50,7 @@ def compiled_step(backtracks):
 
 
 def step(delta=0.01, damping=DAMPING, backtracks=10):
-    """The TRPO step of the problem; the damping is small because so is the Fisher matrix."""
+    """Return the TRPO step of the problem. The damping is small because the Fisher matrix is."""
     params, compiled = compiled_step(backtracks)
     return params, *compiled(params, delta, damping)
 
@@ -71,7 +71,7 @@ def test_eq06_hessian_of_the_mean_kl_is_the_fisher_matrix(run):
 
 
 def test_eq06_step_is_the_natural_gradient_scaled_to_delta_C9():
-    """√(2δ / gᵀF⁻¹g) F⁻¹g, with the pseudo-inverse: adding one number to all logits of a state is no change."""
+    """√(2δ / gᵀF⁻¹g) F⁻¹g with the pseudo-inverse, since a constant added to the logits of a state changes nothing."""
     fisher, gradient = exact_fisher_and_gradient()
     direction = np.linalg.pinv(fisher, rcond=1e-10) @ gradient
     delta = 1e-4
@@ -80,7 +80,7 @@ def test_eq06_step_is_the_natural_gradient_scaled_to_delta_C9():
     actual = np.asarray(new["theta"] - params["theta"]).ravel()
     np.testing.assert_allclose(actual, float(info.step_fraction) * expected, atol=2e-3 * np.abs(expected).max())
     assert float(info.step_fraction) >= 0.98
-    # The plain gradient, scaled to the same length, is another direction.
+    # The plain gradient has another direction.
     cosine = expected @ gradient / np.linalg.norm(expected) / np.linalg.norm(gradient)
     assert cosine < 0.9
 
@@ -101,7 +101,7 @@ def test_eq06_step_attains_delta_within_5_percent_and_never_exceeds_it(delta, da
 
 
 def test_eq06_without_backtracks_a_step_that_exceeds_delta_is_refused():
-    """The line search is what makes KL <= δ true: here the full step oversteps."""
+    """Only the line search ensures KL <= δ: here the full step exceeds it."""
     _, _, searched = step(delta=0.05, damping=0.0)
     assert 0 < float(searched.step_fraction) < 1
     params, new, info = step(delta=0.05, damping=0.0, backtracks=0)
@@ -117,12 +117,12 @@ def test_eq06_no_acceptable_step_leaves_parameters_bitwise_unchanged(spoiled):
     surrogates = {
         "zero": lambda p: jnp.sum(0.0 * p["theta"]),
         "nan": lambda p: surrogate(p) * jnp.nan,
-        # A slope at the start, and nothing but loss wherever one goes.
+        # The surrogate has a slope at the start and decreases everywhere else.
         "no_gain": lambda p: jnp.where(moved(p), -1.0, surrogate(p)),
     }
     kls = {
         "infinite_kl": lambda p: kl(p) + jnp.where(moved(p), jnp.inf, 0.0),
-        # Curved the wrong way (a `params` that is not the old policy): there is no scale for the step.
+        # Negative curvature (`params` is not the old policy): the step has no scale.
         "no_minimum": lambda p: -kl(p),
     }
     surrogate_fn, kl_fn = surrogates.get(spoiled, surrogate), kls.get(spoiled, kl)
@@ -135,8 +135,8 @@ def test_eq06_no_acceptable_step_leaves_parameters_bitwise_unchanged(spoiled):
     assert spoiled == "nan" or np.all(np.isfinite(info.cg_residual))
 
 
-def test_eq06_line_search_halves_where_the_surrogate_does_not_gain():
-    """A surrogate that falls beyond a third of the full step's gain is followed to a quarter of the step."""
+def test_eq06_line_search_halves_while_the_surrogate_does_not_grow():
+    """The surrogate decreases beyond a third of the full step, so a quarter of the step is accepted."""
     params, surrogate, kl = problem()
     _, _, full = step(damping=0.1)
     assert float(full.step_fraction) == 1.0
@@ -190,7 +190,7 @@ def test_eq06_improvement_is_monotone_on_the_tabular_mdp_and_reaches_the_optimum
 
 @pytest.mark.parametrize("still", [False, True])
 def test_eq06_no_branch_of_a_step_makes_a_nan(still):
-    """Not the line search at a KL of 0 or below, nor a gradient of 0: jax_debug_nans would stop there."""
+    """Neither a KL of 0 or below nor a gradient of 0 gives a NaN, so that jax_debug_nans passes."""
     params, surrogate, kl = problem()
     flat = lambda p: 0.0 * surrogate(p)  # noqa: E731
     with jax.debug_nans(True):

@@ -1,4 +1,4 @@
-"""notebooks/derivation.ipynb runs at toy size, its asserts hold, its figures are drawn, and no output is committed."""
+"""notebooks/derivation.ipynb runs at toy size, its asserts hold, it draws its figures, and it has no outputs."""
 
 import ast
 import base64
@@ -19,7 +19,7 @@ ENV = {
     "JAX_DEBUG_KEY_REUSE": "false",  # under vmap the checker counts the keys that a scan passes on as used
 }
 FIGURES = 6
-BLUE = to_rgb("#2563a8")  # each figure draws with it
+BLUE = to_rgb("#2563a8")  # used for each figure
 
 
 def test_outputs_are_stripped():
@@ -57,7 +57,7 @@ def images(cell):
 
 
 def test_it_runs_and_every_figure_cell_draws_a_figure():
-    """An exception in a cell, such as a failed assert, fails the test, and so does any text on stderr."""
+    """An exception in a cell, such as a failed assert, or any text on stderr fails the test."""
     cells = notebooks.code(notebooks.execute(PATH, ENV))
     assert all(cell.execution_count for cell in cells)
     streams = [x for cell in cells for x in cell.outputs if x.output_type == "stream"]
@@ -70,4 +70,4 @@ def test_it_runs_and_every_figure_cell_draws_a_figure():
         assert width > 800
         assert height > 300
         drawn = np.all(np.abs(image[..., :3] - np.array(BLUE, np.float32)) < 0.01, axis=-1)
-        assert drawn.sum() > 300  # axes alone are black and grey
+        assert drawn.sum() > 300  # empty axes are black and gray
