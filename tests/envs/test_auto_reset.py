@@ -1,4 +1,4 @@
-"""Resets happen in one place, when and how they should."""
+"""Tests of `auto_reset`: when and how finished episodes are reset."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ from purejaxppo.envs.wrappers.episodes import time_limit
 def replay_scripted(
     starts: np.ndarray, first: np.ndarray, actions: np.ndarray, terminate_at: tuple, truncate_at: tuple
 ) -> dict[str, np.ndarray]:
-    """`scripted` under auto-reset as a slow loop; starts [T, N] are those of the resets, first [N] of reset()."""
+    """Run `scripted` under auto-reset as a slow loop; starts [T, N] are of the resets, first [N] of reset()."""
     num_steps, num_envs = actions.shape
     names = ("obs", "reward", "terminated", "truncated", "final_obs")
     out: dict[str, list] = {name: [] for name in names}
@@ -42,7 +42,7 @@ def replay_scripted(
 
 
 def first_states_by_hand(env: Env, resets: str, noise: Any, key: jax.Array, num_envs: int) -> np.ndarray:
-    """The start [T, N] that every reset of `scripted` would give; key: that of `rollout`."""
+    """Return the start [T, N] that every reset of `scripted` would give; key: that of `rollout`."""
     draw = jax.vmap(jax.vmap(lambda key: env.reset(key)[1][0]))
     if resets == "every_step":
         return np.asarray(draw(jax.random.clone(noise)))
@@ -129,14 +129,14 @@ def test_how_many_first_states_each_mode_makes(key: jax.Array) -> None:
     assert 30 < state_pool <= 38
 
 
-def test_the_pool_is_drawn_anew_for_each_rollout_and_never_larger_than_it(key: jax.Array) -> None:
+def test_the_pool_is_drawn_for_each_rollout_and_is_not_larger_than_it(key: jax.Array) -> None:
     env = probes.scripted()
     noise = jax.jit(auto_reset(env, "pool", pool_size=8).noise, static_argnums=(1, 2))
     pools = [set(np.unique(noise(k, 10, 20).reset[1][..., 0]).tolist()) for k in jax.random.split(key)]
     assert [len(p) for p in pools] == [8, 8]
     assert not pools[0] & pools[1]
     assert len(np.unique(noise(jax.random.key(3), 2, 2).reset[1][..., 0])) <= 4
-    # Each step and each environment draws for itself, all of the pool alike: 320 draws of 8.
+    # Each step and environment draws separately and uniformly from the pool: 320 draws of 8.
     drawn = np.asarray(noise(jax.random.key(4), 16, 20).reset[1])[..., 0]
     counts = [int((drawn == x).sum()) for x in np.unique(drawn)]
     assert len(counts) == 8
@@ -154,7 +154,7 @@ def test_all_randomness_of_a_step_is_in_its_noise(key: jax.Array) -> None:
     jax.tree.map(np.testing.assert_array_equal, once, twice)
 
 
-def test_environments_do_not_touch_each_other(key: jax.Array) -> None:
+def test_environments_are_independent(key: jax.Array) -> None:
     vec = auto_reset(probes.scripted(terminate_at=(2,), truncate_at=()))
     env_state, _ = vec.reset(jax.random.key(1), 6)
     noise = jax.tree.map(lambda x: x[0], vec.noise(key, 1, 6))
@@ -188,12 +188,12 @@ def test_states_that_hold_typed_keys_are_reset_too(resets: str, key: jax.Array) 
     np.testing.assert_array_equal(ts.terminated, np.tile((np.arange(12) % 3 == 2)[:, None], (1, 4)))
     shown = np.asarray(ts.obs["observation"], bool)
     assert (np.asarray(ts.obs["action_mask"]) >= shown).all()
-    # Within an episode every step has its own mask: the key in the state moves on.
+    # Within an episode every step has another mask, because the key in the state changes.
     masks = np.asarray(ts.final_obs["action_mask"])[:3, 0]
     assert len(np.unique(masks, axis=0)) > 1
 
 
-def test_auto_reset_refuses_what_it_does_not_know() -> None:
+def test_unknown_modes_and_invalid_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match="'auto', 'fresh', 'every_step', 'pool', 'state_pool', not 'sometimes'"):
         auto_reset(probes.endless(), "sometimes")
     for sizes, said in (
@@ -210,7 +210,7 @@ def test_auto_reset_refuses_what_it_does_not_know() -> None:
 
 
 def dice(num_steps: int = 2) -> Env:
-    """The observation is the throw of the last reset and that of the last step; the end comes after `num_steps`."""
+    """Make an environment that observes the random numbers of its last reset and step, and ends after `num_steps`."""
 
     def reset(key: jax.Array) -> tuple[tuple, jax.Array]:
         throw = jax.random.uniform(key)
@@ -244,8 +244,8 @@ def test_no_two_steps_and_no_two_environments_share_their_randomness(resets: str
     assert not np.intersect1d(throws, np.asarray(later.final_obs)[..., 1]).size
 
 
-def test_a_pool_in_the_state_is_all_that_it_holds() -> None:
-    """Noise and state for T * N = 2048 * 128 steps of an environment with a state of 21 kB, in bytes."""
+def test_the_memory_of_a_state_pool_is_that_of_its_states() -> None:
+    """Bytes of noise and state for T * N = 2048 * 128 steps of an environment with a state of 21 kB."""
 
     def size(tree: Any) -> int:
         return sum(
@@ -279,7 +279,7 @@ def test_a_pool_in_the_state_is_all_that_it_holds() -> None:
     assert memory("auto", pool_size=32) == (127 + 32, indices)
 
 
-def test_an_environment_states_the_mode_that_it_prefers_and_a_batch_stays_as_it_is() -> None:
+def test_auto_uses_the_mode_of_the_environment_and_a_batch_is_unchanged() -> None:
     env = probes.chain()
     modes = {resets: auto_reset(env._replace(resets=resets)).noise for resets in ("", *RESETS)}
     found = {resets: jax.tree.structure(noise(jax.random.key(0), 2, 3)) for resets, noise in modes.items()}
@@ -289,7 +289,7 @@ def test_an_environment_states_the_mode_that_it_prefers_and_a_batch_stays_as_it_
     assert auto_reset(vec, "state_pool") is vec
 
 
-def test_the_first_episodes_are_cut_at_random_so_that_clocks_do_not_strike_together(key: jax.Array) -> None:
+def test_staggered_first_episodes_end_at_different_steps(key: jax.Array) -> None:
     env = time_limit(probes.scripted(terminate_at=(), truncate_at=()), 8)
     for resets in ("fresh", "state_pool"):
         vec = auto_reset(env, resets, stagger=8)
@@ -312,7 +312,7 @@ def test_the_first_episodes_are_cut_at_random_so_that_clocks_do_not_strike_toget
         assert not np.asarray(last.steps_left).any()
 
 
-def test_an_early_end_of_an_episode_calls_its_cut_off(key: jax.Array) -> None:
+def test_an_episode_that_ends_early_is_not_cut(key: jax.Array) -> None:
     vec = auto_reset(probes.scripted(terminate_at=(1,), truncate_at=()), stagger=5)
     state, _ = vec.reset(key, 50)
     noise = jax.tree.map(lambda x: x[0], vec.noise(jax.random.key(1), 1, 50))
@@ -321,15 +321,15 @@ def test_an_early_end_of_an_episode_calls_its_cut_off(key: jax.Array) -> None:
     assert not np.asarray(state.steps_left).any()
 
 
-def test_a_constant_without_an_environment_axis_is_left_alone() -> None:
-    """As of simulators whose vmap leaves the constants of their model as they are."""
+def test_a_constant_without_an_environment_axis_is_unchanged() -> None:
+    """Simulators whose vmap does not batch the constants of their model return such leaves."""
     done, table = jnp.array([True, False]), jnp.arange(3.0)
     assert choose(done, jnp.zeros(3), table) is table
     np.testing.assert_array_equal(choose(done, jnp.zeros((2, 3)), jnp.ones((2, 3))), [[0, 0, 0], [1, 1, 1]])
     np.testing.assert_array_equal(choose(jnp.bool_(True), jnp.zeros((2, 3)), jnp.ones((2, 3))), np.zeros((2, 3)))
 
 
-def test_quantities_of_an_episode_are_carried_to_its_end(key: jax.Array) -> None:
+def test_info_of_an_episode_is_kept_until_its_end(key: jax.Array) -> None:
     def step(key: jax.Array, state: Any, action: Any) -> tuple[Any, TimeStep]:
         state, ts = inner.step(key, state, action)
         return state, ts._replace(info={"steps": 2 * ts.obs[1]})

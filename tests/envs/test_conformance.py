@@ -1,4 +1,4 @@
-"""`conform` mends a loosely written environment; `check_env` names what breaks the protocol."""
+"""`conform` corrects a loosely written environment; `check_env` names what breaks the protocol."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ from purejaxppo.envs.wrappers.actions import clip_action
 
 
 def sloppy(**parts: Any) -> Env:
-    """An environment as people write them: Python numbers, integer rewards, done as a float, a mixed-up dtype."""
+    """Make an environment as people write them: Python numbers, integer rewards, a float flag, a wrong dtype."""
 
     def reset(key: jax.Array) -> Any:
         return {"time": 0, "x": jnp.zeros(2, jnp.int32)}, jnp.zeros(2, jnp.int32)
@@ -96,7 +96,7 @@ def test_check_env_names_everything_that_is_wrong() -> None:
 
 
 def countdown(masks: list[tuple[bool, ...]], actions: Any, space: Any, name: str = "") -> Env:
-    """One mask after the other, the end after the last; the mask of a step is put into its form by `space`."""
+    """Make an environment that shows one mask after the other and ends after the last; `space` gives their form."""
     table = jnp.asarray(masks)
 
     def observe(time: jax.Array) -> dict[str, Any]:
@@ -144,7 +144,7 @@ def test_only_masked_environments_are_played_and_none_while_tracing(monkeypatch:
 
     @jax.jit
     def traced(x: jax.Array) -> jax.Array:
-        check_env(stuck)  # nothing is known inside of a jit: no error, and none about tracers either
+        check_env(stuck)  # inside a jit nothing is known: neither this error nor one about tracers
         return x
 
     jax.eval_shape(traced, jnp.ones(()))
@@ -158,7 +158,7 @@ def test_only_masked_environments_are_played_and_none_while_tracing(monkeypatch:
 
 
 def still(obs: Any, space: Any, state: Any = 0, actions: Any = None, **parts: Any) -> Env:
-    """An environment that stands still."""
+    """Make an environment whose state never changes."""
 
     def step(key: jax.Array, state: Any, action: Any) -> tuple[Any, TimeStep]:
         return state, TimeStep(obs, 0.0, False, False, obs)._replace(**parts)
@@ -218,7 +218,7 @@ def test_conform_takes_named_tuples_as_tuples_and_keeps_pixels_and_codes() -> No
     }
 
 
-def test_conform_refuses_rewards_and_flags_that_are_no_scalars() -> None:
+def test_conform_refuses_rewards_and_flags_that_are_not_scalars() -> None:
     for parts, said in (
         ({"reward": np.zeros(2)}, "the reward of a step must be a scalar, not an array of shape"),
         ({"terminated": np.zeros(2, bool)}, "terminated of a step must be a scalar"),
@@ -280,7 +280,7 @@ class Entity:
     __hash__ = None
 
 
-def test_states_may_define_equality_for_themselves() -> None:
+def test_states_may_define_equality() -> None:
     env = conform(still(jnp.zeros(2), box(0, 1, (2,)), Entity(jnp.zeros(3))))
     check_env(env)
     changed = env._replace(step=lambda *args: (Entity(jnp.zeros(4)), env.step(*args)[1]))
@@ -290,7 +290,7 @@ def test_states_may_define_equality_for_themselves() -> None:
         check_env(changed)
 
 
-def test_random_play_that_found_nothing_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_successful_random_play_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     env = probes.masked()
     check_env(env)
     monkeypatch.setattr("purejaxppo.envs.conformance._play", lambda *args: pytest.fail("played"))
@@ -315,7 +315,7 @@ def changed_step(**parts: Any) -> VecEnv:
     return vec._replace(step=step)
 
 
-def test_a_batch_that_keeps_its_promise_passes_in_every_mode() -> None:
+def test_a_valid_batch_passes_in_every_mode() -> None:
     for resets in RESETS:
         check_env(auto_reset(probes.chain(), resets), num_envs=3)
         check_env(auto_reset(probes.masked(), resets, stagger=3))
@@ -348,6 +348,6 @@ def test_a_batch_that_keeps_its_promise_passes_in_every_mode() -> None:
         (batch(group_size=3), "num_envs = 4 is not a multiple of 3, which the environment Batch needs"),
     ],
 )
-def test_a_batch_that_breaks_its_promise_is_refused_in_one_sentence(vec: VecEnv, said: str) -> None:
+def test_an_invalid_batch_is_refused_in_one_sentence(vec: VecEnv, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         check_env(vec, num_envs=4)

@@ -1,4 +1,4 @@
-"""Masks by brute force: where they are found, what they allow, and what is drawn under them."""
+"""Masks by brute force: where they are found, what they allow, and how actions are drawn under them."""
 
 import itertools
 
@@ -71,7 +71,7 @@ def test_an_action_is_allowed_where_every_choice_of_it_is(space, shape, sizes):
     np.testing.assert_array_equal(together, expected[rows, np.arange(len(choices))])
 
 
-def test_nothing_masked_allows_everything():
+def test_without_a_mask_everything_is_allowed():
     assert has_action(DICT, {})
     assert is_allowed(DICT, None, {"a": 0, "b": jnp.zeros(2, jnp.int32), "c": jnp.zeros(2)})
     assert has_action(Discrete(2), None)

@@ -1,4 +1,4 @@
-"""Versions, imports and arguments of the packages of suites; no suite is needed."""
+"""Versions, imports and arguments of the packages of suites. No suite has to be installed."""
 
 import importlib.metadata
 import tomllib

@@ -1,4 +1,4 @@
-"""Whatever is not an environment is answered with what to write instead."""
+"""The error for an object that is not an environment says what to write instead."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +13,7 @@ from purejaxppo.envs.spaces import Discrete
 
 
 class TheirEnv:
-    """As of gymnasium."""
+    """An environment like one of gymnasium."""
 
     spec = SimpleNamespace(id="CartPole-v1")
 
@@ -33,12 +33,12 @@ TheirEnv.__module__ = "gymnasium.envs"
         (probes.chain, r"object of type function: write .* or Env\(reset, step, observation_space, action_space\)"),
     ],
 )
-def test_other_objects_are_answered_with_what_to_write(thing: Any, said: str) -> None:
+def test_the_error_for_another_object_says_what_to_write(thing: Any, said: str) -> None:
     with pytest.raises(TypeError, match=said):
         check_is_env(thing)
 
 
-def test_spaces_and_functions_of_an_environment_are_its_own() -> None:
+def test_spaces_and_functions_of_an_environment_are_checked() -> None:
     env = probes.chain()._replace(name="Chain")
     check_is_env(env)
     check_is_env(auto_reset(env))

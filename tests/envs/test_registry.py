@@ -1,4 +1,4 @@
-"""Environments are found by id, with and without their suite, and a miss says what helps."""
+"""Environments are found by id, with and without their suite; an unknown id gets a helpful error."""
 
 import subprocess
 import sys
@@ -40,7 +40,7 @@ def test_an_unknown_environment_names_similar_ones(name: str, near: str) -> None
 
 
 @pytest.mark.parametrize("name", ["LunarLander-v2", "", "gymnax/", "gymnax/Humanoid-v4", "nosuite/Thing", 3, None])
-def test_nothing_similar_is_not_suggested(name: Any) -> None:
+def test_without_a_similar_id_nothing_is_suggested(name: Any) -> None:
     with pytest.raises(UnknownEnvironment) as error:
         make(name)
     assert "similar" not in str(error.value)

@@ -78,8 +78,8 @@ def test_encode_is_one_hot_and_ravel_by_sorted_key() -> None:
     assert encoded_space(space) == Box(low, high, codes=np.array([True] * 8 + [False] * 4))
 
 
-def test_normalisation_is_for_quantities_only():
-    """In pytree order: dict keys sorted; masks, whatever their dtype, and codes stay as they are."""
+def test_only_quantities_are_normalized():
+    """In pytree order: dict keys sorted. Masks, whatever their dtype, and codes are not normalized."""
     image = box(0, 255, (4, 4), np.uint8)
     space = {
         "z": Discrete(3),
@@ -90,7 +90,7 @@ def test_normalisation_is_for_quantities_only():
     assert normalized_leaves(space) == (False, True, False, True, False)
     assert normalized_leaves(space, on=False) == (False,) * 5
     seen = {"actor": {"x": box(0, 1, (2,)), "action_mask": box(0, 1, (3,))}, "critic": box(0, 1, (5,))}
-    assert normalized_leaves(seen) == (False, True, True)  # a mask stays one inside of the actor's entry
+    assert normalized_leaves(seen) == (False, True, True)  # a mask inside the actor's entry is not normalized either
     assert normalized_leaves(box(0, 1, (2,))) == (True,)
     assert normalized_leaves(Box(np.zeros(2, bool), np.ones(2, bool))) == (False,)
 
@@ -151,7 +151,7 @@ def test_normalization_leaves_codes_within_a_vector_as_they_are() -> None:
     np.testing.assert_allclose(seen, [[1, 1, 0]], rtol=1e-6)
 
 
-def test_other_objects_are_no_spaces() -> None:
+def test_other_objects_are_not_spaces() -> None:
     check_space({"a": Discrete(2), "b": (box(0, 1, (2,)), MultiDiscrete((2,)))})
     theirs = gymnax.environments.spaces.Discrete(2)
     for bad, said in (

@@ -1,4 +1,4 @@
-"""Actor-critics: every space and kind, the default against NumPy, precision, own modules, first ratio 1."""
+"""Actor-critics: every space and kind, the default compared with NumPy, precision, user modules, first ratio 1."""
 
 from functools import partial
 
@@ -58,7 +58,7 @@ def check_shapes(env, config):
     assert all(x.shape[:2] == (T, N) and x.dtype == jnp.float32 for x in jax.tree.leaves(distribution))
     assert shapes(action) == shapes(mode) == shapes(lead(env.action_space, T, N))
     assert all(x.shape == (T, N) and x.dtype == jnp.float32 for x in scalars)
-    noise = jax.eval_shape(lambda k: distribution.noise(k, (5,)), key)  # as the rollout draws it, from shapes alone
+    noise = jax.eval_shape(lambda k: distribution.noise(k, (5,)), key)  # from shapes only, as in a rollout
     assert all(x.shape[:3] == (5, T, N) for x in jax.tree.leaves(noise))
 
 
@@ -128,7 +128,7 @@ def operations(network, obs):
     return list(primitives(jax.make_jaxpr(run)(params, obs).jaxpr))
 
 
-def test_the_default_network_is_nothing_but_products_sums_and_tanh(monkeypatch):
+def test_the_default_network_consists_of_products_sums_and_tanh(monkeypatch):
     monkeypatch.setattr("purejaxppo.networks.cpu_layers.FEW_ROWS", 0)  # else the heads are a product for each column,
     monkeypatch.setattr("purejaxppo.networks.cpu_layers.FEW_ENVS", 0)  # and the first layers a sum
     env = env_of(box(-1, 1, (3,)), Discrete(4))
@@ -164,8 +164,8 @@ def test_initial_policy_is_nearly_uniform_and_kernels_are_orthogonal(key):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_bfloat16_is_of_the_layers_only(kind):
-    """Parameters, gradients, recurrent states and outputs are float32, and the outputs near those of float32."""
+def test_only_the_layers_use_bfloat16(kind):
+    """Parameters, gradients, recurrent states and outputs are float32; the outputs are near those of float32."""
     space = OBSERVATIONS["bool image" if kind == "cnn" else "vector"]
     configs = [small(kind=kind, compute_dtype=dtype) for dtype in ("float32", "bfloat16")]
     networks = [make_network(env_of(space, Discrete(3)), config) for config in configs]
@@ -316,7 +316,7 @@ CONFIG = Config(num_envs=4, num_steps=8, num_epochs=1, num_minibatches=2, total_
 
 
 def one_update(env, network):
-    """Metrics of one iteration, and the state after it."""
+    """Return metrics of one iteration, and the state after it."""
     algo = make_ppo(env, network, CONFIG)
 
     @quick_jit
@@ -336,7 +336,7 @@ class Mine(nn.Module):
 
 
 class Wrong(nn.Module):
-    """Forgets to take the last axis off the value."""
+    """A module that returns a value with one axis too many."""
 
     @nn.compact
     def __call__(self, obs):
@@ -347,7 +347,7 @@ def four_actions():
     return env_of(box(-1, 1, (3,)), Discrete(4))
 
 
-def test_a_linen_module_of_ones_own_trains():
+def test_a_linen_module_of_the_user_trains():
     env = four_actions()
     state, metrics = one_update(env, from_module(Mine(), env))
     assert metrics.first_ratio_error < 1e-5
@@ -391,7 +391,7 @@ def test_one_update_of_a_cnn_with_an_asymmetric_critic():
     ids=["tuples", "matrices", "masked", "multi-discrete", "mixed"],
 )
 def test_the_first_ratio_is_one(env, options):
-    """The density of the stored actions is that under which they were sampled, also if the environment clips."""
+    """The stored actions have the density from which they were sampled, also if the environment clips them."""
     network = mlp(env, (8,), **options)
     algo = make_ppo(env, network, CONFIG)
 
@@ -430,7 +430,7 @@ ASYMMETRIC = {"actor": box(-1, 1, (3,)), "critic": box(-1, 1, (4,))}
         (box(-1, 1, (3,)), "left or right", {}, "type str"),
     ],
 )
-def test_spaces_that_do_not_go_with_the_network_are_refused(observation, actions, config, message):
+def test_spaces_that_do_not_fit_the_network_are_refused(observation, actions, config, message):
     with pytest.raises(ValueError, match=message):
         make_network(env_of(observation, actions), NetworkConfig(**config))
 

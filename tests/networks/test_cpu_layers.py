@@ -1,4 +1,4 @@
-"""Layers arranged for a CPU: values and derivatives of the plain product and convolution, and their operations."""
+"""Layers for a CPU: values and derivatives equal those of the plain product and convolution; their operations."""
 
 import re
 
@@ -27,7 +27,7 @@ MANY = FEW_ROWS + 3
 SIZES = [(7, 6, 5), (7, 3, 5), (6, 5, 5), (MANY, 5, 3), (MANY, 4, 4), (MANY, 5, 1)]  # narrow, wide, square; many rows
 SIZES += [(7, 5, 3), (6, 4, 4), (5, 3, 1), (1, 2, 2), (FEW_ROWS, 3, FEW_COLUMNS)]  # column by column
 SIZES += [(7, 1, 5), (FEW_ENVS, FEW_INPUTS, 5), (FEW_ENVS, FEW_INPUTS + 1, 5), (FEW_ENVS + 1, FEW_INPUTS, 5)]  # a sum
-SIZES += [(40, 50, NARROW), (40, 50, NARROW - 1)]  # of the gradient, the input laid out or the other operand
+SIZES += [(40, 50, NARROW), (40, 50, NARROW - 1)]  # of the gradient: the input is transposed, or the other operand
 
 
 def arrays(rows, inputs, outputs):
@@ -65,7 +65,7 @@ def test_forward_mode_by_either_argument_and_by_both(size):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_jvp_of_the_gradient_as_trust_regions_take_it(size):
-    """f = sum(y²)/2, y = x k: the gradient by k is x^T x k, its derivative along v is x^T x v."""
+    """f = sum(y²)/2, y = x k: the gradient by k is x^T x k, and its derivative along v is x^T x v."""
     x, kernel, _ = arrays(*size)
     v = kernel[::-1] * 0.7
     a, b, c = as_float32(x, kernel, v)
@@ -84,7 +84,7 @@ def test_under_vmap_over_kernels():
     np.testing.assert_allclose(jax.vmap(gradient)(kernels), jnp.stack([gradient(k) for k in kernels]), rtol=1e-5)
 
 
-def test_the_layer_is_flax_own_with_other_products():
+def test_the_layer_equals_that_of_flax():
     """Same parameters from the same key, same outputs, same gradients; rows with one, two or no leading axes."""
     ours, flax = Dense(3), nn.Dense(3)
     for shape in ((6, 4), (2, 3, 4), (4,)):
@@ -97,7 +97,7 @@ def test_the_layer_is_flax_own_with_other_products():
 
 
 def dots(product, size):
-    """The contracted axes of each product in the compiled gradient by both arguments."""
+    """Return the contracted axes of each product in the compiled gradient by both arguments."""
     x, kernel, dy = as_float32(*arrays(*size))
     text = jax.jit(lambda *a: jax.vjp(product, *a[:2])[1](a[2])).lower(x, kernel, dy).compile().as_text()
     return re.findall(r"lhs_contracting_dims=\{(\d)\}, rhs_contracting_dims=\{(\d)\}", text)
@@ -129,19 +129,21 @@ def test_a_first_layer_on_the_rows_of_one_step_is_no_product_at_all():
 def test_no_product_of_the_gradient_contracts_the_rows_of_both_operands():
     slow = ("0", "0")
     for size in ((512, 64, 64), (512, 64, 2)):
-        assert slow in dots(jnp.matmul, size)  # what XLA makes of the plain product, else none of this is needed
+        assert slow in dots(
+            jnp.matmul, size
+        )  # XLA does this with the plain product; otherwise these layers are not needed
         assert slow not in dots(row_product, size)
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="only a CPU needs its operands laid out")
-def test_two_layers_that_read_one_input_have_it_laid_out_once():
+def test_two_layers_with_the_same_input_transpose_it_once():
     x, a, b = (jnp.ones(shape) for shape in ((512, 96), (96, 64), (96, 64)))
     gradient = jax.grad(lambda a, b, x: (jnp.tanh(row_product(x, a)) * jnp.tanh(row_product(x, b))).sum(), (0, 1))
     text = jax.jit(gradient).lower(a, b, x).compile().as_text()
     assert len(re.findall(r"= f32\[96,512\]\{1,0\} fusion\(", text)) == 1
 
 
-def test_other_backends_take_the_plain_product(monkeypatch):
+def test_other_backends_use_the_plain_product(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     x, kernel, _ = as_float32(*arrays(6, 4, 2))
     assert "optimization_barrier" not in str(jax.make_jaxpr(jax.grad(lambda k: row_product(x, k).sum()))(kernel))

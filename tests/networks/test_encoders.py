@@ -1,4 +1,4 @@
-"""Encoders against NumPy: dense layers, layer normalization, convolutions, embeddings."""
+"""Encoders compared with NumPy: dense layers, layer normalization, convolutions, embeddings."""
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,7 @@ def test_layer_norm_and_a_shared_torso():
 
 
 def slow_convolution(params, x, stride):
-    """x [..., H, W, C] by loops over the places of the kernel, no padding."""
+    """Convolve x [..., H, W, C] by loops over the positions of the kernel, without padding."""
     kernel = np.float64(params["kernel"])
     size, height, width = kernel.shape[0], x.shape[-3], x.shape[-2]
     rows, columns = (height - size) // stride + 1, (width - size) // stride + 1
@@ -135,7 +135,7 @@ def test_embeddings_without_convolutions_are_raveled():
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_large_tables_are_gathered_and_small_ones_multiplied_with_equal_results(dtype, monkeypatch):
-    """Also the gradient, which sums over equal codes."""
+    """Values and gradients; the gradient sums over equal codes."""
     codes = jnp.asarray(np.random.default_rng(0).integers(0, 7, (5, 3, 2)), jnp.int32)
     module = Embedding((7, 9), 4, dtype)
     params = params_of(Network(lambda key: module.init(key, codes), module.apply))

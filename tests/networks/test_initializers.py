@@ -1,4 +1,4 @@
-"""Orthogonal initialization: orthonormal, Haar, the Q of QR, one draw, no LAPACK under vmap."""
+"""Orthogonal initialization: orthonormal, Haar, the Q of QR, one draw, no LAPACK call under vmap."""
 
 import re
 
@@ -40,7 +40,7 @@ def test_uniform_over_orthogonal_matrices(key):
 
 
 def test_vmapped_init_has_no_batched_lapack_call(key):
-    """The calls that deadlock on two cores are not in the program."""
+    """The program does not contain the calls that deadlock on two cores."""
     init = jax.vmap(lambda k: orthogonal()(k, (64, 64)))
     keys = jax.random.split(key, 4)
     compiled = jax.jit(init).lower(keys).compile()
@@ -65,7 +65,7 @@ def test_matrices_from_one_draw_are_uniform_and_independent(key):
 
 
 def test_matrices_from_one_draw_are_each_the_q_of_its_values(key):
-    """Matrices with equally many rows go through one padded loop; each is as if it went through it alone."""
+    """Matrices with equally many rows share one padded loop; each is what a separate loop would give."""
     shapes = [(6, 6), (6, 1), (9, 4), (6, 3), (6, 6)]
     ours = batched_init(lambda key, draw: [orthogonal(1.0, draw)(key, shape) for shape in shapes])(key.copy())
     numbers = np.asarray(jax.random.normal(jax.random.split(key)[1], (36 + 36 + 6 + 36 + 18,)))
@@ -76,7 +76,7 @@ def test_matrices_from_one_draw_are_each_the_q_of_its_values(key):
         np.testing.assert_allclose(ours[i], q * np.sign(np.diag(r)), atol=2e-5)
 
 
-def test_a_column_of_zeros_stays_one_and_is_no_nan(key):
+def test_a_column_of_zeros_stays_zero(key):
     a = jnp.pad(jax.random.normal(key, (5, 3)), ((0, 0), (0, 2)))
     np.testing.assert_array_equal(gram_schmidt(a)[:, 3:], 0.0)
     np.testing.assert_allclose(gram_schmidt(a)[:, :3], gram_schmidt(a[:, :3]), atol=1e-6)
@@ -87,7 +87,7 @@ def test_an_initialization_without_matrices_draws_none(key):
 
 
 @pytest.mark.parametrize(("kind", "square"), [("mlp", 2), ("lstm", 18)])
-def test_a_network_is_initialised_by_one_draw_and_one_loop_per_number_of_rows(kind, square, key):
+def test_a_network_is_initialized_by_one_draw_and_one_loop_per_number_of_rows(kind, square, key):
     env = pp.make("CartPole-v1")
     text = str(jax.make_jaxpr(pp.make_network(env, pp.NetworkConfig(kind, (8, 8), rnn_size=8)).init)(key))
     loops = re.findall(r"f32\[(\d+),8,8\] = scan\[", text)

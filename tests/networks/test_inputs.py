@@ -1,4 +1,4 @@
-"""Observations of every space as network inputs: codes, pixels, symbols, asymmetric views, and what is refused."""
+"""Observations of every space as network inputs: codes, pixels, symbols, asymmetric views, and errors."""
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ from purejaxppo.networks.inputs import check_observation_space, symbol_bounds, t
 
 
 def slow_features(space, x):
-    """Features of one leaf by NumPy: [..., D]."""
+    """Return features of one leaf by NumPy, [..., D]."""
     lead = x.shape[: x.ndim - np.ndim(sample_block(space))]
     if isinstance(space, Discrete):
         return np.eye(space.n)[x]
@@ -130,14 +130,14 @@ def test_symbols_that_were_normalized_are_refused():
         ({"x": object()}, {}, r"the observation space\['x'\]"),
     ],
 )
-def test_observation_spaces_that_no_network_reads_are_refused(space, config, message):
+def test_unsupported_observation_spaces_are_refused(space, config, message):
     with pytest.raises(ValueError, match=message):
         check_observation_space(space, small(**config))
 
 
 @pytest.mark.parametrize("name", ["x", "action_mask"])
 def test_codes_and_masks_that_were_normalized_are_refused(name):
-    """Numbers around 0 in the place of a mask would allow nearly everything, silently."""
+    """As a mask, values around 0 would silently allow nearly everything."""
     network = mlp(env_of({"x": Discrete(3), "action_mask": BOOLS[2]}, Discrete(2)))
     obs = {"x": jnp.zeros((T, N), jnp.int32), "action_mask": jnp.ones((T, N, 2), bool)}
     obs[name] = obs[name].astype(jnp.float32)

@@ -44,7 +44,7 @@ def test_log_std_is_unchanged_in_its_range_and_bounded_beyond():
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_entropy_alone_cannot_make_the_deviation_overflow_and_it_can_return(sign):
-    """A free action dimension: Adam raises (or lowers) its entropy for 2000 steps, then reverses."""
+    """The reward ignores an action dimension: Adam raises (or lowers) its entropy for 2000 steps, then reverses."""
     network = mlp(env_of(box(-1, 1, (3,)), box(-1, 1, (2,))), ())
     params, obs = params_of(network), sample_block(box(-1, 1, (3,)), 1, 4)
     optimizer = optax.adam(0.05)
@@ -68,8 +68,8 @@ def test_entropy_alone_cannot_make_the_deviation_overflow_and_it_can_return(sign
     log_stds = np.asarray(entropies) / 2 - 0.5 - 0.5 * np.log(2 * np.pi)  # of two equal dimensions
     assert np.isfinite(entropies).all()
     assert LOG_STD_MIN - 1 <= log_stds.min() <= log_stds.max() <= LOG_STD_MAX + 1
-    assert sign * log_stds[1999] > 10  # at the bound, and not before it
-    assert sign * log_stds[-1] < 0  # and back
+    assert sign * log_stds[1999] > 10  # at the bound, not below it
+    assert sign * log_stds[-1] < 0  # and it returns
 
 
 def test_training_from_the_upper_bound_with_a_large_entropy_bonus_stays_finite():
@@ -128,7 +128,7 @@ MASKS = {
 
 
 def masked_case(name, seed=0):
-    """(network, params, obs of a mask [T, N, 5], mask): the last mask leaves one action per component."""
+    """Return (network, params, obs of a mask [T, N, 5], mask); the last mask allows one action per component."""
     actions, mask_space, shape = MASKS[name]
     network = mlp(env_of({"x": box(-1, 1, (3,)), "action_mask": mask_space}, actions), (8,))
     rng = np.random.default_rng(seed)
@@ -140,7 +140,7 @@ def masked_case(name, seed=0):
 
 
 def probabilities(distribution):
-    """π of all categorical components, concatenated [T, N, 5]."""
+    """Return π of all categorical components, concatenated [T, N, 5]."""
     parts = jax.tree.leaves(getattr(distribution, "parts", distribution), is_leaf=lambda x: hasattr(x, "logits"))
     logits = [x for part in parts if hasattr(part, "logits") for x in jax.tree.leaves(part.logits)]
     return np.concatenate([jax.nn.softmax(x) for x in logits], axis=-1)
@@ -152,7 +152,7 @@ def test_masked_actions_have_probability_zero_and_leave_the_rest_as_it_was(name)
     _, distribution, value = network.apply(params, (), obs_of(mask), None)
     _, free, free_value = network.apply(params, (), obs_of(np.ones_like(mask)), None)
     np.testing.assert_array_equal(probabilities(distribution)[~mask], 0.0)
-    np.testing.assert_array_equal(value, free_value)  # a mask is no feature
+    np.testing.assert_array_equal(value, free_value)  # the mask is not a feature
     parts = [slice(0, 5)] if name in ("discrete", "numbers") else [slice(0, 3), slice(3, 5)]
     expected = probabilities(free).astype(np.float64) * mask
     for part in parts:
@@ -186,7 +186,7 @@ def test_masked_actions_are_never_sampled(key):
 
 @pytest.mark.parametrize("name", MASKS)
 def test_a_state_without_an_allowed_action_has_no_policy(name):
-    """NaN there and nowhere else, so that no forbidden action is played silently."""
+    """Only there the policy is NaN, so that no forbidden action is played silently."""
     network, params, obs_of, mask = masked_case(name)
     _, before, _ = network.apply(params, (), obs_of(mask), None)
     mask[0, 0] = False

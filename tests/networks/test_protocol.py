@@ -1,4 +1,4 @@
-"""The network protocol: networks that keep to it, and one plain sentence for each that does not."""
+"""The network protocol: valid networks pass, and every other gets one sentence that says what is wrong."""
 
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ CONFIG = Config(num_envs=2, num_steps=4, num_minibatches=2, total_timesteps=64)
 
 
 def own(num_logits=4, squeeze=True, after=lambda h: h, start=lambda n: ()):
-    """A Network over Box(2) with the faults asked for."""
+    """Make a Network over Box(2) with the given faults."""
 
     def apply(params, rnn_state, obs, is_first):
         value = obs @ params["value"]
@@ -126,7 +126,7 @@ def an_env():
         (None, r"write mlp\(env\)"),
     ],
 )
-def test_what_is_no_network_is_refused_with_what_to_write(network, message):
+def test_the_error_for_another_object_than_a_network_says_what_to_write(network, message):
     with pytest.raises(TypeError, match=message):
         make_ppo(an_env(), network, CONFIG)
 
@@ -137,7 +137,7 @@ def test_a_network_of_something_other_than_functions_is_refused():
 
 
 def test_the_nnx_example_of_network_trains():
-    """The docstring's three lines around `Model`."""
+    """The three lines of the docstring around `Model`."""
     graph = nnx.graphdef(nnx.eval_shape(lambda: Model(nnx.Rngs(0))))
 
     def init(key):

@@ -1,4 +1,4 @@
-"""Recurrent cells: rollout and replay agree, resets stop state and gradients, cells against NumPy, PPO on top."""
+"""Recurrent cells: rollout and recomputation agree, resets stop state and gradients, cells compared with NumPy, PPO."""
 
 from functools import cache, partial
 
@@ -39,7 +39,7 @@ def network_of(kind, shared=False, **changes):
 
 @cache
 def case(kind):
-    """(network, params, apply, compiled once for each shape)."""
+    """Return (network, params, apply), where apply is compiled once per shape."""
     network = network_of(kind)
     return network, params_of(network), quick_jit(network.apply)
 
@@ -70,7 +70,7 @@ def assert_close(a, b, atol=1e-5):
 
 
 def step_by_step(apply, params, rnn_state, obs, is_first):
-    """The states before every step and after the last, and the outputs, from one call per step."""
+    """Return the states before every step and after the last, and the outputs, from one call per step."""
     rnn_states, outputs = [rnn_state], []
     for t in range(len(is_first)):
         rnn_state, *out = apply(params, rnn_state, obs[t : t + 1], jnp.asarray(is_first[t : t + 1]))
@@ -84,7 +84,7 @@ def step_by_step(apply, params, rnn_state, obs, is_first):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("pattern", RESETS)
-def test_replay_of_a_block_is_the_rollout(kind, pattern):
+def test_recomputing_a_block_gives_the_outputs_of_the_rollout(kind, pattern):
     network, params, apply = case(kind)
     rnn_state, is_first = some_state(network), RESETS[pattern]
     rnn_states, outputs = step_by_step(apply, params, rnn_state, OBS, is_first)
@@ -95,8 +95,8 @@ def test_replay_of_a_block_is_the_rollout(kind, pattern):
 
 @pytest.mark.parametrize("length", [1, 2, 3, 6])
 @pytest.mark.parametrize("kind", KINDS)
-def test_replay_of_sequences_is_the_rollout_for_every_length(kind, length):
-    """Cut into sequences, each from the recurrent state before its first step, as the epochs read them."""
+def test_recomputing_sequences_of_every_length_gives_the_outputs_of_the_rollout(kind, length):
+    """Each sequence starts from the recurrent state before its first step, as in the epochs."""
     network, params, apply = case(kind)
     is_first = RESETS["random"]
     rnn_states, outputs = step_by_step(apply, params, some_state(network), OBS, is_first)
@@ -116,7 +116,7 @@ def test_is_first_resets_the_recurrent_state(kind):
     assert_close(since, jax.tree.map(lambda x: x[3:, ::2], others), atol=0.0)
     fresh = step_by_step(apply, params, network.initial_rnn_state(N), OBS[3:], np.zeros((T - 3, N), bool))[1]
     assert_close(since, jax.tree.map(lambda x: x[:, ::2], fresh), atol=1e-6)
-    fresh = jax.tree.map(lambda x: x[:, 1], fresh)  # environment 1 has no reset and still remembers
+    fresh = jax.tree.map(lambda x: x[:, 1], fresh)  # environment 1 has no reset and keeps its state
     assert np.abs(others[1][3:, 1] - fresh[1]).max() > 1e-3
 
 
@@ -207,7 +207,7 @@ def slow_lru(p, rnn_state, x, is_first):
 
 
 def network_like(module, *example):
-    """A Network as far as `params_of` reads it."""
+    """A Network with the fields that `params_of` reads."""
     return Network(lambda key: module.init(key, *example), module.apply)
 
 
@@ -249,8 +249,8 @@ def test_initial_cells_are_orthogonal_and_remember(key):
     assert (params["lru"]["theta"] <= LRU.max_phase).all()
 
 
-def test_lru_stays_stable_far_from_where_it_starts():
-    """|λ| ≤ 1 and a finite gain at every radius from 0 to 1, so a long block cannot blow up."""
+def test_lru_is_stable_at_every_radius():
+    """|λ| ≤ 1 and a finite gain at every radius from 0 to 1, so that a long block cannot diverge."""
     module, length = LRU(4), 200
     rnn_state, x, is_first = module.initial_rnn_state(1), jnp.ones((length, 1, D)), jnp.zeros((length, 1), bool)
     params = params_of(network_like(module, rnn_state, x, is_first))["params"] | {
@@ -271,7 +271,7 @@ CONFIG = Config(num_envs=4, num_steps=8, num_epochs=2, num_minibatches=2, sequen
 
 
 def run_update(env, network, config, params):
-    """(state, metrics) after one iteration from these parameters."""
+    """Return (state, metrics) after one iteration from these parameters."""
     algo = make_ppo(env, network, config)
 
     @quick_jit
@@ -283,7 +283,7 @@ def run_update(env, network, config, params):
 
 @cache
 def recurrent_update(kind, burn_in=0):
-    """(state, metrics) after one iteration; a fifth of the steps end an episode, so that sequences have resets."""
+    """Return (state, metrics) after one iteration; a fifth of the steps end an episode, so sequences have resets."""
     network = network_of(kind)
     config = Config(**(CONFIG.__dict__ | {"burn_in": burn_in}))
     return run_update(env_of(SPACE, Discrete(3)), network, config, params_of(network))
@@ -299,8 +299,8 @@ def test_first_ratio_is_one_in_a_recurrent_update(kind):
 
 
 @pytest.mark.parametrize("kind", ["gru", "lru"])
-def test_permuting_environments_permutes_targets_and_leaves_the_gradient(kind):
-    """One rollout with its environments in another order: sequences follow, and the whole batch's gradient stays."""
+def test_permuting_environments_permutes_targets_and_keeps_the_gradient(kind):
+    """One rollout with permuted environments: the sequences are permuted, and the gradient of the batch is equal."""
     network, order = network_of(kind), np.array([2, 0, 3, 1])
     algo = make_ppo(env_of(SPACE, Discrete(3)), network, CONFIG)
     components, h, params = algo.components, as_traced(None), params_of(network)
@@ -328,7 +328,7 @@ def test_permuting_environments_permutes_targets_and_leaves_the_gradient(kind):
 
 
 def burnt_in(kind, burn_in, params=None):
-    """(starting states, batch, rollout) of a rollout's sequences; `params` run the burn-in if given."""
+    """Return (starting states, batch, rollout) of a rollout's sequences; `params`, if given, run the burn-in."""
     config = Config(**(CONFIG.__dict__ | {"burn_in": burn_in}))
     network = network_of(kind)
     algo, of_rollout = make_ppo(env_of(SPACE, Discrete(3)), network, config), params_of(network)
@@ -346,7 +346,7 @@ def burnt_in(kind, burn_in, params=None):
 
 @pytest.mark.parametrize("burn_in", [1, 3, 4])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_burn_in_at_unchanged_parameters_leads_to_the_stored_state(kind, burn_in):
+def test_a_burn_in_with_unchanged_parameters_gives_the_stored_state(kind, burn_in):
     """Also if an episode begins within the burn-in: episodes end after five steps on average."""
     start, batch, rollout = burnt_in(kind, burn_in)
     assert batch.burn_in.is_first.shape == (burn_in, 8)
@@ -357,8 +357,8 @@ def test_a_burn_in_at_unchanged_parameters_leads_to_the_stored_state(kind, burn_
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_burn_in_at_new_parameters_is_recomputed_from_the_state_before_it(kind):
-    """Second chunks start from the three steps before them, by new parameters; first chunks from what was stored."""
+def test_a_burn_in_with_new_parameters_starts_from_the_state_before_it(kind):
+    """Later sequences start from a burn-in of three steps with the new parameters, first ones from the stored state."""
     network = network_of(kind)
     new = params_of(network, seed=1)
     start, batch, rollout = burnt_in(kind, 3, new)
@@ -370,7 +370,7 @@ def test_a_burn_in_at_new_parameters_is_recomputed_from_the_state_before_it(kind
         assert np.abs(x[4:] - stored[0, 4:]).max() > 1e-2
 
 
-def test_no_gradient_goes_through_a_burn_in():
+def test_a_burn_in_has_no_gradient():
     network = network_of("gru")
     params = params_of(network)
     _, batch, _ = burnt_in("gru", 3)
@@ -393,7 +393,7 @@ def test_an_update_with_a_burn_in_starts_from_ratio_one(kind):
 
 
 def with_idle_state(network):
-    """The same network with a recurrent state that it writes and never reads."""
+    """Return the same network with a recurrent state that it writes and never reads."""
 
     def apply(params, rnn_state, obs, is_first):
         _, distribution, value = network.apply(params, (), obs, is_first)
@@ -404,7 +404,7 @@ def with_idle_state(network):
 
 @pytest.mark.parametrize(("length", "minibatches"), [(1, 4), (8, 1)])
 def test_a_recurrent_state_that_is_ignored_changes_nothing(length, minibatches):
-    """Same membership of minibatches (single steps, or everything in one): the feed-forward update to 1e-5."""
+    """With equal minibatches (single steps, or everything in one) the update equals the feed-forward one to 1e-5."""
     env = scripted(terminate_at=(5,), truncate_at=(3,))
     network, config = mlp(env, (8,)), Config(**(CONFIG.__dict__ | {"num_minibatches": minibatches}))
     params = params_of(network)
@@ -419,7 +419,7 @@ def test_a_recurrent_state_that_is_ignored_changes_nothing(length, minibatches):
 
 @pytest.mark.parametrize("kind", ["gru", "lru"])
 def test_truncated_states_are_valued_by_the_recurrent_state_of_their_episode(kind):
-    """V(s'_t) is that of a network fed the whole episode from the initial state, up to s'_t before the reset."""
+    """V(s'_t) is that of a network that reads the whole episode from the initial state, up to s'_t before the reset."""
     env = scripted(terminate_at=(4,), truncate_at=(3,))  # action 3 terminates, 4 truncates, the clock at 3 too
     network = make_network(env, NetworkConfig(kind, (5,), rnn_size=4))
     algo = make_ppo(env, network, CONFIG)
@@ -451,11 +451,11 @@ def test_truncated_states_are_valued_by_the_recurrent_state_of_their_episode(kin
     assert cuts >= 4
 
 
-# A network whose recurrent state counts steps, and so is known at any time.
+# A network whose recurrent state counts steps, so that its value is known.
 
 
 def counting(env):
-    """Acts (nearly surely) by the number of steps since the episode began, modulo the number of actions."""
+    """Return a network whose action is nearly surely the number of steps so far, modulo the number of actions."""
 
     def apply(params, rnn_state, obs, is_first):
         def step(count, is_first):
@@ -470,7 +470,7 @@ def counting(env):
 
 
 @pytest.mark.parametrize(("terminate_at", "truncate_at"), [((3,), (5,)), ((5,), (3,))], ids=["terminated", "truncated"])
-def test_the_state_stored_is_that_before_the_step_and_is_first_comes_on_time(terminate_at, truncate_at):
+def test_the_stored_state_precedes_the_step_and_is_first_marks_first_steps(terminate_at, truncate_at):
     env = scripted(terminate_at, truncate_at, random_start=False)
     algo = make_ppo(env, counting(env), CONFIG)
     state = algo.init(jax.random.key(0), Hyperparams())
@@ -489,7 +489,7 @@ def test_the_state_stored_is_that_before_the_step_and_is_first_comes_on_time(ter
 
 
 def test_evaluation_carries_the_recurrent_state_and_starts_it_at_zero():
-    """Reward 1 where the action is the time modulo 3, which no observation shows: only a recurrent state can count."""
+    """The reward is 1 if the action is the time modulo 3, which only a recurrent state can count."""
 
     def reset(key):
         return jnp.int32(0), jnp.zeros((1,), jnp.float32)

@@ -89,7 +89,7 @@ def measure(row: Facts) -> Facts:
 
 
 class _NoRulesets:
-    """Stands for a benchmark of XLand, which would be downloaded: the ruleset without a goal."""
+    """Replaces a benchmark of XLand, which needs a download, by the ruleset without a goal."""
 
     def sample_ruleset(self, key: Any) -> Any:
         return _suite("xminigrid").make("XLand-MiniGrid-R1-9x9")[1].ruleset
@@ -116,7 +116,7 @@ def main(suites: list[str]) -> None:
         try:
             rows[i] = measure(row)
             print(*rows[i], flush=True)
-        except Exception as error:  # the row stays
+        except Exception as error:  # its row is kept
             print(row.suite, row.id, "cannot be made:", type(error).__name__, str(error)[:200], flush=True)
     write(rows)
 

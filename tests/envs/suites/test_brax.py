@@ -1,4 +1,4 @@
-"""Brax: transitions are the suite's own, `done` terminates, our clock truncates."""
+"""Brax: transitions equal the suite's, `done` terminates, and the clock of the adapter truncates."""
 
 import jax
 import numpy as np
@@ -40,8 +40,8 @@ def test_it_steps_as_the_suite_does_until_the_pole_falls() -> None:
             np.testing.assert_allclose(ours[: t - 1, n], theirs[: t - 1, n], rtol=1e-5, atol=1e-6)
 
 
-def test_the_clock_is_ours() -> None:
-    """On the suite's environment for tests, which never ends."""
+def test_the_clock_is_that_of_the_adapter() -> None:
+    """With the suite's environment for tests, which never ends."""
     ts = play(make("brax/fast", time_limit=4), 8, 2).ts
     assert not ts.terminated.any()
     np.testing.assert_array_equal(ts.truncated[:, 0], [False, False, False, True] * 2)

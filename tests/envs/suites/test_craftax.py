@@ -1,4 +1,4 @@
-"""Craftax: transitions are the suite's own; death, lava and the boss terminate, the clock truncates."""
+"""Craftax: transitions equal the suite's; death, lava and the boss terminate, the clock truncates."""
 
 import jax
 import jax.numpy as jnp

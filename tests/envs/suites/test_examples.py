@@ -1,4 +1,4 @@
-"""Our own environments: what they say of themselves, against slow Python and against gymnax."""
+"""The environments of this package, compared with slow Python and with gymnax."""
 
 import itertools
 from functools import partial
@@ -16,7 +16,7 @@ NAMES = ("CartPolePositions-v1", "Nim-v1", "King-v1")
 
 
 def outcomes(env, state, action, keys=200):
-    """(state, TimeStep) of one step from one state with many keys."""
+    """Return (state, TimeStep) of one step from one state with many keys."""
     return jax.vmap(lambda key: env.step(key, state, action))(jax.random.split(jax.random.key(0), keys))
 
 
@@ -30,7 +30,7 @@ def test_the_suite_is_listed_and_made_by_name():
 
 
 def test_positions_are_those_of_cart_pole():
-    """The same episode as gymnax's CartPole-v1, seen through two of its four numbers."""
+    """The same episode as gymnax's CartPole-v1, of which two of four components are observed."""
     seen, whole, key = make("CartPolePositions-v1", gravity=5.0), make("CartPole-v1", gravity=5.0), jax.random.key(3)
 
     @partial(quick_jit, static_argnums=0)
@@ -69,8 +69,8 @@ def test_nim_is_won_from_every_start_by_leaving_multiples_and_masks_what_is_not_
         np.testing.assert_array_equal(ts.terminated, left == 0)
         np.testing.assert_array_equal(ts.reward, np.where(left != 0, 0, 1 if mine == 0 else -1))
         counts = np.bincount(left, minlength=8)[sorted(replies)] / 200
-        np.testing.assert_allclose(counts, 1 / len(replies), atol=0.12)  # the opponent takes any number
-        if mine % 3 == 0 and mine:  # whatever the reply, the next move leaves a multiple again, 0 in the end
+        np.testing.assert_allclose(counts, 1 / len(replies), atol=0.12)  # the opponent takes a random number
+        if mine % 3 == 0 and mine:  # after any reply the next move leaves a multiple again, and finally 0
             assert all(0 < reply % 3 <= reply for reply in replies)
 
 
@@ -130,6 +130,6 @@ def test_best_return_of_the_king_as_documented():
         ("CartPolePositions-v1", {"gravitty": 3.0}, "gravity"),
     ],
 )
-def test_parameters_that_make_no_sense_are_refused(name, params, message):
+def test_invalid_parameters_are_refused(name, params, message):
     with pytest.raises(ValueError, match=message):
         make(name, **params)

@@ -1,4 +1,4 @@
-"""Gymnasium: batches on the host are stepped in the order of the program, with the suite's own flags."""
+"""Gymnasium: batches on the host are stepped in program order, with the suite's flags."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ gym = needs("gymnasium")
 
 
 def roll(vec, actions: np.ndarray, seed: int = 0):
-    """Step a batch with actions [T, N, ...]; first observations [N, ...] and TimeSteps [T, N, ...]."""
+    """Step a batch with actions [T, N, ...]; return first observations [N, ...] and TimeSteps [T, N, ...]."""
     num_steps, num_envs = actions.shape[:2]
 
     @jax.jit
@@ -46,7 +46,7 @@ def test_it_steps_as_the_suite_does() -> None:
 
 
 def test_the_clock_truncates_and_both_at_once_terminate() -> None:
-    """The pole falls at step t: with a clock of t steps it is terminated, with t - 1 truncated."""
+    """The pole falls at step t: with a clock of t steps the episode is terminated, with t - 1 truncated."""
     actions = np.zeros((20, 1), np.int32)
     end = int(first_end(roll(make("gymnasium/CartPole-v1"), actions)[1].terminated)[0])
     both = roll(make("gymnasium/CartPole-v1", max_episode_steps=end), actions)[1]
@@ -59,7 +59,7 @@ def test_the_clock_truncates_and_both_at_once_terminate() -> None:
     assert not np.array_equal(cut.obs[end - 2], cut.final_obs[end - 2])
 
 
-def test_two_batches_of_one_environment_do_not_meet() -> None:
+def test_two_batches_of_one_environment_are_independent() -> None:
     vec, actions = make("gymnasium/CartPole-v1"), np.ones((5, 2), np.int32)
     alone = roll(vec, actions, seed=1)
 

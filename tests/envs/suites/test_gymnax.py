@@ -1,4 +1,4 @@
-"""Every gymnax environment keeps to the protocol, and its transitions are gymnax's own."""
+"""Every gymnax environment keeps to the protocol, and its transitions equal gymnax's."""
 
 import sys
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture
 def mnist(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few made-up digits in place of the download."""
+    """Replace the download by a few made-up digits."""
     from gymnax.utils import load_mnist
 
     images, labels = np.arange(12 * 9, dtype=np.int8).reshape(12, 3, 3), np.arange(12, dtype=np.uint8) % 10
@@ -48,7 +48,7 @@ def test_the_ids_read_from_the_source_are_those_of_the_registry() -> None:
 
 @pytest.fixture
 def registered() -> Iterator[str]:
-    """An environment that a user has registered with gymnax."""
+    """Register an environment with gymnax as a user would."""
     import gymnax
     from gymnax import registration
 
@@ -113,7 +113,7 @@ def test_every_environment_steps_16_times_and_keeps_to_its_spaces(name: str, key
         ("UmbrellaChain-bsuite", {"chain_length": 4}),
     ],
 )
-def test_transitions_are_gymnax_s_own(name: str, params: dict, key: jax.Array) -> None:
+def test_transitions_equal_those_of_gymnax(name: str, params: dict, key: jax.Array) -> None:
     import gymnax
 
     env = make(name, **params)
@@ -140,8 +140,8 @@ def test_transitions_are_gymnax_s_own(name: str, params: dict, key: jax.Array) -
 
 
 @pytest.mark.parametrize("name", [name for name in IDS if name.endswith("-MinAtar")])
-def test_a_minatar_grid_holds_nothing_but_zeros_and_ones_so_that_bool_loses_nothing(name: str, key: jax.Array) -> None:
-    """1000 random steps of gymnax's own, episodes and all."""
+def test_a_minatar_grid_contains_only_zeros_and_ones(name: str, key: jax.Array) -> None:
+    """1000 random steps of gymnax's environment, over several episodes."""
     import gymnax
 
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), jax.debug_key_reuse(False):
@@ -173,7 +173,7 @@ def test_pendulum_is_truncated_by_its_clock_and_never_terminated(key: jax.Array)
     np.testing.assert_array_equal(changed, ts.truncated)
 
 
-def test_both_flags_at_once_are_both_shown_by_the_raw_step_and_terminated_wins(key: jax.Array) -> None:
+def test_the_raw_step_can_set_both_flags_and_terminated_wins(key: jax.Array) -> None:
     env = make("DeepSea-bsuite", size=3, max_steps_in_episode=3)
     keys, action = list(jax.random.split(key, 4)), jnp.asarray(1, jnp.int32)
     (state, _), step = quick_jit(env.reset)(keys[0]), quick_jit(env.step)
@@ -206,7 +206,7 @@ def test_discrete_observations_become_one_hot(key: jax.Array) -> None:
     np.testing.assert_array_equal(timestep.obs, np.eye(16)[4])
 
 
-def test_spaces_tell_what_the_observations_are_even_where_gymnax_does_not() -> None:
+def test_observation_spaces_are_correct_even_if_those_of_gymnax_are_not() -> None:
     kinds = {"FourRooms-misc": ((4,), "int32"), "Catch-bsuite": ((10, 5), "float32"),
              "Breakout-MinAtar": ((10, 10, 4), "bool")}  # fmt: skip
     for name, kind in kinds.items():
@@ -222,7 +222,7 @@ def test_box_actions_keep_their_bounds() -> None:
 
 
 class Compound:
-    """As gymnax has it, but with a Dict of a Tuple and a scalar as observation, and done as a number."""
+    """An environment like those of gymnax, with a Dict of a Tuple and a scalar as observation, and a number as flag."""
 
     def observation_space(self, params: Any) -> Any:
         from gymnax.environments import spaces
@@ -327,7 +327,7 @@ def test_parameters_out_of_range_are_refused(name: str, params: dict, message: s
 
 
 class Shifted:
-    """As gymnax has it, but with Discrete spaces that begin at 1 and at -2."""
+    """An environment like those of gymnax, with Discrete spaces that begin at 1 and at -2."""
 
     def observation_space(self, params: Any) -> Any:
         return self.discrete(3, 1)
@@ -374,7 +374,7 @@ def test_a_suite_that_cannot_be_imported_says_why(monkeypatch: pytest.MonkeyPatc
         adapter._import()
 
 
-def test_an_environment_that_needs_the_network_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_environment_that_needs_a_download_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     from gymnax.utils import load_mnist
 
     def offline() -> None:

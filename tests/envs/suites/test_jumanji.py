@@ -1,4 +1,4 @@
-"""Jumanji: transitions are the suite's own, its clock truncates, and every state allows an action."""
+"""Jumanji: transitions equal the suite's, its clock truncates, and every state allows an action."""
 
 import jax
 import jax.numpy as jnp
@@ -73,7 +73,7 @@ def test_a_suite_truncates_by_itself_where_rewards_depend_on_the_clock() -> None
 
 
 def test_a_trapped_snake_may_move() -> None:
-    """Without this repair, training ends in the error that a state allows no action."""
+    """Without this correction training ends with the error that a state allows no action."""
     obs = play(make("jumanji/Snake-v1", num_rows=3, num_cols=3), 200, 32).ts.final_obs
     assert obs["action_mask"].any(-1).all()
 
@@ -100,7 +100,7 @@ def test_the_reward_of_a_team_is_the_sum() -> None:
     assert (ts.reward < 0).any()
 
 
-def test_levels_without_a_network_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_levels_that_cannot_be_downloaded_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*args, **kwargs):
         raise OSError("no route to host")
 

@@ -1,4 +1,4 @@
-"""NAVIX: transitions are the suite's own, symbols keep their values, and the clock is max_steps."""
+"""NAVIX: transitions equal the suite's, symbols keep their values, and the clock is max_steps."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""pgx: transitions are the suite's own, opponents move within the step, the clock truncates."""
+"""pgx: transitions equal the suite's, opponents move within the step, and the clock truncates."""
 
 import jax
 import jax.numpy as jnp
@@ -33,11 +33,11 @@ def test_minatar_steps_as_the_suite_does() -> None:
     assert_same(replayed, (played.ts.obs, played.ts.reward, played.ts.terminated))
 
 
-def test_minatar_is_truncated_by_our_clock_alone() -> None:
+def test_minatar_is_truncated_only_by_the_clock_of_the_adapter() -> None:
     assert_clock(lambda limit: make("pgx/minatar-breakout", time_limit=limit), 60, 16)
 
 
-def test_zero_is_no_clock() -> None:
+def test_a_time_limit_of_zero_means_no_clock() -> None:
     check_env(make("pgx/minatar-freeway", time_limit=0))
 
 
@@ -46,7 +46,7 @@ def test_tic_tac_toe_against_an_opponent(opponent: str) -> None:
     played = play(make("pgx/tic_tac_toe", opponent=opponent), 40, 64)
     board, mask = played.seen["observation"], played.seen["action_mask"]
     free = ~board.any(-1).reshape(*mask.shape)
-    np.testing.assert_array_equal(mask, free)  # it is always our move on a board that shows our view
+    np.testing.assert_array_equal(mask, free)  # it is always the learner's move, and the board shows its view
     mine, theirs = board[..., 0].sum((2, 3)), board[..., 1].sum((2, 3))
     assert set(np.unique(theirs - mine)) == {0, 1}  # both seats are played
     ts = played.ts
@@ -63,7 +63,7 @@ def test_a_one_step_search_takes_every_win() -> None:
     lines = np.array([[0, 1, 2], [3, 4, 5], [6, 7, 8], [0, 3, 6], [1, 4, 7], [2, 5, 8], [0, 4, 8], [2, 4, 6]])
     board = played.seen["observation"].reshape(40, 64, 9, 2)
     mine = board[..., 0].copy()
-    np.put_along_axis(mine, played.action[..., None], True, -1)  # after our move
+    np.put_along_axis(mine, played.action[..., None], True, -1)  # after the learner's move
     theirs = board[..., 1]
     empty = ~(mine | theirs)
     chance = ((theirs[..., lines].sum(-1) == 2) & (empty[..., lines].sum(-1) == 1)).any(-1)
@@ -73,7 +73,7 @@ def test_a_one_step_search_takes_every_win() -> None:
 
 
 def test_a_frozen_policy_is_an_opponent() -> None:
-    """Who always takes the first legal field meets itself: the game is always the same."""
+    """Both players take the first legal field, so the game is always the same."""
 
     def first_legal(key, obs):
         return jnp.argmax(obs["action_mask"])
@@ -81,7 +81,7 @@ def test_a_frozen_policy_is_an_opponent() -> None:
     env = make("pgx/tic_tac_toe", opponent=first_legal)
     played = play(env, 8, 8, policy=lambda t, obs, key: first_legal(key, obs))
     ends = played.ts.reward[played.ts.terminated]
-    assert set(ends) == {-1.0, 1.0}  # who begins wins: 0, 2, 4, 6 is a diagonal with 2, 4, 6
+    assert set(ends) == {-1.0, 1.0}  # the first player wins: 0, 2, 4, 6 contains the diagonal 2, 4, 6
 
 
 @pytest.mark.parametrize("name", ["kuhn_poker", "2048"])

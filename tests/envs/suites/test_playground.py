@@ -1,4 +1,4 @@
-"""MuJoCo Playground: transitions are the suite's own, `done` terminates, episode_length truncates."""
+"""MuJoCo Playground: transitions equal the suite's, `done` terminates, episode_length truncates."""
 
 import subprocess
 
@@ -51,7 +51,7 @@ def test_the_clock_is_episode_length(played) -> None:
 
 
 def test_done_terminates_at_the_step_of_the_clock_as_well() -> None:
-    """A state that is not a number is what ends a task of the control suite; a task is stood for by a small class."""
+    """A task of the control suite ends if its state is NaN; a small class replaces a task."""
 
     class Task:
         action_size = 1
@@ -101,7 +101,7 @@ def test_nested_settings_are_the_suites() -> None:
         make("playground/CartpoleBalance", episode_length="long")
 
 
-def test_robots_without_a_network_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_robots_that_cannot_be_downloaded_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*args, **kwargs):
         raise subprocess.CalledProcessError(128, ["git", "clone"])
 

@@ -1,4 +1,4 @@
-"""XLand-MiniGrid: transitions are the suite's own, symbols keep their values, and the clock is max_steps."""
+"""XLand-MiniGrid: transitions equal the suite's, symbols keep their values, and the clock is max_steps."""
 
 import jax
 import jax.numpy as jnp
@@ -56,13 +56,13 @@ def test_observations_are_symbols_within_their_bounds() -> None:
 
 
 def _rulesets() -> object:
-    """A benchmark of two rulesets: to pick up nothing, for which no reward is given, twice."""
+    """Return a benchmark of two equal rulesets: pick up nothing, for which there is no reward."""
     empty = xminigrid.make("XLand-MiniGrid-R1-9x9")[1].ruleset
     return jax.tree.map(lambda x: jnp.stack([x, x]), empty)
 
 
 class TwoRulesets:
-    """Stands for xminigrid's Benchmark, which is made from a download."""
+    """Replaces xminigrid's Benchmark, which needs a download."""
 
     def sample_ruleset(self, key):
         return jax.tree.map(lambda x: x[jax.random.randint(key, (), 0, 2)], _rulesets())
@@ -84,7 +84,7 @@ def test_an_unknown_benchmark_names_the_nearest() -> None:
         make("xland/XLand-MiniGrid-R1-9x9", benchmark="trivial-22k")
 
 
-def test_a_benchmark_without_a_network_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_benchmark_that_cannot_be_downloaded_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(name):
         raise OSError("no route to host")
 

@@ -1,4 +1,4 @@
-"""Masks that environments keep to themselves are shown; dead ends allow everything."""
+"""Wrappers that add a mask from the state of an environment, and allow everything in dead ends."""
 
 from typing import Any
 
@@ -41,14 +41,14 @@ def test_a_mask_of_the_state_forbids_what_it_should(wrap: Any) -> None:
     space: Any = env.observation_space
     assert space["action_mask"] == box(0, 1, (6,), np.bool_)
     obs, _, ts = wander(env)
-    assert set(np.unique(ts.reward)) == {0, 1}  # a forbidden action would pay -10
+    assert set(np.unique(ts.reward)) == {0, 1}  # a forbidden action has the reward -10
     assert obs["action_mask"].dtype == ts.final_obs["action_mask"].dtype == bool
     for seen in (obs, ts.final_obs):
-        assert (seen["action_mask"] >= seen["observation"][..., -6:].astype(bool)).all()  # what is wanted is allowed
+        assert (seen["action_mask"] >= seen["observation"][..., -6:].astype(bool)).all()  # the wanted action is allowed
 
 
 def test_a_policy_never_does_what_a_mask_of_the_state_forbids() -> None:
-    """Every episode lasts its four steps: what is forbidden ends it."""
+    """A forbidden action would end the episode; every episode lasts four steps."""
     env = frame_stack(flatten_observation(with_action_mask(hidden_mask(), of_state)), 2)
     network = pp.make_network(env, pp.NetworkConfig(hidden_sizes=(8,)))
     config = pp.Config(num_envs=16, num_steps=16, num_minibatches=2, total_timesteps=512)
@@ -57,7 +57,7 @@ def test_a_policy_never_does_what_a_mask_of_the_state_forbids() -> None:
 
 
 def test_a_mask_of_the_state_is_the_one_that_the_observation_had() -> None:
-    """Whatever the form of the observation: at reset, at every step and before the reset."""
+    """For every form of the observation: at reset, at every step and before the reset."""
     actions = [integer(0)] * 3
     first, steps = play(probes.masked(), actions)
     for make, entry in (
@@ -108,7 +108,7 @@ def test_masks_that_do_not_fit_are_refused() -> None:
 
 
 def dead_end(actions: Any, shape: Any, outside: bool | None = None) -> Env:
-    """Three steps, of which the second allows no action; `shape` forms the mask from its entries."""
+    """Make an episode of three steps, the second without an allowed action; `shape` forms the mask from its entries."""
     size = sum(encoded_space(leaf).low.size for leaf in jax.tree.leaves(actions) if not isinstance(leaf, Box))
     inner = probes.scripted(terminate_at=(3,), truncate_at=(), random_start=False)._replace(action_space=actions)
 
@@ -157,13 +157,13 @@ def test_a_dead_end_allows_every_action_and_other_masks_stay(actions: Any, shape
     assert not any(np.asarray(x).any() for x in jax.tree.leaves(before[0].obs["action_mask"]))
 
 
-def test_a_component_without_a_choice_is_opened_alone() -> None:
+def test_only_a_component_without_a_choice_is_opened() -> None:
     mask = jnp.array([False, False, True, False, False])
     np.testing.assert_array_equal(allow_all_if_none(MultiDiscrete((2, 3)), mask), [1, 1, 1, 0, 0])
 
 
 @pytest.mark.parametrize("outside", [False, True])
-def test_the_mask_of_an_asymmetric_observation_is_opened_where_it_stands(outside: bool) -> None:
+def test_the_mask_of_an_asymmetric_observation_is_opened_in_place(outside: bool) -> None:
     env = always_some_action(dead_end(Discrete(3), lambda m: m, outside))
     check_env(env)
     _, steps = play(env, [integer(0)] * 2)
@@ -171,6 +171,6 @@ def test_the_mask_of_an_asymmetric_observation_is_opened_where_it_stands(outside
     np.testing.assert_array_equal(steps[0].final_obs["critic"]["x"], [0, 1])
 
 
-def test_without_a_mask_there_is_nothing_to_open() -> None:
+def test_without_a_mask_the_wrapper_is_refused() -> None:
     with pytest.raises(ValueError, match="needs observations with an action mask"):
         always_some_action(probes.chain())

@@ -1,4 +1,4 @@
-"""Wrappers of actions carry out what they should, and what the mask allows."""
+"""Wrappers of actions: which action is carried out, and that masks are respected."""
 
 from functools import partial
 from typing import Any
@@ -60,7 +60,7 @@ def test_sticky_actions_repeat_the_action_carried_out_with_the_given_probability
     env = sticky_actions(probes.scripted(terminate_at=(5,), truncate_at=(), random_start=False), 0.25)
     actions = jax.random.randint(jax.random.key(4), (1000, 20), 0, 3, jnp.int32)
     _, _, _, ts = rollout(env, actions, key)
-    # The reward tells the action carried out.
+    # The reward identifies the action that was carried out.
     carried, given = np.asarray(ts.reward).astype(int) % 100, np.asarray(actions)
     first = np.arange(1000) % 5 == 0
     np.testing.assert_array_equal(carried[first], given[first])
@@ -80,7 +80,7 @@ def test_sticky_actions_repeat_the_action_carried_out_with_the_given_probability
 
 
 def test_sticky_actions_never_carry_out_what_is_forbidden() -> None:
-    # The inner wrapper shows the action carried out.
+    # The inner wrapper shows the action that was carried out.
     env = sticky_actions(append_previous(probes.masked()), 0.5)
     obs, given, ts = wander(env, 500)
     carried = ts.final_obs["observation"][..., 6:12].argmax(-1)
@@ -113,12 +113,12 @@ COMPOUND = {"a": Discrete(3), "b": MultiDiscrete((2, 2)), "c": box(-1, 1, (2,))}
     ids=["concatenated", "tuple", "dict", "part of a dict", "compound"],
 )
 def test_masks_of_every_form_hold_for_sticky_actions(actions: Any, shape: Any, size: int, start: int) -> None:
-    """The one-hot code of an action, from `start` on, lies under the mask, number by number."""
+    """The one-hot code of an action, from `start` on, lies under the mask in every entry."""
     ones = jnp.ones(size, bool)
 
     def observe(key: jax.Array) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
         key, key_mask = jax.random.split(key)
-        # At most one number is forbidden, so that every component has a choice.
+        # At most one choice is forbidden, so that every component has another.
         mask = ones.at[jax.random.randint(key_mask, (), 0, size)].set(False)
         return (key, mask), mask.astype(jnp.float32)
 
@@ -137,7 +137,7 @@ def test_masks_of_every_form_hold_for_sticky_actions(actions: Any, shape: Any, s
 
 
 def test_actions_are_float32_whatever_the_bounds_are(key: jax.Array) -> None:
-    """A Box of float64, as NumPy makes it; without x64, JAX has float32 only."""
+    """NumPy makes Boxes of float64; without x64, JAX has only float32."""
     for wrap in (clip_action, rescale_action):
         env = probes.reward_by_distance(target=0.0)._replace(action_space=box(-3, 3, (1,), np.float64))
         assert wrap(env).action_space.dtype == np.float32

@@ -1,4 +1,4 @@
-"""Agents folded into the batch axis, and frozen opponents: each against the joint environment."""
+"""Agents folded into the batch axis, and frozen opponents, compared with the joint environment."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ AGENTS = 3
 
 
 def sums(loose: bool = False) -> Env:
-    """A team of three that sees the start of the episode, its number and the time; the reward is its action + time."""
+    """Make a team of three that observes episode, agent number and time; the reward is action + time."""
 
     def observe(start: Any, time: Any) -> Any:
         rows = [jnp.stack([start, jnp.float32(a), time.astype(jnp.float32)]) for a in range(AGENTS)]
@@ -40,7 +40,7 @@ def sums(loose: bool = False) -> Env:
 
 
 def run(vec: VecEnv, actions: Any, key: jax.Array) -> tuple[Any, Any, TimeStep]:
-    """(first obs, last state, TimeStep [T, N]) of given actions."""
+    """Return (first obs, last state, TimeStep [T, N]) for given actions."""
 
     @quick_jit
     def play(key: jax.Array) -> tuple:
@@ -54,7 +54,7 @@ def run(vec: VecEnv, actions: Any, key: jax.Array) -> tuple[Any, Any, TimeStep]:
 
 
 @pytest.mark.parametrize("resets", RESETS)
-def test_columns_are_the_agents_of_the_teams_in_turn(resets: str, key: jax.Array) -> None:
+def test_columns_are_agents_ordered_by_team(resets: str, key: jax.Array) -> None:
     actions = jax.random.randint(jax.random.key(1), (9, 2 * AGENTS), 0, 5, jnp.int32)
     vec = fold_agents(sums(), AGENTS, resets, pool_size=5)
     check_env(vec)
@@ -92,7 +92,7 @@ def test_a_team_shares_a_scalar_reward() -> None:
     np.testing.assert_array_equal(ts.reward, [[33.0] * 6, [63.0] * 6])
 
 
-def test_a_number_of_columns_that_teams_do_not_divide_is_refused() -> None:
+def test_a_number_of_columns_that_the_team_size_does_not_divide_is_refused() -> None:
     vec = fold_agents(sums(), AGENTS)
     assert vec.group_size == AGENTS
     with pytest.raises(ValueError, match="num_envs = 4 is not a multiple of the 3 agents"):
@@ -107,7 +107,7 @@ def test_a_number_of_columns_that_teams_do_not_divide_is_refused() -> None:
 
 
 def match() -> Env:
-    """Two players; who plays the larger number wins. Each sees a 0 and its seat, later the action of the other."""
+    """Make a game of two in which the larger number wins; each observes 0 and its seat, later the other's action."""
 
     def view(seen: Any) -> Any:
         return jnp.stack([jnp.stack([seen[0], jnp.float32(0)]), jnp.stack([seen[1], jnp.float32(1)])])
@@ -125,7 +125,7 @@ def match() -> Env:
 
 
 def answer(params: Any, key: jax.Array, obs: Any) -> Any:
-    """Play what the other played last, plus `params`."""
+    """Play the last action of the other player, plus `params`."""
     return (obs[..., 0] + params).astype(jnp.int32)
 
 
@@ -141,7 +141,7 @@ def test_the_opponent_plays_the_other_seat(seat: int) -> None:
     np.testing.assert_array_equal(ts.reward, np.sign(np.asarray(actions) - theirs))
 
 
-def test_another_opponent_needs_no_other_program() -> None:
+def test_another_opponent_needs_no_recompilation() -> None:
     vec = frozen_opponent(match(), 2, answer, jnp.float32(1))
     state, _ = vec.reset(jax.random.key(0), 4)
     count = []

@@ -1,4 +1,4 @@
-"""Wrappers of episodes end them when they should."""
+"""Wrappers that end episodes or repeat steps."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ def test_time_limit_truncates_counts_from_each_reset_and_leaves_terminations(key
     assert [bool(t.truncated) for t in timesteps] == [False, True]
     assert [bool(t.terminated) for t in timesteps] == [False, True]
     env = time_limit(probes.scripted(terminate_at=(), truncate_at=()), 4)
-    actions = jnp.zeros((10, 1), jnp.int32).at[1, 0].set(3)  # an end of its own after two steps
+    actions = jnp.zeros((10, 1), jnp.int32).at[1, 0].set(3)  # it terminates after two steps
     _, _, _, ts = rollout(env, actions, key)
     np.testing.assert_array_equal(np.flatnonzero(ts.terminated[:, 0]), [1])
     np.testing.assert_array_equal(np.flatnonzero(ts.truncated[:, 0]), [5, 9])
@@ -50,7 +50,7 @@ def test_action_repeat_adds_rewards_up_and_stops_at_the_end(key: jax.Array) -> N
     np.testing.assert_array_equal(ts.truncated[:, 0], [False, True, False, True])
 
 
-def test_repeated_steps_draw_keys_of_their_own() -> None:
+def test_repeated_steps_use_different_keys() -> None:
     def step(key: jax.Array, state: jax.Array, action: jax.Array) -> tuple[jax.Array, TimeStep]:
         obs = jnp.append(state[1:], jax.random.uniform(key))
         return obs, TimeStep(obs, jnp.float32(0), jnp.bool_(False), jnp.bool_(False), obs)

@@ -108,7 +108,7 @@ def test_probes_and_wrapped_environments_keep_to_the_protocol(make: Any, key: ja
 
 
 def names_kept() -> dict[str, Env]:
-    """A named environment through every wrapper."""
+    """Apply every wrapper to a named environment."""
     chain, push = probes.chain()._replace(name="Chain"), probes.reward_by_distance()._replace(name="Chain")
     wrappers: dict[str, Any] = {
         "conform": conform,
@@ -132,7 +132,7 @@ def names_kept() -> dict[str, Env]:
     return named | {"clip_action": clip_action(push), "rescale_action": rescale_action(push)}
 
 
-def test_wrappers_keep_the_name_and_messages_say_it() -> None:
+def test_wrappers_keep_the_name_for_messages() -> None:
     assert {env.name for env in names_kept().values()} == {"Chain"}
     broken = probes.chain()._replace(name="Chain", observation_space=box(0, 1, (7,)))
     with pytest.raises(ValueError, match="the environment Chain does not keep to the protocol"):

@@ -1,4 +1,4 @@
-"""Wrappers of observations show what they should; masks stay masks, and actor and critic stay separate."""
+"""Wrappers of observations: contents and spaces; masks, actor and critic stay separate."""
 
 from typing import Any
 
@@ -43,7 +43,7 @@ def test_flatten_observation_encodes_everything_in_order_of_sorted_keys() -> Non
     np.testing.assert_array_equal(timesteps[1].final_obs, timesteps[1].obs)
 
 
-def test_flatten_observation_keeps_action_masks_apart() -> None:
+def test_flatten_observation_keeps_action_masks() -> None:
     env = flatten_observation(probes.masked(num_actions=4))
     assert isinstance(env.observation_space, dict)
     obs, _ = play(env, [])
@@ -60,7 +60,7 @@ def test_flatten_observation_keeps_action_masks_apart() -> None:
 
 
 @pytest.mark.parametrize("outside", [False, True])
-def test_flatten_observation_keeps_actor_and_critic_and_the_mask_apart(outside: bool) -> None:
+def test_flatten_observation_keeps_actor_critic_and_mask_separate(outside: bool) -> None:
     env, whole = flatten_observation(asymmetric(outside)), probes.masked()
     check_env(env)
     vector, critic, flags = box(0, 1, (6,)), box(0, 1, (10,)), box(0, 1, (6,), np.bool_)
@@ -77,7 +77,7 @@ def test_flatten_observation_keeps_actor_and_critic_and_the_mask_apart(outside: 
     assert flatten_observation(env) is env
 
 
-def test_flatten_observation_judges_the_images_of_actor_and_critic_apart() -> None:
+def test_flatten_observation_treats_images_of_actor_and_critic_separately() -> None:
     image = pixels().observation_space
     env = map_observation(
         pixels(),
@@ -99,7 +99,7 @@ def test_flatten_observation_judges_the_images_of_actor_and_critic_apart() -> No
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.bool_])
-def test_flatten_observation_leaves_images_alone_unless_asked(dtype: Any) -> None:
+def test_flatten_observation_keeps_images_by_default(dtype: Any) -> None:
     env = pixels(dtype)
     assert flatten_observation(env) is env
     obs, _ = play(flatten_observation(env, images=True), [])
@@ -135,7 +135,7 @@ def test_mask_observation_keeps_the_named_entries_in_their_order() -> None:
 
 
 def test_errors_advise_what_helps() -> None:
-    """Flattening makes a vector of an image only if told so, and none of what actor and critic see apart."""
+    """Flattening makes a vector of an image only on request, and never of asymmetric observations."""
     with pytest.raises(ValueError, match=r"needs a vector as observation.*use flatten_observation before it") as error:
         mask_observation(nested(), (0,))
     assert "images" not in str(error.value)
@@ -155,7 +155,7 @@ def test_mask_observation_of_an_entry_leaves_the_others() -> None:
     np.testing.assert_array_equal(obs["action_mask"], whole["action_mask"])
 
 
-def test_append_previous_shows_what_was_done_and_what_came_of_it(key: jax.Array) -> None:
+def test_append_previous_shows_the_previous_action_and_reward(key: jax.Array) -> None:
     env = append_previous(probes.scripted(terminate_at=(), truncate_at=(2,), random_start=False))
     actions = jnp.array([[1], [2], [0]], jnp.int32)
     _, obs, _, ts = rollout(env, actions, key)
@@ -167,7 +167,7 @@ def test_append_previous_shows_what_was_done_and_what_came_of_it(key: jax.Array)
     np.testing.assert_array_equal(ts.obs[2, 0], [0, 1, 1, 0, 0, 0, 0, 100])
 
 
-def test_append_previous_takes_continuous_and_compound_actions_as_they_are() -> None:
+def test_append_previous_shows_continuous_and_compound_actions() -> None:
     _, (step,) = play(append_previous(probes.reward_by_distance(target=0.0, action_dim=2)), [jnp.array([0.5, -1.0])])
     np.testing.assert_allclose(step.obs, [1, 0.5, -1, -1.25])
     action = {"choice": integer(1), "push": jnp.array([0.5, 0.5])}
@@ -175,7 +175,7 @@ def test_append_previous_takes_continuous_and_compound_actions_as_they_are() -> 
     np.testing.assert_allclose(step.obs, [1, 0, 1, 0, 0.5, 0.5, 0])
 
 
-def test_append_previous_to_what_is_no_vector_is_entries_beside_it(key: jax.Array) -> None:
+def test_append_previous_adds_entries_to_observations_that_are_not_vectors(key: jax.Array) -> None:
     env = append_previous(plane())
     space: Any = env.observation_space
     assert space == {
@@ -188,7 +188,7 @@ def test_append_previous_to_what_is_no_vector_is_entries_beside_it(key: jax.Arra
     np.testing.assert_array_equal(obs["previous_action"][0], np.zeros(5))
     np.testing.assert_array_equal(obs["previous_reward"][0], [0])
     assert obs["observation"].dtype == jnp.uint8
-    # The episode is cut after three steps: what led there is seen in final_obs and not in the new one.
+    # The episode is truncated after three steps: final_obs shows the last action, the next obs does not.
     np.testing.assert_array_equal(ts.final_obs["observation"][:, 0, 0, 0], [1, 2, 3, 1])
     np.testing.assert_array_equal(ts.final_obs["previous_action"][:, 0], np.eye(5)[[1, 2, 0, 1]])
     np.testing.assert_array_equal(ts.final_obs["previous_reward"][:, 0, 0], [101, 202, 300, 101])
@@ -218,7 +218,7 @@ def test_append_previous_is_seen_by_actor_and_critic_and_leaves_the_mask(outside
         np.testing.assert_array_equal(np.concatenate(seen), before)
 
 
-def test_the_order_says_which_action_is_shown() -> None:
+def test_the_order_of_wrappers_decides_which_action_is_shown() -> None:
     inner = probes.scripted(terminate_at=(), truncate_at=(), random_start=False)
     actions = [integer(a) for a in np.random.default_rng(0).integers(0, 3, 40)]
     given = np.asarray(actions)
@@ -233,7 +233,7 @@ def test_the_order_says_which_action_is_shown() -> None:
         np.testing.assert_array_equal(shown, given if shows_the_given else carried)
 
 
-def test_a_cnn_with_a_memory_sees_the_previous_action_and_reward() -> None:
+def test_a_recurrent_cnn_reads_the_previous_action_and_reward() -> None:
     env = append_previous(pp.make("Breakout-MinAtar"))
     space: Any = env.observation_space
     assert {name: part.shape for name, part in space.items()} == {
@@ -247,11 +247,11 @@ def test_a_cnn_with_a_memory_sees_the_previous_action_and_reward() -> None:
     assert (metrics.first_ratio_error < 1e-5).all()
     assert (metrics.kl > 0).all()
     kernels = [x.shape for x in jax.tree.leaves(state.params)]
-    assert (3, 3, 4, 16) in kernels  # convolved, and the action and reward beside the features: 8 * 8 * 16 + 3 + 1
+    assert (3, 3, 4, 16) in kernels  # convolved, then concatenated with action and reward: 8 * 8 * 16 + 3 + 1
     assert (1028, 8) in kernels
 
 
-def test_frame_stack_shows_the_last_observations_and_starts_anew(key: jax.Array) -> None:
+def test_frame_stack_shows_the_last_observations_of_the_episode(key: jax.Array) -> None:
     env = frame_stack(probes.scripted(terminate_at=(), truncate_at=(3,)), 3)
     _, obs, _, ts = rollout(env, jnp.zeros((5, 2), jnp.int32), key)
     first, second = np.asarray(obs)[1, 0], np.asarray(ts.obs)[2, 1, 0]
@@ -277,7 +277,7 @@ def test_frames_without_channels_are_stacked_as_channels(key: jax.Array) -> None
     env = frame_stack(plane(), 2)
     assert env.observation_space == box(0, 255, (2, 3, 2), np.uint8)
     _, obs, _, ts = rollout(env, jnp.zeros((4, 1), jnp.int32), key)
-    # Every pixel shows the time; a channel is a time.
+    # Every pixel shows the time, so channels differ by time.
     for seen, times in (
         (obs, [[0, 0]]),
         (ts.obs[:, 0], [[0, 1], [1, 2], [0, 0], [0, 1]]),
@@ -287,7 +287,7 @@ def test_frames_without_channels_are_stacked_as_channels(key: jax.Array) -> None
         np.testing.assert_array_equal(seen, np.broadcast_to(np.array(times)[:, None, None], (len(times), 2, 3, 2)))
 
 
-def test_frame_stack_of_a_dict_stacks_every_part_by_itself(key: jax.Array) -> None:
+def test_frame_stack_of_a_dict_stacks_every_entry_separately(key: jax.Array) -> None:
     env = frame_stack(time_limit(nested(), 2), 2)
     integers = box(0, 9, (2, 2, 2), np.int32)
     assert env.observation_space == {"a": box(-5, 5, (6,)), "z": (MultiDiscrete((4, 4)), integers)}

@@ -1,4 +1,4 @@
-"""Rewards are scaled and clipped; everything else stays."""
+"""Wrappers that scale and clip rewards change nothing else."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from purejaxppo.envs.wrappers.rewards import reward_clip, reward_scale
 
 
 def rewards(env: Any) -> list[float]:
-    """Rewards of three steps of `scripted`, which are 100, 201 and 302 without a wrapper."""
+    """Return rewards of three steps of `scripted`, which are 100, 201 and 302 without a wrapper."""
     return [float(t.reward) for t in play(env, [integer(a) for a in (0, 1, 2)])[1]]
 
 
@@ -43,7 +43,7 @@ def test_factors_and_limits_can_be_mapped_over() -> None:
         np.testing.assert_array_equal(jax.vmap(lambda x, w=wrapper: first(x, w))(jnp.array([2.0, 3.0])), expected)
 
 
-def test_what_makes_no_sense_is_refused() -> None:
+def test_invalid_factors_and_limits_are_refused() -> None:
     for bad in (float("inf"), float("nan")):
         with pytest.raises(ValueError, match="finite factor"):
             reward_scale(probes.chain(), bad)
