@@ -1,4 +1,4 @@
-"""Strict modes for every test: what JAX forgives silently is an error here."""
+"""Strict modes for every test: implicit conversions that JAX allows by default are errors."""
 
 import os
 
@@ -18,10 +18,10 @@ jax.config.update("jax_num_cpu_devices", 2)  # for tests of sharding; everything
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
-jax.devices()  # starts JAX, so that no command line run by a test can choose other devices
+jax.devices()  # starts JAX, so that a command line in a test cannot choose other devices
 
 
 @pytest.fixture
 def key() -> jax.Array:
-    """A fresh typed key."""
+    """An unused typed key."""
     return jax.random.key(0)

@@ -1,4 +1,4 @@
-"""Learning results over seeds, for the gates of test_learning.py and as tables (`python tests/learning.py --help`)."""
+"""Learning results over seeds, for test_learning.py and as tables (`python tests/learning.py --help`)."""
 
 import argparse
 import dataclasses
@@ -26,7 +26,7 @@ GATES = {"cartpole": 490.0, "acrobot": -90.0, "pendulum": -250.0, "catch": 0.95}
 # Every objective with the controls that suit it, on CartPole: name, static settings, {label: hyperparameters}.
 # CPI has no term that keeps it near the old policy, so it is listed only with a control and with fewer epochs.
 EARLY, RATE, CLIP = {"target_kl": 0.02}, {"lr_target_kl": 0.01}, {"clip_target_kl": 0.01}
-TIGHT = {"target_kl": 0.01}  # of CPI; with 4 epochs, as the others have, half of its seeds miss the bound
+TIGHT = {"target_kl": 0.01}  # with 4 epochs, as for the others, half of the seeds of CPI miss the bound
 PENALTY = {"beta_target_kl": 0.01}
 COMBINATIONS: list[tuple[str, dict, dict[str, dict]]] = [
     (
@@ -89,7 +89,7 @@ class Result(NamedTuple):
 
     greedy: np.ndarray
     sampled: np.ndarray
-    seconds: float  # of training all settings together, without compilation
+    seconds: float  # training of all settings together, without compilation
     compile_seconds: float
 
     @property

@@ -56,7 +56,7 @@ class Mutant(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What became of a mutant: the test that killed it, or "" and what happened instead."""
+    """The result for a mutant: the test that killed it, or "" and another outcome."""
 
     mutant: Mutant
     killer: str
@@ -65,19 +65,23 @@ class Verdict(NamedTuple):
 
 
 def load() -> list[Mutant]:
-    """All mutants of mutants.toml, in its order."""
+    """Return all mutants of mutants.toml, in its order."""
     return [Mutant(**entry) for entry in tomllib.loads(DATA.read_text(encoding="utf-8"))["mutant"]]
 
 
 def mutated(source: str, mutant: Mutant) -> str:
-    """The source with the fault in it. Raises ValueError where it does not fit exactly once."""
+    """Return the source with the fault.
+
+    Raises:
+        ValueError: the old text does not occur exactly once.
+    """
     if source.count(mutant.old) != 1:
         raise ValueError(f"{mutant.id}: the old text occurs {source.count(mutant.old)} times in {mutant.file}")
     return source.replace(mutant.old, mutant.new)
 
 
 def make_copy(folder: Path) -> Path:
-    """A copy of what the tests need, in a folder of its own."""
+    """Copy what the tests need to a folder."""
     for name in COPIED:
         source, target = ROOT / name, folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +93,7 @@ def make_copy(folder: Path) -> Path:
 
 
 def python(folder: Path, *arguments: str, limit: float | None = None) -> subprocess.CompletedProcess:
-    """This Python in the copy, which comes before any installed package; programs compiled once are shared."""
+    """Return this Python with the copy on its path before any installed package; all copies share compiled programs."""
     env = dict(os.environ, PYTHONPATH=str(folder), PYTHONDONTWRITEBYTECODE="1", COLUMNS="1000", JAX_PLATFORMS="cpu")
     env |= {
         "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "cache"),
@@ -100,12 +104,12 @@ def python(folder: Path, *arguments: str, limit: float | None = None) -> subproc
 
 
 def run_tests(folder: Path, tests: list[str], limit: float | None = None) -> subprocess.CompletedProcess:
-    """Pytest on the named tests of the copy, up to the first failure."""
+    """Run pytest on the named tests of the copy, up to the first failure."""
     return python(folder, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests, limit=limit)
 
 
 def read_outcome(result: subprocess.CompletedProcess, raises: str) -> tuple[str, str]:
-    """(the test that failed as expected, "") or ("", what happened instead)."""
+    """Return (the test that failed as expected, ""), or ("", another outcome)."""
     failed = re.search(r"^FAILED (\S+::.+?) - (.*)$", result.stdout, re.MULTILINE)
     if result.returncode == 0:
         return "", "all tests passed"
@@ -117,7 +121,7 @@ def read_outcome(result: subprocess.CompletedProcess, raises: str) -> tuple[str,
 
 
 def judge(folder: Path, mutant: Mutant) -> Verdict:
-    """Put the fault into the copy, run its tests, take it out again."""
+    """Apply the fault to the copy, run its tests, and remove the fault."""
     start, path = time.monotonic(), folder / mutant.file
     source = path.read_text(encoding="utf-8")
     path.write_text(mutated(source, mutant), encoding="utf-8")
@@ -131,7 +135,7 @@ def judge(folder: Path, mutant: Mutant) -> Verdict:
 
 
 def judge_all(folders: list[Path], mutants: list[Mutant]) -> list[Verdict]:
-    """A verdict on every mutant, one line each as it comes; as many at a time as there are copies."""
+    """Return a verdict for every mutant and print each as it comes; the copies work in parallel."""
     free: queue.SimpleQueue[Path] = queue.SimpleQueue()
     for folder in folders:
         free.put(folder)
@@ -151,7 +155,7 @@ def judge_all(folders: list[Path], mutants: list[Mutant]) -> list[Verdict]:
 
 
 def unmodified(folder: Path, mutants: list[Mutant]) -> None:
-    """End here unless the copy is what is tested and all named tests pass without any fault."""
+    """Exit unless the copy is tested and all named tests pass without a fault."""
     where = python(folder, "-c", "import importlib.util as u; print(u.find_spec('purejaxppo').origin)").stdout.strip()
     if not Path(where or "/").resolve().is_relative_to(folder.resolve()):
         sys.exit(f"the tests would import {where}, not the copy")
@@ -161,7 +165,7 @@ def unmodified(folder: Path, mutants: list[Mutant]) -> None:
 
 
 def table(verdicts: list[Verdict], seconds: float, jobs: int) -> str:
-    """docs/mutants.md."""
+    """Return the text of docs/mutants.md."""
     killed = f"{sum(bool(v.killer) for v in verdicts)} of {len(verdicts)} killed"
     where = f"{seconds / 60:.0f} minutes ({os.cpu_count()} cores, {jobs} at a time, Python {platform.python_version()})"
     lines = [HEAD.format(killed=killed, where=where)]
@@ -173,7 +177,7 @@ def table(verdicts: list[Verdict], seconds: float, jobs: int) -> str:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", metavar="ID", action="append", help="this fault alone; may be given several times")
     parser.add_argument("--jobs", type=int, default=1, help="faults at a time (default 1)")

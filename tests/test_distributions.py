@@ -1,4 +1,4 @@
-"""Action distributions against closed forms in NumPy float64, SciPy and Monte Carlo."""
+"""Action distributions compared with closed forms in NumPy float64, SciPy and Monte Carlo."""
 
 import functools
 import itertools
@@ -25,7 +25,7 @@ def compiled(mode, function):
 
 
 def call(mode, function, *arguments):
-    """The function op by op, compiled, or mapped over the leading axis and compiled."""
+    """Call a function op by op, compiled, or mapped over the leading axis and compiled."""
     return compiled(mode, function)(*arguments)
 
 
@@ -38,12 +38,12 @@ def f64(values):
 
 
 def tanh_gaussian(mean, log_std, low, high):
-    """The parameters broadcast against each other."""
+    """Make a TanhGaussian from parameters that broadcast against each other."""
     return TanhGaussian(*(array(value) for value in np.broadcast_arrays(mean, log_std, low, high)))
 
 
 def make(kind, seed):
-    """A distribution of that kind with random parameters and the batch axes BATCH."""
+    """Make a distribution of a kind with random parameters and the batch axes BATCH."""
     rng = np.random.default_rng(seed)
     normal = lambda *shape: array(rng.normal(size=(*BATCH, *shape)))  # noqa: E731
     match kind:
@@ -92,7 +92,7 @@ def np_gaussian_kl(old, new):
 
 
 def np_log_det(x, low, high):
-    """log |d/dx (centre + half tanh x)| straight from the derivative, float64."""
+    """Return log |d/dx (center + half tanh x)| from the derivative, float64."""
     return np.log(0.5 * (high - low)) - 2 * np.log(np.cosh(x))
 
 
@@ -134,7 +134,7 @@ def test_eq12_categorical_kl_is_sum_p_log_p_over_q(mode, kind):
     old, new = make(kind, 2), make(kind, 3)
     expected = np_kl(np_softmax(old.logits), np_softmax(new.logits))
     np.testing.assert_allclose(call(mode, Categorical.kl, old, new), expected, rtol=1e-5, atol=1e-6)
-    # The direction matters: the reverse KL is another number.
+    # The direction matters: the reverse KL differs.
     assert np.abs(f64(old.kl(new)) - f64(new.kl(old))).max() > 0.01
 
 
@@ -176,13 +176,13 @@ def test_eq12_masked_logits_equal_the_distribution_without_them(mode):
 
 
 def usual_terms(old, new, unmasked, allowed, masked):
-    """What a loss is made of when both policies share the mask, and where the new one drops it."""
+    """Return the terms of a loss if both policies share the mask, and if the new one drops it."""
     old, new, unmasked = Categorical(old), Categorical(new), Categorical(unmasked)
     return new.log_prob(allowed) + old.entropy() + new.entropy() + old.kl(new) + old.kl(unmasked)
 
 
 def extreme_terms(old, new, unmasked, allowed, masked):
-    """Old mass where the new policy has none, and the log-probability of a masked action: huge, not infinite."""
+    """Return terms with old probability where the new policy has none, and of a masked action: huge, not infinite."""
     return Categorical(unmasked).kl(Categorical(old)) + Categorical(new).log_prob(masked)
 
 
@@ -233,7 +233,7 @@ def test_eq12_masked_multi_categorical_equals_its_unmasked_components():
     assert all(np.isfinite(g).all() for g in jax.jit(jax.grad(loss))(new).logits)
 
 
-def test_nan_logits_are_not_hidden():
+def test_nan_logits_give_nan():
     dist = Categorical(array([0.0, np.nan, 1.0]))
     values = [dist.log_prob(jnp.int32(0)), dist.entropy(), dist.kl(Categorical(jnp.zeros(3)))]
     assert np.isnan(values).all()
@@ -259,7 +259,7 @@ def test_categorical_sample_from_is_the_inverse_cdf(mode, size):
     rng = np.random.default_rng(size)
     logits = array(rng.normal(size=(6, size)))
     cdf = np.cumsum(np_softmax(logits), axis=-1)
-    # For every action: just above the sum of what comes before it, and just below the sum that ends with it.
+    # For every action: just above the sum up to the previous action, and just below the sum up to this one.
     before = np.concatenate([np.zeros((6, 1)), cdf[:, :-1]], axis=-1)
     u = array(np.stack([before + 2e-6, cdf - 2e-6]))
     dist = Categorical(jnp.broadcast_to(logits[None, :, None], (2, 6, size, size)))
@@ -270,7 +270,7 @@ def test_categorical_sample_from_is_the_inverse_cdf(mode, size):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("size", [1, 20, 21])
 def test_categorical_sampling_at_the_ends_of_the_unit_interval(mode, size):
-    """u at 0 chooses the first unmasked action, u at 1 the last one: never one out of range, never a masked one."""
+    """u = 0 gives the first unmasked action and u = 1 the last: never out of range, never a masked one."""
     rng = np.random.default_rng(size)
     logits = rng.normal(scale=1.5, size=(2000, size)).astype(np.float32)
     allowed = rng.uniform(size=logits.shape) < rng.uniform(size=(2000, 1))
@@ -284,8 +284,8 @@ def test_categorical_sampling_at_the_ends_of_the_unit_interval(mode, size):
     assert allowed[np.arange(2000), action[3]].all()
 
 
-def test_masked_actions_are_not_sampled_where_rounded_sums_disagree():
-    """Among 1000 actions a parallel sum may rise at a masked action by a rounding error; probe u all around there."""
+def test_masked_actions_are_not_sampled_if_rounded_sums_disagree():
+    """Among 1000 actions a parallel sum may increase at a masked action by a rounding error; u is probed near it."""
     rng = np.random.default_rng(13)
     logits = rng.normal(size=(4, 1000)).astype(np.float32)
     allowed = rng.uniform(size=logits.shape) < 0.5
@@ -298,7 +298,7 @@ def test_masked_actions_are_not_sampled_where_rounded_sums_disagree():
         assert mask[action].all()
 
 
-def test_categorical_noise_is_centred_in_the_open_unit_interval():
+def test_categorical_noise_is_centered_in_the_open_unit_interval():
     noise = f64(Categorical(jnp.zeros((1000, 2))).noise(jax.random.key(19), (100,)))
     np.testing.assert_array_equal(noise * 2**24 % 2, 1.0)  # midpoints of a grid of 2⁻²³: never 0, 1 or 1/2
     assert stats.kstest(noise.ravel(), "uniform").pvalue > 1e-3
@@ -340,7 +340,7 @@ def test_eq12_multi_categorical_by_enumeration_of_all_actions(mode):
     np.testing.assert_allclose(call(mode, MultiCategorical.kl, old, new), np_kl(p, q), rtol=1e-5, atol=2e-6)
 
 
-def test_multi_categorical_samples_are_independent_and_rightly_distributed():
+def test_multi_categorical_samples_are_independent_and_have_the_right_distribution():
     draws = 300_000
     logits = (array([0.5, -0.5]), array([0.0, 1.0, -1.0]))
     dist = MultiCategorical(tuple(jnp.broadcast_to(x, (draws, *x.shape)) for x in logits))
@@ -445,7 +445,7 @@ def test_tanh_gaussian_density_integrates_to_one(log_std):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_tanh_gaussian_is_exact_at_saturation(mode):
-    """Where every action is the bound in float32, the log-probability is still that of the x that was drawn."""
+    """If every action is the bound in float32, the log-probability is still that of the sampled x."""
     mean = np.array([-1000.0, -20.0, -9.0, 9.0, 20.0, 1000.0])[:, None, None]
     dist = tanh_gaussian(np.repeat(mean, 2, axis=-1), 0.0, LOW[:, None], HIGH[:, None])
     noise = dist.noise(jax.random.key(9))
@@ -461,7 +461,7 @@ def test_tanh_gaussian_is_exact_at_saturation(mode):
     loss = lambda d, a: jnp.sum(d.log_prob(a) + d.entropy() + d.kl(d._replace(mean=0.5 * d.mean)))  # noqa: E731
     if mode != "plain":
         assert all(np.isfinite(g).all() for g in call(mode, jax.grad(loss), dist, drawn))
-    # Far out the log-determinant is log half + 2 log 2 - 2 |x|, where 1 - tanh² x is 0 in float32.
+    # For large |x| the log-determinant is log half + 2 log 2 - 2 |x|, where 1 - tanh² x is 0 in float32.
     far = stats.norm.entropy() + np.log(0.5 * (HIGH - LOW)) + 2 * np.log(2) - 2 * np.abs(mean[..., 0])
     np.testing.assert_allclose(call(mode, TanhGaussian.entropy, dist), 2 * far, rtol=1e-5, atol=1e-4)
 
@@ -522,13 +522,13 @@ def test_tanh_gaussian_mode_is_the_squashed_mean_and_the_median():
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("tanh", "joint")])
-def test_other_actions_reach_the_environment_as_they_are(kind):
+def test_other_distributions_do_not_change_actions(kind):
     dist = make(kind, 31)
     action = dist.sample(jax.random.key(19))
     assert dist.to_env(action) is action
 
 
-def test_a_joint_squashes_what_is_to_be_squashed():
+def test_a_joint_squashes_its_tanh_components_only():
     dist = Joint({"steer": tanh_gaussian([0.3], [0.0], -3.0, 7.0), "gear": Categorical(array([0.0, 1.0]))})
     sent = dist.to_env({"steer": array([0.5]), "gear": jnp.int32(1)})
     np.testing.assert_allclose(sent["steer"], [2.0 + 5.0 * np.tanh(0.5)], rtol=1e-6)
@@ -578,7 +578,7 @@ def test_joint_components_of_one_kind_get_separate_noise():
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_eq12_kl_of_equals_is_exactly_zero_with_zero_gradient(mode, kind):
+def test_eq12_kl_of_equal_distributions_is_exactly_zero_with_zero_gradient(mode, kind):
     dist = make(kind, 19)
     copy = jax.tree.map(lambda leaf: leaf + jnp.zeros_like(leaf), dist)
     assert (np.asarray(call(mode, lambda p, q: p.kl(q), dist, copy)) == 0).all()
@@ -602,7 +602,7 @@ def test_sample_is_sample_from_noise_and_deterministic(mode, kind):
     actions = (sample_from(dist, noise), sample_from(dist, noise), drawn)
     for first, second, third in zip(*map(jax.tree.leaves, actions), strict=True):
         np.testing.assert_array_equal(first, second)
-        # The noise drawn in the same program may be fused with the action: the last bit may differ.
+        # Noise drawn in the same program may be fused with the action: the last bit may differ.
         np.testing.assert_allclose(
             first, third, rtol=0 if mode == "plain" else 1e-6, atol=0 if mode == "plain" else 1e-6
         )

@@ -1,6 +1,6 @@
-"""The golden update: one whole iteration of the library against the NumPy loops of the oracle, to 1e-5.
+"""The golden update: one iteration of the library compared with the NumPy loops of the oracle, to 1e-5.
 
-The oracle is given the library's rollout as observations, actions, rewards and flags; beyond that they share nothing.
+The oracle receives the rollout of the library as observations, actions, rewards and flags; they share nothing else.
 """
 
 import ast
@@ -77,7 +77,7 @@ def network(continuous):
 
 @functools.cache
 def iteration(objective, continuous, normalize):
-    """The library's: (key, h) to the first parameters, state and metrics after an update, and that update's rollout."""
+    """Return the library's iteration: (key, h) -> first parameters, state and metrics after an update, rollout."""
     config = dataclasses.replace(CONFIG, objective=objective, normalize_advantages=normalize)
     order = jnp.asarray(ORDER)
     algo = make_ppo(environment(continuous), network(continuous), config, shuffle=lambda key, size: order)
@@ -92,7 +92,7 @@ def iteration(objective, continuous, normalize):
 
 
 def both(objective, continuous, normalize, h=H):
-    """One iteration of the library (parameters before, state after, metrics) and the oracle's Golden of the same."""
+    """Return one iteration of the library (parameters before, state after, metrics) and the oracle's Golden of it."""
     h = jax.tree.map(jnp.float32, h)
     start, end, metrics, rows = iteration(objective, continuous, normalize)(jax.random.key(4), h)
     rollout = oracle.Rollout(*map(np.asarray, (rows.obs, rows.action, *rows[2:6])))
@@ -120,14 +120,14 @@ def test_golden_update(objective, continuous, normalize):
     assert set(end.params) == set(golden.params)
     for name, x in golden.params.items():
         np.testing.assert_allclose(end.params[name], x, atol=1e-5, rtol=0, err_msg=name)
-        assert np.abs(x - np.asarray(start[name])).max() > 1e-3, name  # it did move
+        assert np.abs(x - np.asarray(start[name])).max() > 1e-3, name  # the parameters have changed
     np.testing.assert_allclose(metrics.total_loss, np.mean(golden.losses), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(metrics.grad_norm, np.mean(golden.grad_norms), rtol=1e-4)
-    assert max(golden.grad_norms) > H.max_grad_norm  # clipping took part
+    assert max(golden.grad_norms) > H.max_grad_norm  # some samples are clipped
 
 
-def test_golden_update_where_the_ratio_leaves_the_clip_range():
-    """Large steps, so that both clipped and free samples are in the later minibatches."""
+def test_golden_update_if_ratios_leave_the_clip_range():
+    """With large steps the later minibatches contain both clipped and unclipped samples."""
     h = H._replace(learning_rate=0.03, clip_eps=0.05)
     _, end, metrics, golden = both("clip", False, True, h)
     assert 0.1 < float(metrics.clip_fraction) < 0.9
@@ -156,8 +156,8 @@ def test_golden_update_with_every_kind_of_clip(continuous, clips):
     assert max(np.abs(x - without.params[name]).max() for name, x in golden.params.items()) > 1e-3
 
 
-def test_golden_update_where_the_two_directions_of_the_kl_part():
-    """Near the old policy KL(old ‖ new) and KL(new ‖ old) agree to third order: steps and a β that tell them apart."""
+def test_golden_update_if_the_two_directions_of_the_kl_differ():
+    """Near the old policy KL(old ‖ new) and KL(new ‖ old) agree to third order; larger steps and β distinguish them."""
     _, end, metrics, golden = both("kl", False, True, H._replace(learning_rate=0.03, beta=5.0))
     assert metrics.kl > 1e-3
     for name, x in golden.params.items():
@@ -165,7 +165,7 @@ def test_golden_update_where_the_two_directions_of_the_kl_part():
 
 
 def test_the_oracle_imports_nothing_but_numpy():
-    """And the standard library: what it shares with the library cannot be checked by it."""
+    """And the standard library: code that it shared with the library would not be checked."""
     tree = ast.parse(Path(oracle.__file__).read_text(encoding="utf-8"))
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
     names = {alias.name for node in imports if isinstance(node, ast.Import) for alias in node.names}

@@ -1,4 +1,4 @@
-"""Functions handed to `make_ppo`: what they receive, where their results go, and what is refused."""
+"""Functions handed to `make_ppo`: their arguments, where their results go, and errors."""
 
 from functools import cache
 
@@ -45,7 +45,7 @@ def default():
 
 
 def test_an_auxiliary_loss_is_added_to_the_loss_and_sees_the_next_observation():
-    """With loss c * sum(θ) the gradient grows by c everywhere; the batch holds s' of every step."""
+    """With loss c * sum(θ) every component of the gradient grows by c; the batch contains s' of every step."""
     seen = {}
 
     def auxiliary(params, batch, h):

@@ -1,4 +1,4 @@
-"""The house keeps its shape: floors by folder, no circles, docstrings, small functions."""
+"""The structure of the package: floors by folder, no circles, docstrings, small functions, named types."""
 
 import ast
 import sys
@@ -30,12 +30,12 @@ INSIDE = {path: tree for path, tree in MODULES.items() if path != "__init__.py"}
 
 
 def room(path: str) -> str:
-    """The folder, or the file at the top, that a module belongs to."""
+    """Return the folder, or the file at the top, that a module belongs to."""
     return path.split("/")[0].removesuffix(".py")
 
 
 def imported(tree: ast.AST) -> set[str]:
-    """Full names of all modules that a file imports, those inside functions too."""
+    """Return the full names of all modules that a file imports, inside functions too."""
     names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -47,7 +47,7 @@ def imported(tree: ast.AST) -> set[str]:
 
 
 def rooms_used(tree: ast.AST) -> set[str]:
-    """Rooms of the package that a file imports from; its version is not a room."""
+    """Return the rooms of the package that a file imports from; its version is not a room."""
     return {name.split(".")[1] for name in imported(tree) if name.startswith("purejaxppo.")} - {"__version__"}
 
 
@@ -193,7 +193,7 @@ FRONT_DOORS |= {"_pair_hint", "batch_shape", "_result_problems", "_advice"}
 
 
 def annotations(tree: ast.AST) -> list[tuple[str, ast.expr, str]]:
-    """All (name, annotation, function) of parameters and fields; a field has no function."""
+    """Return (name, annotation, function) of all parameters and fields; a field has no function."""
     fields = [
         (n.target.id, n.annotation, "")
         for n in ast.walk(tree)
@@ -207,7 +207,7 @@ def arguments(function: ast.FunctionDef) -> list[ast.arg]:
 
 
 def count_any(tree: ast.AST) -> int:
-    """How often a file uses `Any`, its import aside."""
+    """Count the uses of `Any` in a file, except for its import."""
     return sum(isinstance(node, ast.Name) and node.id == "Any" for node in ast.walk(tree))
 
 

@@ -26,7 +26,7 @@ def value(algo, state, *observations):
 
 
 def test_values_of_a_never_ending_task_under_a_time_limit():
-    """Reward 1 forever, truncated every 10 steps: V = 1/(1-γ) = 10; the truncated sum is at most 1 - γ¹⁰ of that."""
+    """Reward 1 forever, truncated every 10 steps: V = 1/(1-γ) = 10; the truncated sum is at most 1 - γ¹⁰ of it."""
     algo, state, _ = trained(probes.endless(limit=10))
     np.testing.assert_allclose(value(algo, state, [1.0]), 10.0, rtol=0.02)
 
@@ -68,7 +68,7 @@ def test_continuous_actions_find_the_target():
 
 
 def test_a_five_state_mdp_is_solved_to_99_percent_of_the_optimum():
-    """Against the exact J* of policy iteration; the learned policy's own value is exact too, not sampled."""
+    """Compared with the exact J* of policy iteration; the value of the learned policy is exact too."""
     tabular, gamma = probes.chain_tabular(), 0.95
     config = Config(**(vars(CONFIG) | {"total_timesteps": 512 * 150}))
     algo, state, _ = trained(probes.chain(tabular), config, Hyperparams(1e-2, gamma=gamma, ent_coef=0.05))

@@ -1,4 +1,4 @@
-"""Every number that an iteration reports, against NumPy float64 from the rollout and the formulas."""
+"""Every metric of an iteration compared with NumPy float64, computed from the rollout and the formulas."""
 
 from functools import cache
 
@@ -25,8 +25,10 @@ def f64(x):
 
 @cache
 def played():
-    """(metrics, rollout with normalised observations, outputs of the policy before, between and after, V(s'))."""
-    env = time_limit(pp.make("CartPole-v1"), 17)  # some episodes are cut: V(s') of a normalised observation counts
+    """Return (metrics, rollout with normalized observations, policy outputs before, between and after, V(s'))."""
+    env = time_limit(
+        pp.make("CartPole-v1"), 17
+    )  # some episodes are truncated, so that V(s') of a normalized observation matters
     network = pp.mlp(env, (16,))
     h = as_traced(pp.Hyperparams(0.3, gamma=GAMMA, gae_lambda=LAMBDA, ent_coef=ENT, lr_anneal=0.0))
     results = []
@@ -60,7 +62,7 @@ def played():
 
 @cache
 def figures():
-    """What the metrics must be: two steps on one minibatch, at π_old and at the policy between."""
+    """Return the expected metrics: two steps on one minibatch, at π_old and at the policy between."""
     _, rollout, ((L0, V), (L1, V1), (L2, _)), next_values, *_ = played()
     reward, ended = f64(rollout.reward), np.asarray(rollout.terminated | rollout.truncated)
     advantage, total = np.zeros_like(V), np.zeros(V.shape[1])
@@ -114,8 +116,8 @@ def episodes(reward, ended):
     return numbers
 
 
-def test_the_example_tells_faults_apart():
-    """Ratios on both sides of the clip range, more than one length, truncation or not: else equal proves little."""
+def test_the_example_distinguishes_faults():
+    """Ratios on both sides of the clip range, several lengths, truncations: otherwise equality would show little."""
     _, rollout, ((L0, _), (L1, _), _), *_ = played()
     ratio = np.exp(np.take_along_axis(L1 - L0, np.asarray(rollout.action)[..., None], -1))
     assert (ratio > 1 + EPS).mean() > 0.05
@@ -123,13 +125,13 @@ def test_the_example_tells_faults_apart():
     found = figures()
     assert rollout.truncated.sum() >= 5
     assert rollout.terminated.sum() >= 5
-    assert found["kl"] > 0.1  # the estimators of it differ then
+    assert found["kl"] > 0.1  # so that its estimators differ
     assert found["episode_length_min"] < found["episode_length_mean"] < found["episode_length_max"]
-    assert abs(found["explained_variance"] - 0.5) > 0.01  # 1 - x would be another number
+    assert abs(found["explained_variance"] - 0.5) > 0.01  # so that 1 - x differs
 
 
 @pytest.mark.parametrize("name", sorted(set(pp.Metrics._fields) - {"grad_norm", "beta", "diagnostics", "extra"}))
-def test_a_metric_is_what_it_says(name):
+def test_a_metric_equals_its_definition(name):
     atol = 1e-5 if name in ("policy_loss", "first_ratio_error") else 1e-7
     np.testing.assert_allclose(getattr(played()[0], name), figures()[name], rtol=1e-3, atol=atol)
 
@@ -144,7 +146,7 @@ def faulty(rollout, **changes):
     return rollout_faults(rollout._replace(**leaves), Discrete(2))
 
 
-def test_faults_of_the_environment_are_told_apart_and_the_first_step_is_named():
+def test_faults_of_the_environment_are_distinguished_and_the_first_step_is_named():
     """One masked state at step 2, one infinite observation at step 1, two NaN rewards at step 0."""
     rollout = Transition(*[None] * len(Transition._fields))
     obs = {"action_mask": jnp.ones((3, 2, 2), bool).at[2, 1].set(False), "x": jnp.zeros((3, 2, 4))}

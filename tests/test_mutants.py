@@ -1,4 +1,4 @@
-"""The faults of mutants.toml still fit the code, and their tests exist. `make mutants` shows that these tests fail."""
+"""The faults of mutants.toml fit the code, and their tests exist. `make mutants` shows that these tests fail."""
 
 import ast
 import re
@@ -19,7 +19,7 @@ def names_of_tests(file: str) -> frozenset[str]:
 
 
 @pytest.mark.parametrize("name", MUTANTS)
-def test_a_fault_fits_the_code_once_and_leaves_it_python(name):
+def test_a_fault_fits_the_code_once_and_is_valid_python(name):
     mutant = MUTANTS[name]
     source = (mutants.ROOT / mutant.file).read_text(encoding="utf-8")
     faulty = mutants.mutated(source, mutant)
@@ -35,7 +35,7 @@ def test_the_tests_that_a_fault_names_exist(name):
         assert function in names_of_tests(file)
 
 
-def test_no_fault_is_there_twice():
+def test_faults_are_unique():
     assert len(MUTANTS) == len(mutants.load())
     assert len({(m.file, m.old, m.new) for m in MUTANTS.values()}) == len(MUTANTS)
 
@@ -46,7 +46,7 @@ def test_the_document_shows_every_fault_and_none_that_survived():
     assert f"**{len(MUTANTS)} of {len(MUTANTS)} killed**" in text
 
 
-def test_an_old_text_that_is_there_twice_or_not_at_all_is_refused():
+def test_an_old_text_that_does_not_occur_once_is_refused():
     mutant = mutants.Mutant("x", "f.py", "a + b", "a - b", "", [])
     assert mutants.mutated("y = a + b", mutant) == "y = a - b"
     for source in ("y = a", "y = a + b + a + b"):
@@ -75,7 +75,7 @@ def test_only_a_failure_as_expected_counts(code, output, raises, killer):
     assert bool(note) != bool(killer)
 
 
-def test_the_fault_is_taken_out_again(tmp_path, monkeypatch):
+def test_the_fault_is_removed_afterwards(tmp_path, monkeypatch):
     (tmp_path / "f.py").write_text("y = a + b\n")
     seen = []
     monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""Optimizers: the default on one vector, and the user's on the parameter tree."""
+"""Optimizers: the default on one vector, and those of the user on the parameter tree."""
 
 from functools import cache
 
@@ -24,7 +24,7 @@ GRADIENT = {"w": jnp.array([[0.3, 0.0], [-0.4, 0.1]]), "b": jnp.array([2.0, -1.0
 
 @cache
 def updated(make=None, rate=1e-2, **changes):
-    """(parameters before, parameters after one update with the optimizer `make`)."""
+    """Return (parameters before, parameters after one update with the optimizer `make`)."""
     algo = pp.make_ppo(CHAIN, plain(CHAIN), Config(**(vars(TINY) | changes)), optimizer=make)
     h = as_traced(Hyperparams(rate, lr_anneal=0.0, max_grad_norm=jnp.inf))
     state = quick_jit(algo.init)(jax.random.key(0), h)
@@ -32,7 +32,7 @@ def updated(make=None, rate=1e-2, **changes):
 
 
 def stepped(optimizer, h=None):
-    """Parameters after one step of an Optimizer from PARAMS along GRADIENT."""
+    """Return the parameters after one step of an Optimizer from PARAMS along GRADIENT."""
     h = as_traced(h)
     vector, unravel = ravel_pytree(PARAMS)
     gradient = ravel_pytree(GRADIENT)[0]
@@ -78,7 +78,7 @@ def test_frozen_layers_stay_and_the_others_learn():
 
 
 def test_muon_orthogonalizes_the_step_of_a_matrix():
-    """Muon brings the singular values of a step together: its condition number is below a third of the gradient's."""
+    """Muon makes the singular values of a step similar: its condition number is below a third of the gradient's."""
     rng = np.random.default_rng(0)
     params = {"w": jnp.asarray(rng.normal(size=(8, 8)), jnp.float32)}
     gradient = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), params)
@@ -90,8 +90,8 @@ def test_muon_orthogonalizes_the_step_of_a_matrix():
     assert spread[0] > 3.0 * spread[1]
 
 
-def test_the_learning_rate_of_an_own_optimizer_can_be_swept():
-    """One program for two rates: SGD at rate 0 does not move."""
+def test_the_learning_rate_of_another_optimizer_can_be_swept():
+    """One program for two rates: SGD at rate 0 changes nothing."""
     algo = pp.make_ppo(CHAIN, plain(CHAIN), TINY, optimizer=lambda h: optax.sgd(h.learning_rate))
     rates = as_traced(Hyperparams(learning_rate=jnp.array([0.0, 0.1]), lr_anneal=0.0))
     settings = Hyperparams(*(jnp.broadcast_to(x, (2,)) for x in rates))

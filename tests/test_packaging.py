@@ -13,7 +13,7 @@ from purejaxppo.config.shipped import PACKAGE, shipped_configs
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_shipped_settings_go_where_they_are_looked_for():
+def test_the_shipped_settings_are_installed_where_the_package_reads_them():
     wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
     assert wheel["force-include"] == {"configs": f"{PACKAGE.name}/configs"}
     assert not (PACKAGE / "configs").exists()  # a clone has them in one place
@@ -30,7 +30,7 @@ def test_the_program_is_the_command_line():
 
 @pytest.mark.slow
 def test_a_wheel_holds_the_shipped_settings_and_trains_by_id(tmp_path):
-    """Built and unpacked as pip does it, away from the repository."""
+    """Built and unpacked as pip does, outside of the repository."""
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)]
     subprocess.run(build, check=True, timeout=600)
     (file,) = tmp_path.glob("*.whl")

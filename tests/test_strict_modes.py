@@ -1,4 +1,4 @@
-"""Every shipped config trains if JAX is set up otherwise: no NaN within the program, and float32 under x64."""
+"""Every shipped config trains under other settings of JAX: no NaN within the program, and float32 under x64."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Made-up results of the benchmark, and processes that return them at once."""
+"""Made-up results of the benchmark, and subprocesses that return them at once."""
 
 from purejaxppo.bench import benchmark, scaling
 from purejaxppo.bench.measure import split

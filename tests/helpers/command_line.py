@@ -1,4 +1,4 @@
-"""Run the command line in tests: as a process, or in this process with what it raises."""
+"""Run the command line in tests: as a process, or in this process."""
 
 import os
 import subprocess
@@ -28,7 +28,7 @@ hidden_sizes = [8]
 
 
 def start(args, env=None, script=("-m", "purejaxppo"), **kwargs) -> subprocess.Popen:
-    """Start the command line as a process of its own."""
+    """Start the command line as a separate process."""
     environ = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | (env or {})
     kwargs = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | kwargs
     return subprocess.Popen([sys.executable, *script, *map(str, args)], env=environ, **kwargs)
@@ -41,7 +41,7 @@ def finish(process: subprocess.Popen) -> tuple[int, str, str]:
 
 
 def start_fake(cost, *args) -> subprocess.Popen:
-    """Start the command line with the stand-in of `fakes`, one update of which takes `cost` operations."""
+    """Start the command line with the fake algorithm of `fakes`, one update of which takes `cost` operations."""
     return start([cost, *args], script=(str(ROOT / "tests" / "helpers" / "fakes.py"),))
 
 
@@ -54,7 +54,7 @@ def wait_for(condition) -> None:
 
 
 def problems_of(*args) -> set[tuple[str, str]]:
-    """Run a command with errors of its user in this process -> (key, kind) of each."""
+    """Run a command with user errors in this process -> (key, kind) of each."""
     try:
         dispatch([str(arg) for arg in args])
     except ConfigError as error:

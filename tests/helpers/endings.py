@@ -1,4 +1,4 @@
-"""Four steps that go on, terminate, are truncated, or both, in all 256 ways side by side, with random numbers."""
+"""Four steps with all 256 patterns of going on, terminating, being truncated, or both, and random numbers."""
 
 import itertools
 

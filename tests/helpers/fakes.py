@@ -1,7 +1,7 @@
-"""A stand-in for an Algorithm that compiles quickly, for tests of the code around it.
+"""A fake Algorithm that compiles quickly, for tests of the code around it.
 
-As a program it is the command line with that stand-in: python fakes.py COST train ..., where COST is the work of one
-update; a negative COST makes `build` wait forever.
+As a program it is the command line with that algorithm: python fakes.py COST train ..., where COST is the work of one
+update; with a negative COST `build` waits forever.
 """
 
 import sys
@@ -27,7 +27,7 @@ class FakeState(NamedTuple):
 
 
 class FakeEnv(NamedTuple):
-    """As much of an environment as `train` looks at."""
+    """An environment with the fields that `train` reads."""
 
     name: str = "fake"
     observation_space: None = None
@@ -35,7 +35,10 @@ class FakeEnv(NamedTuple):
 
 
 def fake_algorithm(config, env=None, cost: int = 0, bad_update: int = -1, bad_value: float = float("nan")):
-    """Its parameters count the updates; its return is ten times that; its loss breaks in update `bad_update`."""
+    """Make an algorithm whose parameters count the updates; its return is ten times that count.
+
+    The loss is not finite in update `bad_update`.
+    """
 
     def init(key, hyperparams):
         return FakeState(jnp.zeros(3), init_moments(jnp.zeros(2)), jnp.int32(0), key)

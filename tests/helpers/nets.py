@@ -1,4 +1,4 @@
-"""Shared by the tests of networks: parameters without compiling initializers, and spaces of every kind."""
+"""Helpers for tests of networks: parameters without compiled initializers, and spaces of every kind."""
 
 import dataclasses
 from functools import partial
@@ -30,7 +30,7 @@ def lead(space, *axes):
 
 
 def x64():
-    """A context in which new arrays are 64 bits wide by default."""
+    """Return a context in which new arrays are 64 bits wide by default."""
     return jax.enable_x64(True) if hasattr(jax, "enable_x64") else jax.experimental.enable_x64()
 
 

@@ -18,7 +18,7 @@ STRICT = {  # the strict modes of conftest.py, for the kernel
 
 
 class ThisPython(AsyncKernelManager):
-    """Ignores the kernelspecs of this machine. Without one, "python3" is ipykernel under sys.executable."""
+    """Ignores the kernelspecs of this machine, so that "python3" is ipykernel under sys.executable."""
 
     def _kernel_spec_manager_default(self):
         return KernelSpecManager(kernel_dirs=[])

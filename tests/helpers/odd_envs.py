@@ -57,7 +57,7 @@ def plane() -> Env:
 
 
 def asymmetric(outside: bool = False) -> Env:
-    """`masked`, whose critic also sees a level; the mask stands in the actor's entry or in the dict itself."""
+    """Return `masked` with a level that only the critic observes; the mask is in the actor's entry or outside."""
     env, level = probes.masked(), jnp.ones((2, 2), jnp.float32)
 
     def split(x: Any, level: Any) -> Any:
@@ -68,24 +68,24 @@ def asymmetric(outside: bool = False) -> Env:
 
 
 def hidden_mask() -> Env:
-    """`masked` that does not show its mask; it keeps it in its state."""
+    """Return `masked` with the mask in its state instead of the observation."""
     env = probes.masked()
     space: Any = env.observation_space
     return map_observation(env, lambda obs: obs["observation"], space["observation"])
 
 
 def of_state(state: Any, obs: Any) -> jax.Array:
-    """The mask of `hidden_mask`."""
+    """Return the mask of `hidden_mask`."""
     return state[1]
 
 
 def judged() -> Env:
-    """A mask in another form, of bools and of a nested observation: even steps allow action 0 only, odd ones both."""
+    """Make an environment whose mask has another form: even steps allow action 0 only, odd ones both."""
     return with_action_mask(nested(), lambda time, obs: jnp.stack([time >= 0, time % 2 == 1]))
 
 
 def wander(env: Env, num_steps: int = 200, num_envs: int = 20) -> tuple[Any, Any, TimeStep]:
-    """Random play among the actions that the mask allows -> (obs, action, TimeStep), leaves [T, N, ...]."""
+    """Play at random among the allowed actions -> (obs, action, TimeStep), leaves [T, N, ...]."""
     vec, choose = auto_reset(env), jax.vmap(partial(sample_allowed, env.action_space))
 
     def step(loop: tuple, noise: tuple) -> tuple:

@@ -1,4 +1,4 @@
-"""Optimizations from one fixed rollout, for the tests of the page."""
+"""Small environments, settings and comparisons for tests of the optimization steps."""
 
 from functools import partial
 

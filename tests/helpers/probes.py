@@ -31,9 +31,9 @@ def rollout(
     pool_size: int = 256,
     shape: tuple[int, int] | None = None,
 ) -> tuple:
-    """Actions [T, N] through a self-resetting environment -> (noise, first obs, last state, TimeStep [T, N]).
+    """Apply actions [T, N] to a self-resetting environment -> (noise, first obs, last state, TimeStep [T, N]).
 
-    `actions` may be a function without arguments that makes them, of the shape given.
+    `actions` may be a function without arguments that returns actions of the given shape.
     """
     vec = auto_reset(env, resets, pool_size=pool_size)
     num_steps, num_envs = shape or actions.shape[:2]
@@ -56,7 +56,7 @@ def rollout(
 
 
 def play(env: Env, actions: list, seed: int = 0) -> tuple[Any, list[TimeStep]]:
-    """One environment, step by step, never reset -> (first obs, TimeSteps)."""
+    """Step one environment without resets -> (first obs, TimeSteps)."""
     keys = list(jax.random.split(jax.random.key(seed), len(actions) + 1))
     env_state, obs = quick_jit(env.reset)(keys[0])
     step, timesteps = quick_jit(env.step), []
@@ -103,7 +103,7 @@ def _sign(key: jax.Array) -> jax.Array:
 
 
 def constant_reward() -> Env:
-    """One step, reward 1 whatever one does: V = 1."""
+    """One step with reward 1 for every action: V = 1."""
     return _one_step(_one, lambda obs, action: 1.0, box(-1, 1, (1,)), Discrete(2))
 
 
@@ -179,7 +179,7 @@ def two_steps() -> Env:
 
 
 def endless(limit: int = 10) -> Env:
-    """Reward 1 for ever, cut by a time limit that the observation does not show: V = 1/(1-γ), not the cut sum."""
+    """Reward 1 forever, truncated by a time limit that is not observed: V = 1/(1-γ), not the truncated sum."""
 
     def step(key: jax.Array, state: Any, action: jax.Array) -> tuple[Any, TimeStep]:
         return state, _timestep(state, 1.0, False)
@@ -341,7 +341,7 @@ def scripted(
 
 
 def dead_end(time: int, num_actions: int = 3) -> Env:
-    """Every action is allowed until step `time` of an episode, where none is; it ends five steps later."""
+    """Every action is allowed until step `time` of an episode, where none is; the episode ends five steps later."""
 
     def show(now: jax.Array) -> dict[str, jax.Array]:
         return {"observation": jnp.ones(2, jnp.float32), "action_mask": jnp.broadcast_to(now != time, (num_actions,))}

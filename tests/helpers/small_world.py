@@ -1,7 +1,6 @@
-"""The small world of docs/derivation.md and its examples: exact, in float64 NumPy unless the library is asked.
+"""The small MDP of docs/derivation.md and its examples: exact, in float64 NumPy unless the library is tested.
 
-`tests/docs/test_derivation.py` tests statements on it, `tests/docs/test_equations.py` the figures that the document
-quotes.
+`tests/docs/test_derivation.py` tests statements on it, `tests/docs/test_equations.py` the figures of the document.
 """
 
 import jax

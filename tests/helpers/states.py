@@ -1,4 +1,4 @@
-"""A state with every kind of leaf that a checkpoint has to keep, and an algorithm that makes it without compiling."""
+"""A state with every kind of leaf that a checkpoint stores, and an algorithm that makes it without compiling."""
 
 from typing import Any, NamedTuple
 
@@ -52,7 +52,7 @@ class OddAlgorithm(NamedTuple):
 
 
 def bits(tree: Any) -> list:
-    """Everything that makes two trees of arrays the same: structure, dtypes, weak types, kinds of keys and bytes."""
+    """Return everything that makes two trees equal: structure, dtypes, weak types, kinds of keys and bytes."""
 
     def of(leaf: Any) -> tuple:
         is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)

@@ -1,4 +1,4 @@
-"""What the tests of all suites share: how an episode ends is measured by playing it."""
+"""Helpers for the tests of suites, such as playing an environment to measure how its episodes end."""
 
 from collections.abc import Callable
 from functools import partial

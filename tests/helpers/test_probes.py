@@ -1,4 +1,4 @@
-"""The probe environments have the values and policies that they claim."""
+"""The probe environments have their documented values and policies."""
 
 import itertools
 from functools import partial
@@ -36,7 +36,7 @@ def test_the_chain_is_solved_exactly_by_policy_iteration() -> None:
     )
     policy = tabular.best_policy(gamma)
     np.testing.assert_allclose(tabular.start @ tabular.value(policy, gamma), best, rtol=1e-9)
-    # Worth solving: neither always left nor chance comes near.
+    # The task is not trivial: neither always left nor a random policy comes near.
     for poor in (np.eye(2)[np.zeros(5, int)], np.full((5, 2), 0.5)):
         assert tabular.start @ tabular.value(poor, gamma) < 0.7 * best
 
@@ -52,7 +52,7 @@ def iterate_value(tabular: probes.Tabular, choice: np.ndarray, gamma: float) -> 
 
 
 def pay(env: Env, action: Any, num_envs: int = 16) -> tuple[np.ndarray, np.ndarray]:
-    """Observation [N, D] and reward [N] of one step that ends the episode; action(obs) of one environment."""
+    """Return observation [N, D] and reward [N] of one step that ends the episode; action(obs) acts."""
 
     def one(key: jax.Array) -> tuple[jax.Array, TimeStep]:
         key_reset, key_step = jax.random.split(key)

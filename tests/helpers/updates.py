@@ -1,4 +1,4 @@
-"""Small algorithms and one update of each, for the tests of the page."""
+"""Small algorithms and one update of each, for tests of the page."""
 
 from functools import cache, partial
 
@@ -23,7 +23,7 @@ def algorithm(env, config=TINY):
 
 @cache
 def compiled(function):
-    """One program per function, whichever test asks: compiling is most of what these tests cost."""
+    """Return one program per function, shared by all tests: compilation takes most of their time."""
     return jax.jit(function)
 
 
@@ -37,7 +37,7 @@ def one_update(algo, h=None, seed=0, updates=1):
 
 
 def again(tree):
-    """The same values with keys that count as fresh: a test may look at a thing twice, the library may not."""
+    """Return equal values with unused keys: a test may read a state twice, the library may not use a key twice."""
     is_key = lambda x: jnp.issubdtype(x.dtype, jax.dtypes.prng_key)  # noqa: E731
     return jax.tree.map(lambda x: jax.random.clone(x) if is_key(x) else x, tree)
 

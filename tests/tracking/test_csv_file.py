@@ -1,4 +1,4 @@
-"""Rows of a run: right times, and every number survives the file."""
+"""Rows of a run have correct times, and every number survives the file."""
 
 from typing import NamedTuple
 
@@ -80,7 +80,7 @@ class EpisodeMetrics(NamedTuple):
 
 
 def test_statistics_of_no_episodes_are_unknown_not_zero():
-    """In the program they are 0, because it has no NaN."""
+    """In the program they are 0, because it avoids NaN."""
     chunk = EpisodeMetrics(np.zeros(2), np.array([0.0, 2.0]), np.array([0.0, 0.0]), np.array([0.0, 5.0]))
     none, two = rows_of(chunk, 0, 8, 0.0, 1.0)
     assert np.isnan([none["episode_return_mean"], none["episode_length_max"]]).all()

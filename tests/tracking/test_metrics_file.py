@@ -1,4 +1,4 @@
-"""A file of metrics holds every row once, whatever happens to the run and the disk."""
+"""A metrics file contains every row once, after interruptions and disk errors."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def test_nothing_is_overwritten(tmp_path):
 
 
 def test_a_file_is_continued_behind_its_first_bytes(tmp_path):
-    """Rows that came after the length that is asked for, and a line cut short, are gone; nothing occurs twice."""
+    """Rows beyond the given length, and an incomplete line, are removed; no row occurs twice."""
     path = tmp_path / "m.csv"
     with metrics_file(path) as file:
         file.write([{"a": 1, "b": 0.5}])

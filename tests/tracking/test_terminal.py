@@ -1,4 +1,4 @@
-"""Escape codes go to capable terminals only."""
+"""Only capable terminals get escape codes."""
 
 import io
 import os
@@ -11,7 +11,7 @@ from purejaxppo.tracking.terminal import is_capable, make_console
 
 @pytest.fixture
 def terminal():
-    """A pseudo-terminal -> function (encoding) -> text stream."""
+    """Open a pseudo-terminal; yield a function (encoding) -> text stream."""
     master, slave = pty.openpty()
     streams = []
 

@@ -1,4 +1,4 @@
-"""Arguments: every form of a key is the same key, and a first mistake gets one sentence that says what to write."""
+"""Arguments: equivalent forms of a key give the same key, and an invalid argument gets one helpful sentence."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ KEY = jax.random.key(7)
 
 
 def new(seed=7):
-    """A key that nothing has used: looking at one twice is no fault of the library."""
+    """Return an unused copy of a key: the reuse check concerns the library, not the test."""
     return jax.random.key(seed)
 
 
@@ -83,7 +83,7 @@ def test_keys_are_converted_while_tracing():
         ([new()], TypeError, "not a list"),
     ],
 )
-def test_what_is_no_key_is_named(key, error, text):
+def test_the_error_for_an_invalid_key_names_it(key, error, text):
     with pytest.raises(error, match=text):
         as_key(key, "train")
 
@@ -101,7 +101,7 @@ def test_what_is_no_key_is_named(key, error, text):
         (0.5, TypeError, "not a float"),
     ],
 )
-def test_what_are_no_keys_is_named(keys, error, text):
+def test_the_error_for_invalid_keys_names_them(keys, error, text):
     with pytest.raises(error, match=text):
         as_keys(keys, "sweep")
 
@@ -125,12 +125,12 @@ def test_integers_of_every_kind_are_counts():
         (jnp.ones(1, jnp.int32), TypeError, "expected an integer"),
     ],
 )
-def test_what_is_no_count_is_named(value, error, text):
+def test_the_error_for_an_invalid_count_names_it(value, error, text):
     with pytest.raises(error, match=text):
         as_count(value, "chunk")
 
 
-def test_a_traced_count_is_named():
+def test_a_traced_count_is_an_error():
     with pytest.raises(TypeError, match="num_updates must be a Python integer"):
         jax.jit(lambda n: pp.train(ALGO, KEY, None, n))(3)
 
@@ -172,7 +172,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_first_mistake_gets_one_sentence(mistake):
+def test_common_mistakes_get_one_sentence(mistake):
     call, text = MISTAKES[mistake]
     with pytest.raises((TypeError, ValueError), match=text) as caught:
         call()

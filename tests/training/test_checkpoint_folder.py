@@ -1,4 +1,4 @@
-"""A run folder keeps its newest and its best checkpoints, and gives the newest one that is not damaged."""
+"""A run folder keeps its newest and its best checkpoints, and finds the newest one that is not damaged."""
 
 import shutil
 
@@ -30,7 +30,7 @@ def kept(run_dir):
     return [int(folder.name) for folder in list_checkpoints(run_dir)]
 
 
-def test_the_newest_stay_and_the_one_with_the_best_score(tmp_path):
+def test_the_newest_and_the_best_checkpoint_are_kept(tmp_path):
     for num_updates, score in ((1, 5.0), (2, 9.0), (3, 7.0), (10, 8.0), (20, 1.0)):
         save_at(tmp_path, num_updates, keep=2, score=score)
     assert kept(tmp_path) == [20, 10, 2]
@@ -38,7 +38,7 @@ def test_the_newest_stay_and_the_one_with_the_best_score(tmp_path):
     assert kept(tmp_path) == [30, 20]
 
 
-def test_without_scores_the_newest_stay(tmp_path):
+def test_without_scores_the_newest_are_kept(tmp_path):
     for num_updates in range(5):
         save_at(tmp_path, num_updates)
     assert kept(tmp_path) == [4, 3, 2]
@@ -70,7 +70,7 @@ def test_damaged_checkpoints_do_not_count_among_those_kept(tmp_path):
     assert kept(tmp_path) == [4, 1]
 
 
-def test_an_interrupted_save_is_passed_over_without_a_word_and_cleared_away(tmp_path):
+def test_an_interrupted_save_is_skipped_without_a_warning_and_removed(tmp_path):
     save_at(tmp_path, 1)
     unfinished = save_at(tmp_path, 2)
     (unfinished / MANIFEST).unlink()
@@ -93,7 +93,7 @@ def test_a_save_that_fails_changes_nothing(tmp_path, monkeypatch):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_foreign_files_and_links_are_left_alone(tmp_path):
+def test_other_files_and_links_are_not_removed(tmp_path):
     save_at(tmp_path, 1, keep=1)
     shutil.copytree(checkpoint_path(tmp_path, 1), tmp_path / "elsewhere")
     (tmp_path / "checkpoints" / "0000000009").symlink_to(tmp_path / "elsewhere")
@@ -105,7 +105,7 @@ def test_foreign_files_and_links_are_left_alone(tmp_path):
     assert (tmp_path / "elsewhere" / MANIFEST).exists()
 
 
-def test_what_is_no_run_folder_is_a_message(tmp_path):
+def test_the_error_for_another_folder_says_what_is_missing(tmp_path):
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
         pp.restore(tmp_path, ALGO)
     with pytest.raises(CheckpointError, match="no such folder"):

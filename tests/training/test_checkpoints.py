@@ -1,4 +1,4 @@
-"""A checkpoint gives back the same bits or says why it cannot, whatever happened to its files."""
+"""A checkpoint is restored bitwise, or the error says why it cannot be."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def arrays_of(folder):
     return path
 
 
-def test_every_kind_of_leaf_comes_back_bit_for_bit(folder, state):
+def test_every_kind_of_leaf_is_restored_bitwise(folder, state):
     algo, restored, h = pp.restore(folder, ALGO)
     assert algo is ALGO
     assert bits(restored) == bits(state)
@@ -47,13 +47,13 @@ def test_every_kind_of_leaf_comes_back_bit_for_bit(folder, state):
     assert not restored.inner.counts[0].weak_type
 
 
-def test_other_kinds_of_keys_come_back(tmp_path):
+def test_keys_of_other_implementations_are_restored(tmp_path):
     state = odd_state(jax.random.key(5, impl="rbg"))
     pp.save(tmp_path / "c", state)
     assert bits(pp.restore(tmp_path / "c", ALGO).state) == bits(state)
 
 
-def test_states_with_leading_axes_come_back(tmp_path, key):
+def test_states_with_leading_axes_are_restored(tmp_path, key):
     states = jax.vmap(odd_state)(jax.random.split(key, 6).reshape(6))
     h = as_traced(Hyperparams(learning_rate=jnp.linspace(1e-4, 1e-3, 6)))
     pp.save(tmp_path / "c", states, h)
@@ -94,7 +94,7 @@ def test_nothing_is_written_among_other_files(tmp_path, state):
 # ---- damage
 
 
-def test_every_flipped_bit_is_noticed(folder):
+def test_every_flipped_bit_is_detected(folder):
     for path in (folder / MANIFEST, arrays_of(folder)):
         whole = path.read_bytes()
         for place in range(0, len(whole), 29 if path.name == MANIFEST else 7):  # every region, and every bit of a byte
@@ -107,7 +107,7 @@ def test_every_flipped_bit_is_noticed(folder):
     verify_checkpoint(folder)
 
 
-def test_loading_notices_what_verifying_notices(folder):
+def test_loading_detects_the_same_damage_as_verifying(folder):
     manifest = read_manifest(folder)
     path = arrays_of(folder)
     whole = path.read_bytes()
@@ -119,7 +119,7 @@ def test_loading_notices_what_verifying_notices(folder):
             load_checkpoint(folder, ALGO, manifest)
 
 
-def test_every_truncation_addition_and_loss_is_noticed(folder):
+def test_every_truncation_addition_and_loss_is_detected(folder):
     for path in (folder / MANIFEST, arrays_of(folder)):
         whole = path.read_bytes()
         for length in (*range(0, len(whole), 97), len(whole) - 1):
@@ -136,11 +136,11 @@ def test_every_truncation_addition_and_loss_is_noticed(folder):
 
 
 class Crash(BaseException):
-    """The machine stops: nothing that follows reaches the disk."""
+    """A simulated crash: no later operation reaches the disk."""
 
 
 def crash_after(monkeypatch, count: int) -> list[str]:
-    """Let `count` file operations happen; all later ones raise. The list names those that happened."""
+    """Let `count` file operations succeed and raise at all later ones; yield the list of those that succeeded."""
     done: list[str] = []
 
     def counted(name):
@@ -174,7 +174,7 @@ def test_a_crash_after_any_file_operation_leaves_the_old_or_the_new_state(tmp_pa
                 finished = False
         assert finished or len(happened) == count
         seen.append(int(pp.restore(folder, ALGO).state.num_updates))
-        pp.save(folder, newer, H)  # what the crash left is cleared away
+        pp.save(folder, newer, H)  # the leftovers of the crash are removed
         assert len(list(folder.iterdir())) == 2
         if finished:
             break
@@ -196,7 +196,7 @@ def test_a_crash_in_a_first_save_leaves_no_checkpoint(tmp_path, state, monkeypat
     assert bits(pp.restore(tmp_path / "c", ALGO).state) == bits(state)
 
 
-def test_data_reaches_the_disk_before_the_name_that_promises_it(tmp_path, state, monkeypatch):
+def test_data_is_on_disk_before_its_name_is(tmp_path, state, monkeypatch):
     with monkeypatch.context() as patch:
         done = crash_after(patch, 10**6)
         pp.save(tmp_path / "c", state)
@@ -205,7 +205,7 @@ def test_data_reaches_the_disk_before_the_name_that_promises_it(tmp_path, state,
     assert order == ["fsync", "replace", "fsync", "fsync", "replace", "fsync", "fsync"]
 
 
-def test_a_full_disk_leaves_the_old_checkpoint_and_no_scraps(folder, state, monkeypatch):
+def test_a_full_disk_leaves_the_old_checkpoint_and_no_temporary_files(folder, state, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
@@ -222,7 +222,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_no_scraps(folder, state, monk
 
 
 def rewrite(folder, **changes):
-    """Replace fields of a manifest, valid or not, and make its checksum right again, as an attacker would."""
+    """Replace fields of a manifest, valid or not, and correct its checksum, as an attacker would."""
     given = json.loads((folder / MANIFEST).read_text())
     given = {name: given[name] for name in Manifest._fields} | {"leaves": [Leaf(*leaf) for leaf in given["leaves"]]}
     (folder / MANIFEST).write_text(encode_manifest(Manifest(**given | changes)))
@@ -244,7 +244,7 @@ def test_a_state_of_another_network_is_refused_with_all_differences(folder):
         assert part in message
 
 
-def test_a_manifest_that_lies_is_refused_before_anything_is_allocated(folder):
+def test_an_inconsistent_manifest_is_refused_before_anything_is_allocated(folder):
     leaves = read_manifest(folder).leaves
     huge = [leaf._replace(shape=(10**12,)) if leaf.name == "state/params/dense/0" else leaf for leaf in leaves]
     rewrite(folder, leaves=tuple(huge))
@@ -253,7 +253,7 @@ def test_a_manifest_that_lies_is_refused_before_anything_is_allocated(folder):
     assert "not a checkpoint of this network" in refused(folder)
 
 
-def test_batches_as_large_as_a_file_says_are_held_against_the_size_of_the_file(folder):
+def test_the_batch_shape_of_a_manifest_must_match_the_size_of_the_file(folder):
     manifest = read_manifest(folder)
     leaves = tuple(
         leaf._replace(shape=(10**9, *leaf.shape)) if leaf.name.startswith("state/") else leaf
@@ -291,7 +291,7 @@ def test_repeated_keys_and_other_spellings_are_refused(folder):
         assert "damaged" in refused(folder)
 
 
-def test_names_in_a_manifest_open_no_other_path(folder, tmp_path):
+def test_names_in_a_manifest_cannot_open_another_path(folder, tmp_path):
     arrays_of(folder).rename(tmp_path / "outside.safetensors")
     given = json.loads((folder / MANIFEST).read_text())
     rewrite(folder, sha256="../../outside" + "0" * 51)
@@ -303,7 +303,7 @@ def test_names_in_a_manifest_open_no_other_path(folder, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["manifest", "arrays"])
-def test_pipes_folders_links_and_huge_files_are_refused_and_not_waited_for(folder, name, tmp_path):
+def test_pipes_folders_links_and_huge_files_are_refused_at_once(folder, name, tmp_path):
     path = folder / MANIFEST if name == "manifest" else arrays_of(folder)
     whole = path.read_bytes()
     path.unlink()
@@ -335,7 +335,7 @@ def test_unknown_kinds_of_keys_are_refused(folder):
     assert "'dice'" in refused(folder)
 
 
-def test_no_permission_is_a_message(folder, monkeypatch):
+def test_missing_permission_is_a_clear_error(folder, monkeypatch):
     def forbidden(path, *_):
         raise PermissionError(13, "Permission denied", str(path))
 

@@ -1,4 +1,4 @@
-"""A file of arrays is read only if its header fits its size and every byte its checksum; nothing in it is trusted."""
+"""A file of arrays is read only if its header fits its size and its bytes match the checksum."""
 
 import json
 import os
@@ -71,7 +71,7 @@ def test_a_malicious_file_is_refused(tmp_path, kind):
 
 
 def test_a_sparse_file_is_verified_without_memory_for_it(tmp_path):
-    """Its header promises 64 MB, which are there as a hole: refused by its checksum, a piece at a time."""
+    """Its header declares 64 MB in a hole; the checksum is computed in pieces and refuses it."""
     size = 1 << 26
     write_raw(tmp_path / "f", {"a": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}})
     os.truncate(tmp_path / "f", (tmp_path / "f").stat().st_size + size)

@@ -1,4 +1,4 @@
-"""Evaluation: the first episodes of fresh environments, with noise that differs everywhere, and no silent cut."""
+"""Evaluation: the first episodes of fresh environments, with independent noise, and no silent cut."""
 
 import jax
 import jax.numpy as jnp
@@ -83,7 +83,7 @@ def test_a_recording_is_one_episode_step_by_step():
     np.testing.assert_array_equal(tape.env_state.time, [0, 1, 2])
 
 
-def test_an_episode_that_ended_waits_for_the_others_without_counting():
+def test_steps_after_the_end_of_an_episode_do_not_count():
     """Episodes of 1 to 6 steps; a step after the end pays -100, because nothing is reset."""
 
     def reset(key):
@@ -105,7 +105,7 @@ def test_an_episode_that_ended_waits_for_the_others_without_counting():
 
 
 def noisy(pays):
-    """Three steps; the reward is what the key of the step draws, or the action."""
+    """Make an environment of three steps whose reward is random, or the action."""
 
     def reset(key):
         return jnp.int32(0), jnp.zeros(1)
@@ -122,7 +122,7 @@ def test_noise_differs_from_step_to_step_and_from_episode_to_episode(pays):
     algo, state = ready(noisy(pays))
     returns = np.asarray(pp.evaluate(algo, state, 1, num_episodes=1000, greedy=False).returns)
     assert len(np.unique(returns)) > 990
-    # Three independent numbers have √3 times the deviation of one; three equal ones would have 3 times.
+    # The sum of three independent numbers has √3 times the deviation of one, that of three equal ones 3 times.
     deviation = 1.0 if pays == "noise" else float(jnp.exp(state.params["log_std"][0]))
     np.testing.assert_allclose(returns.std(), np.sqrt(3) * deviation, rtol=0.1)
     assert np.isin(pp.evaluate(algo, state, 2, num_episodes=1000, greedy=False).returns, returns).sum() < 10
@@ -151,7 +151,7 @@ def test_a_warning_says_how_many_episodes_were_cut_unless_the_limit_was_chosen(m
 
 
 def faulty(kind, at=2):
-    """A NaN in the observation or reward of step `at`, in about half of the episodes; they end after 5 steps."""
+    """Make an environment with a NaN in the observation or reward of step `at` in half of the episodes of 5 steps."""
 
     def reset(key):
         return (jnp.int32(0), jax.random.bernoulli(key)), jnp.zeros(1)
@@ -167,7 +167,7 @@ def faulty(kind, at=2):
 
 
 @pytest.mark.parametrize(("kind", "step"), [("observation", 3), ("reward", 2)])
-def test_an_environment_that_returns_nan_is_named_and_the_other_episodes_stay(kind, step):
+def test_the_error_names_an_environment_that_returns_nan_and_other_episodes_are_kept(kind, step):
     """A faulty episode stops before its fault and is unfinished; no result is NaN."""
     algo, state = ready(faulty(kind))
     with pytest.raises(
@@ -207,7 +207,7 @@ def test_a_terminal_state_may_allow_nothing():
     assert result.finished.all()
 
 
-def test_a_policy_that_is_not_finite_is_named_before_it_plays():
+def test_a_policy_that_is_not_finite_is_refused_before_it_plays():
     algo, state = ready(endless(limit=6))
     params = state.params | {"actor_b0": jnp.array([0.0, jnp.nan, jnp.inf, 1.0])}
     with pytest.raises(pp.RunError, match="the policy has 2 parameters that are NaN or infinite") as error:

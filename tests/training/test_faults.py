@@ -1,4 +1,4 @@
-"""Faults of an update: the mask, the environment and learning are told apart."""
+"""Faults of an update are attributed to the mask, to the environment, or to learning."""
 
 import math
 
@@ -41,5 +41,5 @@ def test_the_environment_comes_before_what_it_causes():
     assert "parameter" not in find_fault(SOUND | changes, "Toy")
 
 
-def test_a_sound_update_has_no_fault():
+def test_a_healthy_update_has_no_fault():
     assert find_fault(SOUND, "Toy") == ""

@@ -1,4 +1,4 @@
-"""The first thing that went wrong is named: the environment before the losses, the losses before the parameters."""
+"""The first fault is reported: faults of the environment before losses, losses before parameters."""
 
 import re
 
@@ -24,7 +24,7 @@ HEALTHY = {
 
 
 def metrics(*changes):
-    """Columns [U] of updates that are healthy up to their changes."""
+    """Return columns [U] of updates that are healthy except for the given changes."""
     rows = [HEALTHY | change for change in changes]
     return {name: np.array([row[name] for row in rows], np.float32) for name in HEALTHY}
 
@@ -62,11 +62,11 @@ def test_a_healthy_run_has_no_fault():
     assert find_fault(metrics({}, {})) is None
 
 
-def test_updates_before_are_counted():
+def test_the_number_of_the_update_includes_earlier_updates():
     assert find_fault(metrics({}, BAD_LOSS), first_update=10).update == 12
 
 
-def test_own_metrics_are_checked_as_far_as_their_names_are_known():
+def test_other_metrics_are_checked_if_their_names_are_known():
     assert find_fault({"my_metric": np.array([np.nan])}) is None
     assert find_fault(np.array([np.nan])) is None
     assert find_fault({"total_loss": np.array([0.0, np.nan])}).update == 2

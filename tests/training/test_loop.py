@@ -1,4 +1,4 @@
-"""Ways to run `update`: the same numbers each way, one compile, constant memory, no transfer to the host, faults."""
+"""Ways to run `update`: equal results, one compilation, constant memory, no transfer to the host, faults."""
 
 import dataclasses
 
@@ -27,7 +27,7 @@ H = Hyperparams(1e-2, ent_coef=0.01)
 
 
 def breaking(kind, at=12):
-    """The chain with a NaN in the observation or the reward of step `at` of an episode that never ends before it."""
+    """Return the chain with a NaN in the observation or the reward of step `at`; no episode ends before that step."""
 
     def reset(key):
         return jnp.int32(0), jnp.zeros(2)
@@ -55,14 +55,14 @@ def whole():
 
 @pytest.mark.parametrize("chunk", [1, 3, 100])
 def test_iterate_equals_train_bitwise(whole, chunk):
-    """For every chunk, also if the last one is shorter: the same state and the same metrics of all 7 updates."""
+    """For every chunk size, also if the last chunk is shorter: the same state and metrics after 7 updates."""
     pieces = list(pp.iterate(ALGO, pp.init_state(ALGO, jax.random.key(3), H), H, chunk=chunk))
     assert [len(m.kl) for _, m in pieces] == [chunk] * (7 // chunk) + ([7 % chunk] if 7 % chunk else [])
     assert_same(pieces[-1][0], whole[0])
     assert_same(jax.tree.map(lambda *x: np.concatenate(x), *(m for _, m in pieces)), whole[1])
 
 
-def test_same_seed_same_numbers_other_seed_other_numbers(whole):
+def test_equal_seeds_give_equal_results_and_other_seeds_do_not(whole):
     assert_same(pp.train(ALGO, jax.random.key(3), H), whole)
     other = pp.train(ALGO, jax.random.key(4), H)[1]
     assert not np.array_equal(other.value_loss, whole[1].value_loss)
@@ -73,7 +73,7 @@ def test_iterate_continues_from_any_state(whole):
     for state, _ in pp.iterate(ALGO, pp.init_state(ALGO, jax.random.key(3), H), H, num_updates=3, chunk=3):
         first = state
     rest = list(pp.iterate(ALGO, first, H, chunk=3))
-    assert sum(len(m.kl) for _, m in rest) == 4  # what is left of the declared total
+    assert sum(len(m.kl) for _, m in rest) == 4  # the rest of the declared total
     assert_same(rest[-1][0], whole[0])
 
 
@@ -141,15 +141,15 @@ def test_invalid_arguments_are_refused_before_compiling():
         pp.make_ppo(ENV, plain(ENV), dataclasses.replace(CONFIG, num_minibatches=5))
 
 
-def test_a_chunk_longer_than_the_room_of_the_program_is_pieces_of_the_same_numbers(monkeypatch, whole):
-    """And a chunk of 10⁹ updates allocates nothing for those that are not left."""
+def test_a_chunk_larger_than_the_program_is_run_in_pieces(monkeypatch, whole):
+    """A chunk of 10⁹ updates allocates nothing for updates beyond the end of the run."""
     monkeypatch.setattr(loop, "MAX_ROOM", 3)
     state = pp.init_state(ALGO, jax.random.key(3), H)
     ((state, metrics),) = pp.iterate(ALGO, state, H, chunk=10**9)
     assert_same((state, metrics), whole)
 
 
-def test_one_program_has_room_for_a_whole_run_at_most(monkeypatch):
+def test_a_program_has_room_for_at_most_a_whole_run(monkeypatch):
     sizes = []
     monkeypatch.setattr(loop, "_chunk", lambda update, size, *_: sizes.append(size) or (None, np.zeros(size)))
     monkeypatch.setattr(loop, "raise_if_unhealthy", lambda *_: None)
@@ -172,8 +172,8 @@ def test_updates_are_counted_up_to_the_limit_of_int32():
 # --- several runs -----------------------------------------------------------------------------------------------------
 
 
-def test_states_of_vmapped_runs_are_continued_as_they_are(whole):
-    """[S] states go through `iterate` with an own learning rate each: those of single runs, and one program."""
+def test_states_of_vmapped_runs_are_continued_together(whole):
+    """States [S] with a learning rate each equal single runs, and share one program."""
     states = jax.vmap(lambda seed: pp.init_state(ALGO, seed, H))(jnp.array([3, 4]))
     h = H._replace(learning_rate=jnp.array([1e-2, 2e-2]))
     # JAX's reuse check counts the keys that a vmapped scan passes on as used.
@@ -218,7 +218,7 @@ def test_a_state_without_an_allowed_action_is_an_error_that_names_the_environmen
         pp.make_ppo(probes.dead_end(20), pp.mlp(env, (4,)), config)
 
 
-def test_a_learning_rate_that_diverges_is_not_blamed_on_the_environment():
+def test_divergence_is_not_attributed_to_the_environment():
     with pytest.raises(RunError, match=r"update \d: .*_loss became .*smaller learning_rate") as caught:
         pp.train(ALGO, 3, H._replace(learning_rate=1e25))
     assert caught.value.fault.kind == "loss"
@@ -227,8 +227,8 @@ def test_a_learning_rate_that_diverges_is_not_blamed_on_the_environment():
 
 
 @pytest.mark.parametrize(("kind", "count"), [("observation", 8), ("reward", 4)])
-def test_an_environment_that_returns_nan_is_named_with_the_step(kind, count):
-    """Action 12 is that of step 3 in the second update; an observation counts twice, as the next and as the present."""
+def test_the_error_names_the_environment_and_the_step_of_a_nan(kind, count):
+    """Action 12 belongs to step 3 of the second update; the observation occurs twice, as the next and the current."""
     env = breaking(kind)
     algo = pp.make_ppo(env, plain(env), CONFIG)
     chunks = pp.iterate(algo, pp.init_state(algo, 3, H), H, chunk=1)
@@ -253,7 +253,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("mistake", BROKEN)
-def test_an_own_update_that_returns_something_else_is_named(mistake):
+def test_a_replaced_update_with_another_result_is_an_error(mistake):
     result, text = BROKEN[mistake]
     mine = ALGO._replace(update=lambda state, h: result(*ALGO.update(state, h)))
     for run in (lambda: pp.train(mine, 0), lambda: next(pp.iterate(mine, pp.init_state(mine, 0)))):

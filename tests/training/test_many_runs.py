@@ -1,4 +1,4 @@
-"""Many runs in one program: the same results however they are divided among devices and groups."""
+"""Many runs in one program give the same results however they are divided among devices and groups."""
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ from purejaxppo.training.many_runs import (
 
 
 def walk(one, shared):
-    """A random walk of five steps: a run in little."""
+    """Simulate a random walk of five steps, a small run."""
     key, scale = one
     return {"sum": scale * jnp.cumsum(jax.random.normal(key, (5,))) + shared, "key": jax.random.key_data(key)}
 
@@ -39,7 +39,7 @@ def test_results_do_not_depend_on_devices_and_groups(num_devices, at_once):
     assert len(found["sum"].sharding.device_set) == num_devices
 
 
-def test_runs_are_placed_where_the_results_lie():
+def test_runs_are_placed_as_the_results_are():
     placed = place_runs({"x": jnp.zeros((4, 3)), "key": jax.random.split(jax.random.key(0), 4)}, 2)
     results = jax.jit(lambda x: map_runs(lambda one, _: one, 2, 1, x, ()))(placed)
     assert placed["x"].sharding.is_equivalent_to(results["x"].sharding, 2)

@@ -1,4 +1,4 @@
-"""A policy file gives back the same bits, or says plainly why it cannot."""
+"""A policy file is restored bitwise, or the error says why it cannot be."""
 
 from typing import NamedTuple
 
@@ -42,7 +42,7 @@ def saved(tmp_path, key):
     return path, state
 
 
-def test_the_same_bits_come_back(saved):
+def test_a_policy_is_restored_bitwise(saved):
     path, state = saved
     policy = load_policy(path, FakeAlgorithm())
     assert isinstance(policy, Policy)
@@ -53,7 +53,7 @@ def test_the_same_bits_come_back(saved):
         assert np.asarray(have).tobytes() == np.asarray(want).tobytes()
 
 
-def test_metadata_comes_back(saved):
+def test_metadata_is_restored(saved):
     metadata = read_metadata(saved[0])
     assert metadata["env"] == "CartPole-v1"
     assert metadata["config"] == "[config]\nnum_envs = 3\n"
@@ -76,7 +76,7 @@ def test_other_programs_can_read_it(saved):
         assert set(file.keys()) >= {"params/params/actor/kernel", "params/params/log_std"}
 
 
-def test_the_settings_of_the_run_come_back_from_the_file_alone(saved, tmp_path):
+def test_the_file_contains_the_settings_of_the_run(saved, tmp_path):
     run = Run("Pendulum-v1", {"max_steps_in_episode": 50}, 3, pp.Config(num_envs=8), pp.NetworkConfig("gru"))
     save_policy(tmp_path / "p", saved[1], run=run)
     assert read_run(tmp_path / "p") == run
@@ -121,13 +121,13 @@ def test_a_policy_of_another_network_is_refused_with_all_differences(saved, algo
         assert part in str(caught.value)
 
 
-def test_a_name_too_many_is_refused(tmp_path, key):
+def test_an_additional_array_is_refused(tmp_path, key):
     save_policy(tmp_path / "p", FakeAlgorithm(extra=True).init(key, None))
     with pytest.raises(CheckpointError, match="has params/params/critic/bias, which the network does not have"):
         load_policy(tmp_path / "p", FakeAlgorithm())
 
 
-def test_a_flipped_bit_is_noticed_wherever_it_is(saved):
+def test_a_flipped_bit_anywhere_is_detected(saved):
     path, _ = saved
     whole = path.read_bytes()
     for place in range(0, len(whole), 3):
@@ -140,7 +140,7 @@ def test_a_flipped_bit_is_noticed_wherever_it_is(saved):
         load_policy(path, FakeAlgorithm())
 
 
-def test_every_cut_is_noticed(saved):
+def test_every_truncation_is_detected(saved):
     path, _ = saved
     whole = path.read_bytes()
     for length in range(0, len(whole), 7):

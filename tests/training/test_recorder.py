@@ -1,4 +1,4 @@
-"""What a run produces reaches its folder; what cannot be written is counted and never ends the run."""
+"""The recorder writes what a run produces; failures are counted and never end the run."""
 
 import shutil
 
@@ -21,7 +21,7 @@ RUN = Run(config=Config(num_envs=2))
 
 
 class State(type(odd_state(jax.random.key(0)))):
-    """An odd state with what a policy file takes."""
+    """A state with the fields that a policy file stores."""
 
     obs_moments = init_moments(jnp.zeros(2))
 
@@ -81,12 +81,12 @@ def test_intervals(text, interval):
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "0s", "5 m", "5d", "1e3", "nan", "inf", "1.5", "s", "9" * 30])
-def test_what_is_no_interval_is_refused(text):
+def test_invalid_intervals_are_refused(text):
     with pytest.raises(ValueError, match="write 500 for updates"):
         parse_interval(text)
 
 
-def test_by_updates_exactly_at_their_multiples(made):
+def test_an_interval_in_updates_saves_at_its_multiples(made):
     recorder, folder, _ = made(Interval(updates=4), keep=9)
     assert recorder.updates_until_due(0) == 4
     assert recorder.updates_until_due(6) == 2
@@ -95,7 +95,7 @@ def test_by_updates_exactly_at_their_multiples(made):
     assert kept(folder) == [8, 4]
 
 
-def test_by_seconds_when_they_have_passed(made, clock):
+def test_an_interval_in_seconds_saves_when_they_have_passed(made, clock):
     recorder, folder, _ = made(Interval(seconds=60))
     assert recorder.updates_until_due(5) is None
     for num_updates, now in ((1, 30.0), (2, 61.0), (3, 100.0), (4, 122.0)):
@@ -104,7 +104,7 @@ def test_by_seconds_when_they_have_passed(made, clock):
     assert kept(folder) == [4, 2]
 
 
-def test_expensive_saves_come_so_seldom_that_they_take_a_hundredth(made, clock, monkeypatch):
+def test_expensive_saves_take_at_most_a_hundredth_of_the_time(made, clock, monkeypatch):
     def slow(*_):
         clock.now += 5.0
 
@@ -121,7 +121,7 @@ def test_expensive_saves_come_so_seldom_that_they_take_a_hundredth(made, clock, 
     assert recorder.saved == 3
 
 
-def test_off_saves_only_when_asked(made, clock):
+def test_interval_off_saves_only_on_request(made, clock):
     recorder, folder, _ = made(Interval())
     clock.now = 1e12
     recorder.save_if_due(state_at(10**6), Position(10**6, 0.0))
@@ -131,7 +131,7 @@ def test_off_saves_only_when_asked(made, clock):
     assert kept(folder) == [3]
 
 
-def test_a_checkpoint_knows_where_its_metrics_end_and_the_policy_lies_beside_it(made):
+def test_a_checkpoint_records_the_length_of_the_metrics_file_and_the_policy_is_saved(made):
     recorder, folder, said = made(Interval())
     recorder.write([{"a": 1.0}, {"a": 2.0}])
     assert recorder.save(state_at(2), Position(2, 12.5))
@@ -150,7 +150,7 @@ def full(*_):
     raise OSError(28, "No space left on device")
 
 
-def test_a_full_disk_is_said_once_and_counted_and_the_last_checkpoint_stays(made, monkeypatch):
+def test_a_full_disk_draws_one_warning_and_keeps_the_last_checkpoint(made, monkeypatch):
     recorder, folder, said = made(Interval())
     assert recorder.save(state_at(1), Position(1, 0.0))
     with monkeypatch.context() as patch:
@@ -166,7 +166,7 @@ def test_a_full_disk_is_said_once_and_counted_and_the_last_checkpoint_stays(made
     assert kept(folder) == [4, 1]
 
 
-def test_rows_that_cannot_be_written_are_kept_for_later(made, monkeypatch):
+def test_rows_that_cannot_be_written_are_written_later(made, monkeypatch):
     recorder, folder, said = made(Interval())
     recorder.write([{"a": 1.0}])
     file = recorder._csv._file
@@ -184,7 +184,7 @@ class FailingFile:
         full()
 
 
-def test_a_folder_that_was_deleted_is_said_and_not_made_again(made):
+def test_a_deleted_folder_draws_a_warning_and_is_not_created_again(made):
     recorder, folder, said = made(Interval())
     shutil.rmtree(folder)
     recorder.write([{"a": 1.0}])

@@ -15,7 +15,7 @@ from purejaxppo.training.results import Outcome, evaluate_policy, evaluation_lin
 
 @pytest.fixture
 def figures(monkeypatch):
-    """The figures of three episodes, one of which did not finish."""
+    """Figures of three episodes, one of which did not finish."""
 
     def played(algo, policy, key, num_episodes, greedy, max_steps):
         assert jax.random.key_data(key).tolist() != jax.random.key_data(jax.random.key(3)).tolist()
@@ -39,7 +39,7 @@ def test_figures_of_an_evaluation(figures):
     }
 
 
-def test_an_evaluation_that_goes_wrong_is_an_error_for_the_user(monkeypatch):
+def test_a_failed_evaluation_is_a_usage_error(monkeypatch):
     def fail(*_):
         raise RunError(Fault("parameters", "the policy has 3 parameters that are NaN or infinite"))
 
@@ -48,7 +48,7 @@ def test_an_evaluation_that_goes_wrong_is_an_error_for_the_user(monkeypatch):
         evaluate_policy("algo", "policy", 3, 3, True)
 
 
-def test_episodes_that_did_not_finish_are_said(figures):
+def test_unfinished_episodes_are_reported(figures):
     line = evaluation_line("greedy", figures)
     assert line.startswith("greedy evaluation   return 3 ± 2.16  (1 to 6, 3 episodes)")
     assert "; 1 " in line

@@ -1,4 +1,4 @@
-"""A resumed run is bitwise the uninterrupted one, and refuses settings that would make it another one."""
+"""A resumed run equals the uninterrupted one bitwise, and refuses settings that would change it."""
 
 import dataclasses
 
@@ -23,13 +23,13 @@ RECURRENT = NetworkConfig(kind="gru", hidden_sizes=(4,), rnn_size=4)
 
 
 def feed_forward():
-    """Every KL control, an early stop, and a learning rate that anneals."""
+    """Make an algorithm with every KL control, an early stop, and an annealed learning rate."""
     h = Hyperparams(1e-2, target_kl=1e-4, lr_target_kl=1e-4, clip_target_kl=1e-4, vf_clip_eps=0.2)
     return pp.make_ppo(ENV, plain(ENV), dataclasses.replace(CONFIG, num_devices=1)), h
 
 
 def recurrent():
-    """Two devices, a recurrent state, both running statistics, an adaptive penalty, episodes longer than a rollout."""
+    """Make an algorithm with two devices, a recurrent state, running statistics, adaptive β, and long episodes."""
     env = chain(limit=20)
     changes = {"normalize_observations": True, "scale_rewards": True, "objective": "kl", "sequence_length": 4}
     config = dataclasses.replace(CONFIG, num_devices=2, **changes)
@@ -38,8 +38,8 @@ def recurrent():
 
 
 @pytest.mark.parametrize("make", [feed_forward, recurrent])
-def test_a_restored_run_goes_on_bitwise(tmp_path, make):
-    """Two updates, a file, and three updates in other chunks are five updates: state, metrics and hyperparameters."""
+def test_a_restored_run_continues_bitwise(tmp_path, make):
+    """Two updates, a checkpoint, and three updates in other chunks equal five updates in state and metrics."""
     algo, h = make()
     whole = list(pp.iterate(algo, pp.init_state(algo, jax.random.key(3), h), h, chunk=5))
     ((state, first),) = pp.iterate(algo, pp.init_state(algo, jax.random.key(3), h), h, num_updates=2, chunk=5)
@@ -120,7 +120,7 @@ def changed(run, **settings):
     )
 
 
-def test_the_same_settings_go_on_as_they_are(tmp_path):
+def test_equal_settings_continue_unchanged(tmp_path):
     saved = saved_run(tmp_path)
     assert (saved.run, saved.metrics_bytes, saved.seconds, saved.manifest.num_updates) == (RUN, 100, 2.5, 7)
     assert settle(saved, RUN, set()) == (RUN, ())
@@ -136,7 +136,7 @@ def test_structural_settings_cannot_change_not_even_as_options(tmp_path):
     assert "it was 'CartPole-v1'" in str(caught.value)
 
 
-def test_a_tunable_setting_changes_only_as_an_option_and_is_recorded(tmp_path):
+def test_a_tunable_setting_changes_only_by_an_option_and_is_recorded(tmp_path):
     saved = saved_run(tmp_path)
     other = changed(RUN, learning_rate=2e-3, total_timesteps=900_000)
     with pytest.raises(ConfigError) as caught:
@@ -152,7 +152,7 @@ def test_a_tunable_setting_changes_only_as_an_option_and_is_recorded(tmp_path):
     )
 
 
-def test_config_toml_may_keep_what_was_overridden_and_an_option_may_take_it_back(tmp_path):
+def test_config_toml_may_keep_an_overridden_setting_and_an_option_may_reset_it(tmp_path):
     other = changed(RUN, learning_rate=2e-3, target_kl=0.1)
     before = [{"update": 3, "setting": "hyperparams.learning_rate", "old": 1e-3, "new": 2e-3}]
     before += [{"update": 3, "setting": "hyperparams.target_kl", "old": "inf", "new": 0.1}]

@@ -1,4 +1,4 @@
-"""A run folder is new or empty, and no two runs claim the same one."""
+"""A run folder must be new or empty, and no two runs claim the same one."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""One process writes a run; the lock of a dead one holds nobody up."""
+"""Only one process writes a run; the lock of a dead process is released."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""An algorithm is built from settings, with every problem of settings, environment and network at once."""
+"""An algorithm is built from settings; all problems of settings, environment and network are reported at once."""
 
 import jax
 import pytest

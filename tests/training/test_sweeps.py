@@ -1,4 +1,4 @@
-"""A sweep is the runs that it consists of: on one device and on two, among failing runs, and with an own update."""
+"""A sweep equals its runs: on one device and on two, with failing runs, and with a replaced update."""
 
 from functools import cache
 
@@ -42,11 +42,11 @@ def swept(num_devices=2):
 
 
 def healthy(states, metrics, setting):
-    """Leaves of the runs of one setting."""
+    """Return the leaves of the runs of one setting."""
     return [np.asarray(x[setting]) for x in jax.tree.leaves((states._replace(key=()), metrics))]
 
 
-def test_a_sweep_over_two_devices_is_the_sweep_on_one():
+def test_a_sweep_on_two_devices_equals_the_sweep_on_one():
     (states, metrics), (_, others) = swept(2), swept(1)
     assert metrics.kl.shape == (3, 4, 3)
     assert [len(x.kl.sharding.device_set) for x in (metrics, others)] == [2, 1]
@@ -56,8 +56,8 @@ def test_a_sweep_over_two_devices_is_the_sweep_on_one():
     assert jax.tree.leaves(states.params)[0].shape[:2] == (3, 4)
 
 
-def test_each_run_is_that_of_train():
-    """The settings vary together, the seeds with every setting."""
+def test_each_run_equals_that_of_train():
+    """The arrays of hyperparameters vary together; each setting uses all seeds."""
     _, metrics = swept()
     h = Hyperparams(1e-2, gamma=0.95, gae_lambda=1.0, clip_eps=0.1, target_kl=1e-5)
     _, single = pp.train(ALGO, SEEDS[1], h, 3)
@@ -76,8 +76,8 @@ def test_other_values_are_the_same_program_and_raw_keys_the_same_seeds():
     np.testing.assert_array_equal(metrics.episode_return_mean[0, :, 0], expected.episode_return_mean[0, :, 0])
 
 
-def test_a_diverging_setting_is_marked_and_the_healthy_runs_are_what_they_were():
-    """Bitwise those of the same program with a healthy value in its place, and those of a sweep without it."""
+def test_a_diverging_setting_is_marked_and_does_not_affect_the_other_runs():
+    """They are bitwise those with a healthy value in its place, and those of a sweep without it."""
     rates = jnp.array([1e-3, 1e25, 3e-2])
     with pytest.warns(pp.RunWarning, match=r"4 runs of 12 failed; (.|\n)*run \[1, 0\]: update \d: .*_loss became"):
         states, metrics = pp.sweep(ALGO, SEEDS, H._replace(learning_rate=rates), num_updates=3)
@@ -88,8 +88,8 @@ def test_a_diverging_setting_is_marked_and_the_healthy_runs_are_what_they_were()
     assert not pp.failed_runs(swept()[1]).any()
 
 
-def test_an_own_update_is_the_one_that_runs():
-    """On two devices too, where each trains whole runs."""
+def test_a_replaced_update_is_used():
+    """Also on two devices, where each trains whole runs."""
 
     def mine(state, h):
         state, metrics = ALGO.update(state, h)
@@ -100,8 +100,8 @@ def test_an_own_update_is_the_one_that_runs():
     np.testing.assert_array_equal(metrics.entropy, np.full((1, 2, 1), 42.0))
 
 
-def test_states_of_a_sweep_are_continued_and_evaluated_as_they_are():
-    """Two updates more, with the settings of each run; the policies are played run by run."""
+def test_states_of_a_sweep_can_be_continued_and_evaluated():
+    """Two more updates with the settings of each run; the policies are evaluated run by run."""
     states, _ = swept()
     ((more, later),) = pp.iterate(ALGO, states, H, num_updates=2, chunk=2)
     assert later.kl.shape == (3, 4, 2)
@@ -117,7 +117,7 @@ def test_states_of_a_sweep_are_continued_and_evaluated_as_they_are():
     assert single.num_updates == 5
 
 
-def test_arrays_of_unlike_lengths_are_refused():
+def test_arrays_of_different_lengths_are_refused():
     for more in ({"gamma": jnp.ones(2)}, {"gamma": jnp.ones((3, 1))}):
         with pytest.raises(ValueError, match=r"one length H, not .*gamma"):
             pp.sweep(ALGO, SEEDS, H._replace(**more))
@@ -146,7 +146,7 @@ def test_an_axis_that_cannot_matter_is_refused(config, name, needs):
 
 
 def test_an_axis_that_may_matter_is_accepted():
-    """In its own objective, or in functions of the user, which may read anything; or if it has one value."""
+    """With an objective or other functions of the user, which may read anything, or with a single value."""
     axis = as_traced(Hyperparams(beta=jnp.array([0.1, 0.2])))
     check_axes(algorithm({"objective": "kl"}), axis)
     check_axes(ALGO, as_traced(Hyperparams(beta=jnp.array([0.1]))))
