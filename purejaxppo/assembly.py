@@ -51,7 +51,7 @@ def make_ppo(
         optimizer: replaces Adam: (hyperparams) -> optax.GradientTransformation on the parameter tree. The
             hyperparameters are traced and those of the iteration, so that schedules and sweeps stay one program.
         auxiliary_loss: (params, batch, hyperparams) -> scalar that is added to the loss (13).
-        intrinsic: a reward that is added to the environment's, with a state of its own.
+        intrinsic: a reward with its own state, which is added to the environment's.
         metrics_fn: (state, rollout, batch, hyperparams) -> scalars by name, for `Metrics.extra`.
 
     Raises:

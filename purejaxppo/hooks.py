@@ -24,7 +24,7 @@ MetricsFn = Callable[[PyTree, Transition, Batch, Hyperparams], dict[str, Array]]
 
 
 class IntrinsicReward(NamedTuple):
-    """A reward computed by the agent, with a state of its own: parameters, optimizer, statistics.
+    """A reward computed by the agent, with its own state: parameters, optimizer, statistics.
 
     `apply` gets a whole rollout before the targets are computed. It returns its next state, a reward for every step,
     and scalars for `Metrics.extra`. Returns of episodes do not include the intrinsic reward.

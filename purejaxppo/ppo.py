@@ -120,8 +120,8 @@ def collect_rollout(ppo: Components, state: TrainState, key: PRNGKey) -> tuple[T
 def observe(ppo: Components, state: TrainState, obs: Observation) -> Observation:
     """Return the observation as the network sees it, normalized if the config says so.
 
-    The statistics change only at the end of an iteration. So the first minibatch sees what the rollout saw, and its
-    ratio (4) is 1.
+    The statistics change only at the end of an iteration. Therefore the first minibatch has the inputs of
+    the rollout, and its ratio (4) is 1.
     """
     return running_stats.normalize(state.obs_moments, obs, only=ppo.normalized)
 

@@ -27,15 +27,15 @@ LIMIT = 300.0  # seconds for one fault: one that makes a loop endless has not be
 
 HEAD = """# Faults that the tests notice
 
-Each row is a fault of one line, most of them of a kind that some implementation of PPO has had: it trains all the same,
-only worse. `make mutants` puts one at a time into a copy of the code and runs the tests that `tests/mutants.toml` names
-for it. One of them must fail, and by an assertion where no other exception is named: a crash shows nothing. Before that
-all of these tests must pass without any fault.
+Each row is a fault of one line, most of a kind that implementations of PPO have had: training still runs, but
+learns worse. `make mutants` applies one at a time to a copy of the code and runs the tests that
+`tests/mutants.toml` names for it. One of them must fail by an assertion, or by the exception that the fault names: a
+crash shows nothing. Before, all of these tests must pass without a fault.
 
 **{killed}** in {where}.
 
-One of the usual faults has nothing here to break. Steps cannot overflow int32: the state counts updates, and their
-product with the size of a rollout is taken in Python.
+One common fault cannot occur: steps cannot overflow int32, because the state counts updates, and Python multiplies them
+by the size of a rollout.
 
 This file is written by `make mutants ARGS=--table`.
 

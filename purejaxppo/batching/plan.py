@@ -63,7 +63,7 @@ class Plan(NamedTuple):
         return self.partition.num_devices
 
     def place(self, state: Tree) -> Tree:
-        """Distribute a train state the way every update leaves it, so that all updates are one compiled program."""
+        """Distribute a train state as every update does, so that all updates are one compiled program."""
         fields: dict[str, PyTree] = state._asdict()  # type: ignore[attr-defined]
         whole = {name: x for name, x in fields.items() if name not in self.per_env}
         split = {name: x for name, x in fields.items() if name in self.per_env}

@@ -60,7 +60,7 @@ def run_evaluate(args: Evaluate, problems: Sequence[Problem]) -> int:
 
 
 def _note_differences(trained: Run, file: Path) -> None:
-    """Say that a config.toml beside the policy is not used if it differs in what a policy depends on."""
+    """Warn that a config.toml next to the policy is not used if it differs in settings that a policy depends on."""
     beside = file.parent / CONFIG_FILE
     if file.name != POLICY_FILE or not beside.is_file():
         return

@@ -80,7 +80,7 @@ def _settings_options(run: Run) -> Iterator[Option]:
 
 
 def field_comments(cls: type) -> dict[str, str]:
-    """Return the comment beside each field of a class; {} if its source is not available."""
+    """Return the comment next to each field of a class; {} if its source is not available."""
     try:
         source = textwrap.dedent(inspect.getsource(cls))
     except (OSError, TypeError):

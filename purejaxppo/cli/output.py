@@ -1,4 +1,4 @@
-"""Output that a run can lose without ending: a closed pipe, a terminal that is gone, a full disk."""
+"""Standard output whose loss does not end a run: a closed pipe, a closed terminal, a full disk."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 
 class TolerantStream:
-    """A text stream whose errors are not raised; after the first one nothing more is written to a lost reader."""
+    """A text stream that raises no errors; after the first error it discards all output."""
 
     def __init__(self, stream: TextIO):
         self.stream = stream
@@ -29,7 +29,7 @@ class TolerantStream:
             self.discard()
 
     def discard(self) -> None:
-        """Send what is still buffered, and everything that follows, nowhere."""
+        """Discard what is buffered and everything that follows."""
         with suppress(OSError, ValueError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.stream.fileno())

@@ -1,4 +1,4 @@
-"""Signals during a run, and work in a background thread so that signals are heard while the device is busy."""
+"""Signals during a run, and work in a background thread, so that signals are handled while the device is busy."""
 
 import os
 import signal
@@ -29,7 +29,7 @@ def in_background(items: Iterator[T], stop: Callable[[], bool]) -> Iterator[T]:
 
     Args:
         items: the iterator to advance.
-        stop: called ten times a second while an item is computed; if it returns True, nothing more is waited for.
+        stop: called ten times a second while an item is computed; True ends the iteration without waiting.
     """
     pool = ThreadPoolExecutor(1, WORKER)
     nothing = object()

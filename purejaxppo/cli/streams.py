@@ -1,4 +1,4 @@
-"""Make the standard streams usable whatever they are."""
+"""Make the standard streams usable, whatever their state and encoding."""
 
 import os
 import sys

@@ -7,9 +7,9 @@ Kind: TypeAlias = Literal[
     "unknown",  # no setting or option has this name
     "type",  # a value of another type
     "range",  # a number outside of its interval
-    "choice",  # none of the names that are possible
+    "choice",  # not one of the valid names
     "conflict",  # valid by itself, but not together with other settings
-    "missing",  # a value or an argument that has to be there
+    "missing",  # a required value or argument
     "file",  # a file or folder that cannot be used
     "environment",  # the environment cannot be made
     "network",  # the network does not fit the environment

@@ -1,11 +1,11 @@
-"""Say what a name that is not a setting probably means."""
+"""Suggest the setting that an unknown name probably means."""
 
 from collections.abc import Iterable, Mapping
 
 from purejaxppo._util.text import nearest
 
 LIKENESS = 0.6
-"""Names less alike than this (difflib's ratio, 0 to 1) are not suggested."""
+"""Names less similar than this (difflib's ratio, 0 to 1) are not suggested."""
 
 OTHER_NAMES = {
     "lr": "learning_rate",
@@ -29,11 +29,11 @@ OTHER_NAMES = {
     "env_id": "env",
     "env_name": "env",
 }
-"""What other implementations of PPO call our settings."""
+"""Names that other implementations of PPO use for the settings."""
 
 
 def suggestion(name: str, names: Iterable[str]) -> str:
-    """Return the one of `names` that `name` probably means, or the empty string if none is alike."""
+    """Return the one of `names` that `name` probably means, or the empty string if none is similar."""
     names = tuple(names)
     synonym = OTHER_NAMES.get(name.lower(), "")
     if synonym in names:

@@ -1,6 +1,6 @@
 """Declarations of all settings: frozen dataclasses are static, the numbers of a NamedTuple are traced.
 
-The comment beside a field is also its text in `--help`.
+The comment next to a field is also its text in `--help`.
 """
 
 import dataclasses
@@ -48,7 +48,7 @@ class Config:
     num_devices: int = 0  # devices per run; 0: chosen automatically on a CPU, otherwise 1
     resets: Literal["auto", "fresh", "every_step", "pool", "state_pool"] = "auto"  # how first states are computed
     pool_size: int = 256  # first states in the pool of resets "pool" and "state_pool"
-    stagger: int = 0  # cut the first episodes after 1 to this many steps, so that they do not end together; 0: off
+    stagger: int = 0  # truncate first episodes after 1 to this many steps, so that they do not end together; 0: off
     diagnostics: bool = False  # compute additional, more expensive metrics
 
     @property

@@ -26,8 +26,8 @@ def cache_folder() -> Path | None:
     """Return the folder of compiled programs, created if necessary; None if the cache is off or not safe to use.
 
     The environment variable PUREJAXPPO_COMPILE_CACHE is `off` or a folder. By default the folder is under
-    XDG_CACHE_HOME or ~/.cache. Programs are executed as they are found, so only the user may be able to write them;
-    and they run on one kind of processor only, which names the last component of the path.
+    XDG_CACHE_HOME or ~/.cache. Cached programs are executed without a check, so only the user may be able to write
+    them. They run on one kind of processor only, after which the last component of the path is named.
     """
     choice = os.environ.get("PUREJAXPPO_COMPILE_CACHE", "").strip()
     if choice.lower() in ("off", "0", "no", "false"):

@@ -49,7 +49,7 @@ def prepare_cpu(
             PUREJAXPPO_FAST_FLAGS is set to anything but 0, false, no or off.
 
     Warns:
-        UserWarning: JAX has already started on a CPU and runs with other settings, which cannot be changed any more.
+        UserWarning: JAX has already started on a CPU and runs with other settings, which cannot be changed.
     """
     few = minibatch_size is not None and minibatch_size <= SMALL_MINIBATCH
     num_devices = 1 if few and num_seeds == 1 else count_cores()

@@ -1,6 +1,6 @@
 """Make an environment conform to the protocol, and check that one does.
 
-`conform` mends what can be mended: dtypes, weak types, scalar observations. `check_env` compares shapes and dtypes,
+`conform` corrects dtypes, weak types and scalar observations. `check_env` compares shapes and dtypes,
 for an Env and for a VecEnv, and plays an environment with action masks for a while.
 """
 
@@ -47,7 +47,7 @@ def allow_promotion() -> Iterator[None]:
 
 
 def conform(env: Env, num_agents: int | None = None) -> Env:
-    """Make a loosely written environment keep to the protocol; every adapter ends with this.
+    """Adapt a loosely written environment to the protocol; every adapter ends with this call.
 
     Rewards and entries of `info` become float32 scalars, and flags bool scalars. States and observations get one dtype
     at reset and step, never a weak one, so that the type of a state is a fixed point of `step`. A Discrete observation
@@ -137,7 +137,7 @@ def _regular(space: Space, obs: Observation, axes: int, name: str = "obs") -> Ob
         space: its space.
         obs: the observation, with `axes` leading axes.
         axes: number of leading axes.
-        name: how messages call it.
+        name: its name in messages.
 
     Raises:
         ValueError: its structure is not that of the space, or an entry is not an array.
@@ -347,7 +347,7 @@ def _difference(a: Shapes, b: Shapes, weak_types: bool) -> str:
 
 # Random play under masks ---------------------------------------------------------------------------------------------
 
-# Step functions of environments that random play found nothing wrong with: they are not played again.
+# Step functions of environments that have passed random play: they are not played again.
 _PLAYED: weakref.WeakSet[FunctionType] = weakref.WeakSet()
 
 
@@ -359,11 +359,11 @@ def _check_masks(env: Env, num_steps: int = 128, num_envs: int = 16) -> None:
     """
     check_mask(env.action_space, action_mask(env.observation_space))
     key = jax.random.key(0)
-    if isinstance(key, Tracer):  # nothing can be computed now, inside a jit
+    if isinstance(key, Tracer):  # inside a jit nothing can be computed
         return
     if isinstance(env.step, FunctionType) and env.step in _PLAYED:
         return
-    # It runs once for an instant: compiling it takes a third of the time without optimization.
+    # It runs once and briefly, and compiles in a third of the time without optimization.
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     play = jax.jit(partial(_play, env, num_steps, num_envs), compiler_options=options)
     stuck, age, mask = play(key)

@@ -1,7 +1,7 @@
 """Recorded facts about the environments of suites: ids, spaces, time limits, memory, resets.
 
-To make an environment takes from one second to a minute, so the facts are recorded in facts.csv and read from there;
-they are known for suites that are not installed, too. `python tests/envs/suites/record.py` writes the file, and the
+Making an environment takes from one second to a minute, so the facts are recorded in facts.csv and read from there,
+also for suites that are not installed. `python tests/envs/suites/record.py` writes the file, and the
 tests of each suite compare it with the suite.
 """
 

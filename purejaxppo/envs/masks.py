@@ -46,13 +46,13 @@ def action_mask(x: Observation | Space) -> Mask:
 
 
 def with_mask(x: Observation, mask: Mask) -> Observation:
-    """Return an observation that has an "action_mask" with another one in its place."""
+    """Return an observation that has an "action_mask" with another one instead."""
     if "action_mask" in x:
         return {**x, "action_mask": mask}
     return {**x, "actor": {**x["actor"], "action_mask": mask}}
 
 
-# Taking it apart -----------------------------------------------------------------------------------------------------
+# Splitting a mask -----------------------------------------------------------------------------------------------------
 
 
 def leaf_masks(space: Space, mask: Mask) -> list[Mask]:
@@ -74,7 +74,7 @@ def component_masks(leaf: Discrete | MultiDiscrete, mask: Mask) -> list[Array]:
     return list(mask) if isinstance(mask, tuple) else jnp.split(mask, np.cumsum(leaf.nvec).tolist()[:-1], axis=-1)
 
 
-# What it allows ------------------------------------------------------------------------------------------------------
+# Allowed actions ------------------------------------------------------------------------------------------------------
 
 
 def has_action(space: Space, mask: Mask) -> Array:
@@ -127,7 +127,7 @@ def allow_all_if_none(space: Space, mask: Mask) -> Mask:
     return opened[0] if isinstance(space, Discrete) else jnp.concatenate(opened)
 
 
-# Drawing -------------------------------------------------------------------------------------------------------------
+# Sampling -------------------------------------------------------------------------------------------------------------
 
 
 def sample_allowed(space: Space, mask: Mask, key: Array) -> Action:

@@ -136,7 +136,7 @@ def choose_arguments(name: str, defaults: Mapping[str, Any], given: Mapping[str,
     """Return the arguments that the user gives, as the kinds of their defaults.
 
     Args:
-        name: how messages call the environment.
+        name: name of the environment for messages.
         defaults: every argument that can be given. If a default is a bool, number or string, a value must be of its
             kind, or a JAX array; any other default takes any value.
         given: the user's `env_params`.

@@ -29,7 +29,7 @@ def replace_params(
     """Replace fields of a dataclass of parameters.
 
     Args:
-        name: how messages call the environment.
+        name: name of the environment for messages.
         params: a dataclass with the defaults.
         given: the new values. Numbers take the type of the default. Lists become arrays if the default is an array. JAX
             arrays are used as they are, so that a program can map over them.
@@ -54,7 +54,7 @@ def check_values(
     """Return parameters as the types of their defaults.
 
     Args:
-        name: how messages call the environment.
+        name: name of the environment for messages.
         defaults: the defaults by name. If a default is neither a number nor an array, its parameter takes any value.
         given: values for some of the names.
         ranges: see `replace_params`.

@@ -17,13 +17,13 @@ from purejaxppo.envs.spaces import Space, check_space, sample_space
 class TimeStep(NamedTuple):
     """The result of one step; leaves have the leading axis [N] if they come from a VecEnv.
 
-    There is no field `done`: the two ways in which an episode ends differ in what the next state is worth.
+    There is no field `done`: the two ways in which an episode ends differ in the value of the next state.
     """
 
     obs: Observation  # the observation to act on next; after a reset, the first one of the new episode
     reward: jax.Array  # []  float32
     terminated: jax.Array  # []  bool; the MDP has ended: its last state has the value 0
-    truncated: jax.Array  # []  bool; the episode was cut, as by a time limit: bootstrap from the value of final_obs
+    truncated: jax.Array  # []  bool; the episode was cut off, as by a time limit: bootstrap from the value of final_obs
     final_obs: Observation  # the observation that the action led to, before any reset
     # Further quantities of the running episode, such as achievements: a dict of float32 scalars, or () if there are
     # none. The values at the last step of an episode are those of the episode.
@@ -50,7 +50,7 @@ class VecEnv(NamedTuple):
     """A batch of N environments that reset themselves. The spaces are those of one environment.
 
     All randomness of a step is an argument, so that a rollout draws it at once, before its scan. A column of the batch
-    can be an environment of its own, or one of several agents of an environment (`fold_agents`).
+    is a separate environment, or one of several agents of an environment (`fold_agents`).
     """
 
     # (key, num_envs) -> (env_state, obs), leaves [N, ...]. Leaves of env_state may also be shared by all columns.
@@ -83,7 +83,7 @@ def check_is_env(env: Any) -> None:
 
 
 def describe(env: Env | VecEnv) -> str:
-    """Return how messages call an environment."""
+    """Return the name of an environment for messages."""
     return f"the environment {env.name}" if env.name else "the environment"
 
 

@@ -205,7 +205,7 @@ def check_space(space: Any, what: str = "a space") -> None:
 
     Args:
         space: the object to check.
-        what: how the message calls it, such as "the action space".
+        what: its name in the message, such as "the action space".
 
     Raises:
         ValueError: says what is there instead and what to write; or the space is empty. An entry may be: the space of a
@@ -290,7 +290,7 @@ def single_precision(space: Space) -> Space:
 
 
 def cast_action(space: Space, action: Action) -> Action:
-    """Cast the Box entries of a float32 action to the dtypes of its space, as far as JAX has these."""
+    """Cast the Box entries of a float32 action to the dtypes of its space, if JAX supports them."""
     if is_compound(space):
         return rebuild(space, [cast_action(child, action[i]) for i, child in children(space)])
     if isinstance(space, Box) and np.issubdtype(space.dtype, np.floating) and space.dtype != np.float32:
@@ -298,7 +298,7 @@ def cast_action(space: Space, action: Action) -> Action:
     return action
 
 
-# A Gaussian of this many deviations around its mean is practically never outside.
+# A Gaussian sample is practically never further than this many standard deviations from the mean.
 REACH = 5.0
 
 FEW = 0.01  # a smaller share of first actions within the bounds draws a warning

@@ -1,4 +1,4 @@
-"""Diagnostics of an update: what the derivation predicts, what came of it, and how well the values fit.
+"""Diagnostics of an update: predicted and realized improvement, and the fit of the values.
 
 The improvement diagnostics cost one more pass over the batch and are off by default: `Config(diagnostics=True)`.
 """
@@ -18,8 +18,8 @@ from purejaxppo.functional.trpo import bound_constant, improvement_bound
 def explained_variance(values: Array, targets: Array) -> Array:
     """Return the fraction of the targets' variance that the values explain: 1 − Var(R̂ − V) / Var(R̂).
 
-    1 is a perfect fit up to a constant, 0 is as good as a constant, and negative is worse. Targets that do not vary
-    leave nothing to explain; the result is then 0, whatever the values are. It is finite for finite arguments.
+    1 is a perfect fit up to a constant, 0 is as good as a constant, and negative is worse. For
+    targets that do not vary the result is 0, whatever the values are. It is finite for finite arguments.
 
     Args:
         values: V(s_t), any shape.
@@ -29,15 +29,15 @@ def explained_variance(values: Array, targets: Array) -> Array:
         [].
     """
     variance = jnp.var(targets)
-    # The mean of equal numbers has a rounding error, so their variance need not be 0: compare the numbers themselves.
+    # The mean of equal values has a rounding error, so their variance need not be 0: compare the values themselves.
     varies = (jnp.max(targets) > jnp.min(targets)) & (variance > 0.0)
     unexplained = jnp.var(targets - values) / jnp.where(varies, variance, 1.0)
-    # A NaN is an error, not a constant target: it must show.
+    # A NaN is an error, not a constant target, and must stay visible.
     return jnp.where(varies | jnp.isnan(variance), 1.0 - unexplained, 0.0)
 
 
 class Diagnostics(NamedTuple):
-    """Diagnostics of one iteration, float32 scalars. If rewards are scaled, so are the numbers with their unit."""
+    """Diagnostics of one iteration, float32 scalars. If rewards are scaled, so are those in units of reward."""
 
     surrogate_before: Array  # L^CPI(θ_old) = mean Â, reward per step; 0 if the values were exact
     surrogate_after: Array  # L^CPI(θ) = mean w Â (5) on the same batch

@@ -133,7 +133,7 @@ def make_network(env: Env | VecEnv, config: NetworkConfig | None = None) -> Netw
     Everything is raveled, unless kind or encoder is "cnn": then every Box [H, W] or [H, W, C] is convolved first.
     Discrete values become one-hot codes, pixels (a Box with `pixels`) are divided by 255, and other arrays are cast to
     float32. A Box of integers with `codes`, as the grid of objects, colors and states of MiniGrid, holds symbols: each
-    entry of its last axis is a code of its own kind with the Box's bounds as its range. Symbols become one-hot codes,
+    entry of its last axis is a separate kind of code, with the Box's bounds as its range. Symbols become one-hot codes,
     or vectors of `embedding_size` learned values with symbols = "embedding", and are convolved like images:
 
         space = box(0, [10, 5, 2], (7, 7, 3), np.uint8, codes=True)  # 11 objects, 6 colors, 3 states

@@ -103,7 +103,7 @@ def batched_init(init: Callable[[PRNGKey, DrawFn], Params]) -> Callable[[PRNGKey
     """Serve all orthonormal matrices of an initialization from one random draw.
 
     The distribution is that of separate draws, with less to compile: XLA compiles each small draw and each loop of
-    Gram-Schmidt as programs of their own. Matrices with equally many rows go through one vmapped loop, padded with
+    Gram-Schmidt as separate programs. Matrices with equally many rows go through one vmapped loop, padded with
     columns of zeros on the right, which leave the columns before them unchanged.
 
     Args:

@@ -23,11 +23,11 @@ Array = jax.Array
 
 MIN_IMAGE_SIDE = 3  # the smallest convolution is 3 x 3
 
-MAX_SYMBOLS = 65_536  # of one channel; the bounds of a Box that states none span more
+MAX_SYMBOLS = 65_536  # of one channel; the bounds of a Box that declares none span more
 
 
 class Views(NamedTuple):
-    """The parts of an observation (or of its space) by reader; `critic is actor` if both read the same."""
+    """What actor and critic read of an observation (or of its space); `critic is actor` if both read the same."""
 
     actor: Observation | Space
     critic: Observation | Space
@@ -70,12 +70,12 @@ class Inputs(NamedTuple):
 
 
 def is_image(space: Space) -> bool:
-    """Whether a space is a Box [H, W] or [H, W, C] with room for the smallest convolution."""
+    """Return whether a space is a Box [H, W] or [H, W, C] with room for the smallest convolution."""
     return isinstance(space, Box) and len(space.shape) in (2, 3) and min(space.shape[:2]) >= MIN_IMAGE_SIDE
 
 
 def is_symbolic(space: Space) -> bool:
-    """Whether a space is a Box of integers that are all codes, as a grid of MiniGrid's objects, colors and states."""
+    """Return whether a space is a Box of integers that are all codes, such as objects and colors of a grid world."""
     return isinstance(space, Box) and np.issubdtype(space.dtype, np.integer) and bool(space.codes.all())
 
 

@@ -20,7 +20,7 @@ from purejaxppo.envs.spaces import Discrete, zero_of
 
 
 class Network(NamedTuple):
-    """An actor-critic as pure functions; a network of your own is any three with these signatures.
+    """An actor-critic as pure functions; any three functions with these signatures are a network.
 
     The distribution is a pytree with leaves [T, N, ...] and the methods that `purejaxppo.distributions` describes; the
     value is float32 [T, N]. Parameters are a pytree of floats. `make_network` builds networks from settings, and
@@ -109,7 +109,7 @@ def check_is_network(network: Any) -> None:
 
 
 def _advice(network: Any) -> str:
-    """Describe what was handed in place of a Network, and what to write instead."""
+    """Describe an object that is not a Network, and what to write instead."""
     is_class = isinstance(network, type)
     kind = network if is_class else type(network)
     modules = {base.__module__.partition(".")[0]: base.__module__ for base in kind.__mro__[:-1]}
@@ -201,7 +201,7 @@ def _output_problems(
     wanted = jax.eval_shape(lambda: jax.tree.map(lambda x: x[None, None].repeat(2, 1), zero_of(env.action_space)))
     problems = []
     if _shapes(rnn_state) != _shapes(after):
-        problems.append(f"its recurrent state {_shapes(rnn_state)} comes back as {_shapes(after)}")
+        problems.append(f"its recurrent state {_shapes(rnn_state)} is returned as {_shapes(after)}")
     if _shapes(action) != _shapes(wanted):
         actions = f"its actions [T, N, ...] are {_shapes(action)}"
         problems.append(f"{actions}, not {_shapes(wanted)} as of {env.action_space}")

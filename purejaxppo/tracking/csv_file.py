@@ -1,4 +1,4 @@
-"""Where the numbers of a run go. A sink is a function (rows) -> None: anything can be one, CSV is built in."""
+"""Write metrics as rows. A sink is any function (rows) -> None; CSV is built in."""
 
 import csv
 import math
@@ -77,7 +77,7 @@ def _shown(value: float) -> str:
 
 
 def read_csv(path: str | Path) -> dict[str, np.ndarray]:
-    """Return the columns of a file that `csv_sink` wrote, float64; of a last line cut short nothing."""
+    """Return the columns of a file that `csv_sink` wrote, float64; an incomplete last line is left out."""
     with open(path, newline="", encoding="utf-8") as file:
         header, *lines = list(csv.reader(file)) or [[]]
     whole = [line for line in lines if len(line) == len(header)]

@@ -1,4 +1,4 @@
-"""A CSV file of metrics that survives what happens to a run: a kill, a full disk, a resume."""
+"""A CSV file of metrics that stays complete if a run is killed or resumed, or if the disk is full."""
 
 import csv
 import io

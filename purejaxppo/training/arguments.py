@@ -185,7 +185,7 @@ def batch_shape(state: Any) -> tuple[int, ...]:
 
 
 def describe(x: Any) -> str:
-    """Name what somebody passed, for an error: its type, and shape and dtype of an array."""
+    """Describe an argument for an error message: its type, and shape and dtype of an array."""
     if isinstance(x, jax.Array | np.ndarray):
         kind = "a key" if is_key(x) and not x.shape else f"an array {x.dtype}{list(x.shape)}"
         return kind

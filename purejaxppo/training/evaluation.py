@@ -37,20 +37,20 @@ MAX_STEPS = 10_000  # steps of an episode, unless given
 MAX_EPISODES = 100_000_000
 BATCH_EPISODES = 16_384  # episodes played side by side
 BATCH_BYTES = 2**28  # of the environments played side by side
-FAULTS = ("", MASK, OBSERVATION, REWARD, PARAMETERS)  # what the numbers in `Evaluation.fault` stand for
+FAULTS = ("", MASK, OBSERVATION, REWARD, PARAMETERS)  # kinds of faults, by the number in `Evaluation.fault`
 
 
 class Evaluation(NamedTuple):
     """The first episodes of E fresh environments; several policies have axes in front, [S, E] or [H, S, E].
 
-    An episode is cut at `max_steps`, and at its first fault: an observation or a reward that is NaN or Inf, or a state
-    whose action mask allows nothing. Returns and lengths of a cut episode are those of the steps before.
+    An episode stops at `max_steps` and at its first fault: an observation or a reward that is NaN or Inf, or a state
+    whose action mask allows nothing. Returns and lengths of such an episode are those of the steps before.
     """
 
     returns: Array  # [E] undiscounted sums of rewards
     lengths: Array  # [E] steps
     finished: Array  # [E] bool, terminated or truncated by the environment within max_steps
-    fault: Array  # [E] int32, why an episode was cut: index into FAULTS; 0: no fault
+    fault: Array  # [E] int32, the fault that stopped an episode: index into FAULTS; 0: no fault
 
     @property
     def num_unfinished(self) -> Array:

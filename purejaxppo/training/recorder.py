@@ -50,14 +50,14 @@ def parse_interval(text: str) -> Interval:
 
 
 class Position(NamedTuple):
-    """How far a run is."""
+    """The progress of a run."""
 
     num_updates: int
     seconds: float  # of training so far, those before a resume included
 
 
 class Recorder:
-    """Writes rows, checkpoints and the policy of one run. What cannot be written is counted, and training goes on.
+    """Writes rows, checkpoints and the policy of one run. Failures are counted, and training continues.
 
     Args:
         folder: the run folder.
@@ -137,11 +137,11 @@ class Recorder:
         return self.saved == position.num_updates
 
     def _failed(self, what: str, error: OSError) -> None:
-        """Count a failure; say it unless the same one was said last."""
+        """Count a failure, and warn of it unless the previous one was the same."""
         self.failures += 1
         reason = error.strerror or str(error)
         if f"{what.split()[0]} {reason}" != self._last_error:
             newest = "no checkpoint exists" if self.saved is None else f"the newest is that of update {self.saved}"
             hint = f" ({newest})" if "checkpoint" in what else " (its rows are kept for later)"
-            self._warn(f"{what} could not be written to {self._folder}: {reason}{hint}; training goes on")
+            self._warn(f"{what} could not be written to {self._folder}: {reason}{hint}; training continues")
         self._last_error = f"{what.split()[0]} {reason}"

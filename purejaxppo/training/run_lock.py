@@ -17,7 +17,7 @@ except ImportError:  # Windows cannot lock a folder
 def lock_run(folder: Path) -> Iterator[None]:
     """Hold the lock of a run folder.
 
-    The operating system releases the lock when its process ends in whatever way, so no lock is left behind. On Windows,
+    The operating system releases the lock however its process ends, so no lock is left behind. On Windows,
     and on file systems without locks, nothing is locked.
 
     Raises:

@@ -39,7 +39,7 @@ def own(num_logits=4, squeeze=True, after=lambda h: h, start=lambda n: ()):
         ({"num_logits": 3}, "it has 3 logits for 4 actions"),
         (
             {"start": lambda n: jnp.zeros(n), "after": lambda h: h[:, None]},
-            r"its recurrent state float32 \[2\] comes back as float32 \[2, 1\]",
+            r"its recurrent state float32 \[2\] is returned as float32 \[2, 1\]",
         ),
     ],
 )

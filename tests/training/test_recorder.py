@@ -159,7 +159,7 @@ def test_a_full_disk_draws_one_warning_and_keeps_the_last_checkpoint(made, monke
             assert not recorder.save(state_at(num_updates), Position(num_updates, 0.0))
     assert recorder.failures == 2
     assert len(said) == 1
-    for part in ("checkpoint after update 2", str(folder), "No space left", "that of update 1", "training goes on"):
+    for part in ("checkpoint after update 2", str(folder), "No space left", "that of update 1", "training continues"):
         assert part in said[0]
     assert kept(folder) == [1]
     assert recorder.save(state_at(4), Position(4, 0.0))

@@ -1,7 +1,7 @@
 """Adapter for Brax.
 
 * terminated: `state.done > 0.5` of the unwrapped environment.
-* truncated: after `time_limit` steps, our clock; 1000 as in the suite's own training wrapper.
+* truncated: after `time_limit` steps, a clock of this adapter; 1000 as in the suite's training wrapper.
 """
 
 from typing import Any

@@ -2,7 +2,7 @@
 
 | id | feature | best return |
 |---|---|---|
-| CartPolePositions-v1 | memory: the velocities are hidden | 500, as with them |
+| CartPolePositions-v1 | hidden state: no velocities are observed | 500, as in CartPole |
 | Nim-v1 | invalid actions, masked | 1: every game can be won |
 | King-v1 | MultiDiscrete actions | -3.75 on average: minus the number of king's moves to the target |
 """

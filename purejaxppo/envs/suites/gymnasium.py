@@ -89,7 +89,7 @@ class HostBatch:
         return found
 
     def batch(self, handle: int, num_envs: int) -> SuiteObject:
-        """Return a batch, which is made and reset if it does not exist: in a resumed run, say."""
+        """Return a batch; make and reset it if it does not exist, as in a resumed run."""
         key = handle, num_envs
         if key not in self.open:
             self.reset(handle, num_envs)
@@ -138,7 +138,7 @@ def _batch(host: HostBatch, gym_observation: SuiteObject, gym_action: SuiteObjec
         return handle, io_callback(on_host, avals(num_envs), handle, ordered=True)
 
     def noise(key: PRNGKey, num_steps: int, num_envs: int) -> jax.Array:
-        return jnp.zeros((num_steps, 0))  # environments on the host draw by themselves
+        return jnp.zeros((num_steps, 0))  # environments on the host draw their random numbers
 
     def step(noise: Noise, handle: jax.Array, action: Action) -> tuple[jax.Array, TimeStep]:
         num_envs = jax.tree.leaves(action)[0].shape[0]

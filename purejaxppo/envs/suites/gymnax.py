@@ -23,7 +23,7 @@ from purejaxppo.envs.parameters import INT32_MAX, check_values, replace_params
 from purejaxppo.envs.protocol import Env, TimeStep
 from purejaxppo.envs.spaces import Box, Discrete, Space, box
 
-MAX_SIZE = 1000  # of what a parameter counts; a grid of this size fits into memory
+MAX_SIZE = 1000  # largest size or count; a grid of this size fits into memory
 
 RANGES = {
     "max_steps_in_episode": (1, INT32_MAX),
@@ -46,7 +46,7 @@ RANGES = {
 def ids() -> tuple[str, ...]:
     """Return every registered id, without importing gymnax."""
     if "gymnax" not in sys.modules:
-        # Importing gymnax takes over two seconds, for which no listing and no misspelt id should wait.
+        # Importing gymnax takes over two seconds: too long for a listing or for the error about a misspelt id.
         spec = importlib.util.find_spec("gymnax")
         folders = spec.submodule_search_locations if spec else None
         for folder in folders or ():
@@ -117,7 +117,7 @@ def make(name: str, **env_params: Any) -> Env:
 
 def adapt(env: SuiteObject, params: SuiteObject) -> Env:
     """Return the Env of a gymnax environment object and its parameters; it need not be registered."""
-    # Spaces are static: they are evaluated now, even inside a jit or vmap.
+    # Spaces are static: they are evaluated immediately, even inside a jit or vmap.
     with allow_promotion(), jax.ensure_compile_time_eval():
         theirs, their_actions = env.observation_space(params), env.action_space(params)
         observation_space, action_space = _space(theirs), _space(their_actions)

@@ -59,7 +59,7 @@ def _arguments(name: str) -> dict[str, Any]:
     """Return the arguments that can be given and their defaults."""
     suite = import_suite("jaxmarl", "jaxmarl.registration")
     if name in SMAX:
-        scenario = {"scenario": "2s3z"}  # the suite's default is made of numbers of units
+        scenario = {"scenario": "2s3z"}  # the suite's default is given by numbers of units
         own = arguments_of(getattr(suite, name)) if name != "SMAX" else {}
         return arguments_of(suite.SMAX) | own | scenario
     if name.startswith("MPE_"):
@@ -126,7 +126,7 @@ def _battle(team: SuiteObject, state: EnvState) -> tuple[jax.Array, jax.Array]:
 
 
 def _action_space(choices: list[SuiteObject]) -> Space:
-    """Return the space of one agent that holds those of all agents."""
+    """Return the space of one agent that contains those of all agents."""
     if hasattr(choices[0], "n"):
         return Discrete(max(int(choice.n) for choice in choices))
     widest = max(choices, key=lambda choice: choice.shape[0])

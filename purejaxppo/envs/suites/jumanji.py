@@ -1,8 +1,8 @@
 """Adapter for Jumanji.
 
 * terminated: the last step of the environment without its clock, which it reports as termination.
-* truncated: after `time_limit` steps, our clock in place of the suite's, with the same default. SearchAndRescue keeps
-  its own clock, on which its rewards depend.
+* truncated: after `time_limit` steps, by a clock of this adapter with the suite's default. SearchAndRescue keeps the
+  suite's clock, on which its rewards depend.
 
 A team of agents is one agent with a joint action; its reward is the sum over the agents.
 """
@@ -111,11 +111,11 @@ def _adapt(env: SuiteObject, limit: int | None) -> Env:
 
 
 class Actions(NamedTuple):
-    """How our actions and masks stand for the suite's."""
+    """Conversions between the actions and masks of this package and the suite's."""
 
     space: Space
-    decode: Callable[[jax.Array], jax.Array]  # our action -> the suite's
-    mask: Callable[[jax.Array], jax.Array]  # the suite's mask -> ours, a vector
+    decode: Callable[[jax.Array], jax.Array]  # action of this package -> the suite's
+    mask: Callable[[jax.Array], jax.Array]  # the suite's mask -> mask of this package, a vector
 
 
 def _actions(spec: SuiteObject, mask: Shapes | None) -> Actions:
@@ -145,7 +145,7 @@ def _actions(spec: SuiteObject, mask: Shapes | None) -> Actions:
 
 
 def _some(mask: jax.Array) -> jax.Array:
-    """Allow everything where a row of a mask allows nothing."""
+    """Allow all choices in the rows of a mask that allow none."""
     return mask | ~mask.any(-1, keepdims=True)
 
 
@@ -185,7 +185,7 @@ def _space(name: str, spec: SuiteObject, x: Shapes) -> Space:
 
 
 def _bounded(name: str, spec: SuiteObject, x: Shapes) -> Box:
-    """Return the Box of an array with the bounds of its spec, where it has some."""
+    """Return the Box of an array with the bounds of its spec, if it has any."""
     low, high = getattr(spec, "minimum", -np.inf), getattr(spec, "maximum", np.inf)
     if hasattr(spec, "num_values"):
         low, high = 0, np.asarray(spec.num_values) - 1

@@ -1,7 +1,7 @@
 """Adapter for pgx: the MinAtar games, 2048, and games of several players against built-in or given opponents.
 
 * terminated: `state.terminated`.
-* truncated: after `time_limit` steps, our clock: pgx has none, and some of its MinAtar games can go on forever.
+* truncated: after `time_limit` steps, a clock of this adapter: pgx has none, and MinAtar games can go on forever.
 """
 
 from collections.abc import Callable
@@ -20,8 +20,8 @@ from purejaxppo.envs.protocol import Env, TimeStep
 from purejaxppo.envs.spaces import Discrete, Space, box
 from purejaxppo.envs.wrappers.episodes import time_limit
 
-MINATAR_STEPS = 10_000  # far beyond an episode that goes anywhere
-SIZES = {"go_9x9": {"size": 9}, "go_19x19": {"size": 19}}  # arguments that the id stands for
+MINATAR_STEPS = 10_000  # far longer than a useful episode
+SIZES = {"go_9x9": {"size": 9}, "go_19x19": {"size": 19}}  # arguments implied by the id
 OPPONENTS = ("random", "one_step")
 
 # (key, observation) -> action; the observation is of the same space as the learner's

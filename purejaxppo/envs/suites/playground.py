@@ -1,7 +1,7 @@
 """Adapter for MuJoCo Playground.
 
 * terminated: `state.done > 0.5`.
-* truncated: after `episode_length` steps of the suite's config, our clock.
+* truncated: after `episode_length` steps of the suite's config, by a clock of this adapter.
 """
 
 import subprocess
@@ -38,7 +38,7 @@ def make(name: str, **env_params: Any) -> Env:
     Args:
         name: id of the environment. Those of locomotion and manipulation download their robots at the first use.
         env_params: entries of the suite's config, nested as there, such as `episode_length`, `ctrl_dt` or `impl`: "jax"
-            here, whereas the suite's own default is "warp".
+            by default, instead of the suite's "warp".
 
     Raises:
         MissingSuite: playground is not installed, or its version does not work.

@@ -19,7 +19,7 @@ from purejaxppo.envs.packages import choose_arguments, import_suite, quiet, raw_
 from purejaxppo.envs.protocol import Env, TimeStep
 from purejaxppo.envs.spaces import Discrete, box
 
-# Fields of the suite's EnvParams that the id fixes: grids of other sizes have ids of their own.
+# Fields of the suite's EnvParams that the id fixes: grids of other sizes have other ids.
 FIXED = ("height", "width", "render_mode", "grid_type")
 
 
@@ -35,7 +35,7 @@ def make(name: str, **env_params: Any) -> Env:
     drawn at every reset.
 
     Args:
-        name: id of the environment. One that starts with XLand has no task of its own and needs `ruleset` or
+        name: id of the environment. One that starts with XLand has no task and needs `ruleset` or
             `benchmark`.
         env_params: `max_steps` and `view_size`; of XLand also `ruleset`, a RuleSet of xminigrid, or `benchmark`, the
             name of a benchmark that the suite downloads (or a Benchmark), from which each episode draws a ruleset.
