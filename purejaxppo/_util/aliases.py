@@ -29,6 +29,8 @@ SuiteObject: TypeAlias = Any  # an object of a suite's package, which is importe
 
 Carry: TypeAlias = Any  # carry of a scan
 
+Device: TypeAlias = Any  # a `jax.Device`
+
 # What users may pass as keys.
 KeyLike: TypeAlias = jax.Array | np.ndarray | int  # a typed key, a raw key, or an integer seed
 KeysLike: TypeAlias = jax.Array | np.ndarray | Sequence[KeyLike]  # one key for each of several seeds

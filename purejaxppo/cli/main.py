@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from purejaxppo._util.version import __version__
 from purejaxppo.cli.commands import COMMANDS
-from purejaxppo.cli.exit_codes import FAILED, FINISHED, USAGE_ERROR
+from purejaxppo.cli.exit_codes import FAILED, FINISHED, OUT_OF_MEMORY, USAGE_ERROR
 from purejaxppo.cli.help_text import command_help, general_help
 from purejaxppo.cli.options import Command, build_options, options_of
 from purejaxppo.cli.parser import parse
@@ -17,6 +17,7 @@ from purejaxppo.cli.streams import prepare_streams
 from purejaxppo.cli.train_command import default_run
 from purejaxppo.config.errors import ConfigError, UsageError
 from purejaxppo.config.names import suggestion
+from purejaxppo.training.errors import OutOfMemoryError
 
 ABOUT = "Proximal Policy Optimization as pure JAX functions."
 
@@ -30,8 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words of the command line after the program's name; None: those of the process.
 
     Returns:
-        0 if the command succeeded, 1 if it failed, 2 for an error that the user can correct, and 128 + the number of
-        the signal for a command that a signal stopped.
+        0 if the command succeeded, 1 if it failed, 2 for an error that the user can correct, 3 if the device has too
+        little memory, and 128 + the number of the signal for a command that a signal stopped.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     prepare_streams()
@@ -94,12 +95,15 @@ def _with_exit_code(run: Callable[[], int]) -> int:
     except OSError as error:  # such as a full disk
         print(f"purejaxppo: error: {error}", file=sys.stderr)
         return FAILED
+    except OutOfMemoryError as error:
+        print(f"purejaxppo: error: {error}", file=sys.stderr)
+        return OUT_OF_MEMORY
     except RuntimeError as error:  # JAX has no separate class for this one
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         advice = "the device is out of memory; fewer num_envs or num_steps, or fewer episodes, need less"
         print(f"purejaxppo: error: {advice}\n{error}", file=sys.stderr)
-        return FAILED
+        return OUT_OF_MEMORY
 
 
 def _leave(code: int) -> int:

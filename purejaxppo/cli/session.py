@@ -88,6 +88,7 @@ def train_and_log(run: Run, algo: Algorithm, folder: Path) -> Outcome:
     from purejaxppo.tracking.csv_file import csv_sink
     from purejaxppo.tracking.meter import Meter
     from purejaxppo.tracking.progress import display
+    from purejaxppo.training.memory import explain_exhaustion
 
     total = run.config.num_updates * run.config.timesteps_per_update
     log = _Log(run, Meter(total))
@@ -101,7 +102,7 @@ def train_and_log(run: Run, algo: Algorithm, folder: Path) -> Outcome:
             return False
 
         with suppress(KeyboardInterrupt):  # the second Ctrl-C does not wait for the chunk
-            for state, metrics in in_background(_chunks(run, algo), poll):
+            for state, metrics in in_background(explain_exhaustion(_chunks(run, algo), run, algo), poll):
                 write(log.add(state, metrics))
                 show.update(log.meter.report)
                 if received or log.fault:
@@ -159,10 +160,12 @@ def _chunks(run: Run, algo: Algorithm) -> Iterator[tuple[TrainState, Metrics]]:
     import jax
 
     from purejaxppo.training.loop import init_state, iterate
+    from purejaxppo.training.memory import check_update_memory
 
     h, remaining = run.hyperparams, run.config.num_updates
     size = min(math.ceil(remaining / 100), MAX_CHUNK)  # one program serves all chunks up to this length
     state = init_state(algo, jax.random.key(run.seed), h)
+    check_update_memory(run, algo, state, size)
     length, compiled = 1, False
     while remaining > 0:
         started = time.monotonic()

@@ -40,9 +40,12 @@ def run_train(args: Train, problems: Sequence[Problem]) -> int:
     run, found = from_tables(overlay(parse_tables(text, source), args.changes))
     problems = [*found, *problems, *folder_problems(args.out)]
     print(f"settings: {source}\nloading JAX and {run.env}", flush=True)
+    from purejaxppo.training.memory import check_memory
+
     with abort_on_interrupt():
         _prepare_cpu(run, args.fast_flags)
         algo = build(run, problems, name_source(source, text))
+        check_memory(run, algo)
     if ignored := settings_without_effect(run, algo):
         listed = "\n".join(f"  {line}" for line in ignored)
         print(f"purejaxppo: warning: settings without effect\n{listed}", file=sys.stderr)

@@ -7,3 +7,7 @@ class CheckpointError(ValueError):
 
 class DamagedCheckpointError(CheckpointError):
     """A checkpoint that is incomplete, or not what was written."""
+
+
+class OutOfMemoryError(RuntimeError):
+    """A program that does not fit the memory of its device; the message lists its buffers and what would fit."""

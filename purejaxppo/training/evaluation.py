@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from purejaxppo._util.aliases import Action, EnvState, KeyLike, Observation, PyTree, TreeDef
+from purejaxppo._util.aliases import Action, EnvState, KeyLike, Observation, PyTree, Shapes, TreeDef
 from purejaxppo._util.trees import add_time_axis, drop_time_axis, tree_where
 from purejaxppo.envs.masks import action_mask, has_action
 from purejaxppo.envs.spaces import Leaf, Space, normalized_leaves
@@ -155,6 +155,13 @@ def record(
     typed_key = as_key(key, "record")
     policy = (state.params, state.obs_moments)
     return _record(_player(algo), as_count(num_steps, "num_steps"), policy, jnp.bool_(greedy), typed_key)
+
+
+def evaluation_shapes(algo: Algorithm, num_episodes: int) -> Shapes:
+    """Return shapes and dtypes of the states and observations that `evaluate` holds at once; nothing is computed."""
+    player = _player(algo)
+    count = min(episodes_at_once(player), num_episodes)
+    return jax.eval_shape(partial(_start, player, count), jax.eval_shape(lambda: jax.random.key(0)))
 
 
 def _player(algo: Algorithm) -> Player:

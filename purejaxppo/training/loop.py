@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.core import Tracer
+from jax.stages import Compiled
 
-from purejaxppo._util.aliases import KeyLike
+from purejaxppo._util.aliases import KeyLike, Shapes
 from purejaxppo.config.schema import Hyperparams
 from purejaxppo.metrics import Metrics
 from purejaxppo.ppo import collect_rollout
@@ -202,6 +203,30 @@ def rollout(algo: Algorithm, state: TrainState, key: KeyLike) -> tuple[TrainStat
     if batch_shape(state):
         raise ValueError("rollout plays the environments of one run; use jax.vmap for the states of several")
     return _rollout(ByIdentity(algo.components), state, as_key(key, "rollout"))
+
+
+def state_shapes(algo: Algorithm, hyperparams: Hyperparams | None = None) -> Shapes:
+    """Return shapes and dtypes of the TrainState of an algorithm; nothing is computed."""
+    h = as_scalars(hyperparams, "state_shapes")
+    return _init.eval_shape(algo.init, jax.eval_shape(lambda: jax.random.key(0)), h)
+
+
+def rollout_shapes(algo: Algorithm, state: Shapes) -> Shapes:
+    """Return shapes and dtypes of the Transition [T, N, ...] of a rollout from `state`; nothing is computed."""
+    return _rollout.eval_shape(ByIdentity(algo.components), state, state.key)[1]
+
+
+def compile_chunk(algo: Algorithm, state: TrainState, hyperparams: Hyperparams | None, size: int) -> Compiled:
+    """Compile the program with which `iterate` runs chunks of `size` updates; it is kept for the first call.
+
+    Args:
+        algo: of `make_ppo`.
+        state: of one run.
+        hyperparams: scalars.
+        size: updates whose metrics the program has room for.
+    """
+    h = as_scalars(hyperparams, "compile_chunk")
+    return _chunk.lower(algo.update, size, h, state, jnp.int32(1)).compile()
 
 
 def raise_if_unhealthy(algo: Algorithm, state: TrainState, metrics: Metrics, first_update: int = 0) -> None:

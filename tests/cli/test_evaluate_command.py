@@ -90,3 +90,11 @@ def test_an_edited_config_is_not_used_and_draws_a_warning(folder, tmp_path, caps
     warning = capsys.readouterr().err.splitlines()
     assert warning[0].startswith("purejaxppo: warning: ")
     assert warning[1:] == ["  network.activation = 'relu': the policy has 'tanh'"]
+
+
+def test_an_evaluation_that_does_not_fit_the_memory_is_refused(monkeypatch, folder, capsys):
+    monkeypatch.setenv("PUREJAXPPO_MEMORY", "1000")
+    assert main(["evaluate", str(folder)]) == 3
+    message = capsys.readouterr().err
+    assert "parameters" in message
+    assert "environment states" in message

@@ -12,6 +12,7 @@ from purejaxppo.cli import main as main_module
 from purejaxppo.cli.commands import COMMANDS
 from purejaxppo.cli.main import main
 from purejaxppo.config.errors import UsageError
+from purejaxppo.training.errors import OutOfMemoryError
 
 
 def test_version(capsys):
@@ -64,7 +65,8 @@ def test_help_of_a_file_that_cannot_be_read_shows_the_defaults(capsys, tmp_path)
         (UsageError("not so"), 2, "purejaxppo: error: not so\n"),
         (OSError(28, "No space left on device"), 1, "No space left"),
         (KeyboardInterrupt(), 130, "purejaxppo: aborted\n"),
-        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory"), 1, "out of memory"),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory"), 3, "out of memory"),
+        (OutOfMemoryError("needs 4 GB"), 3, "needs 4 GB"),
         (BrokenPipeError(), 141, ""),
     ],
 )

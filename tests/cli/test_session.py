@@ -155,3 +155,16 @@ def test_a_closed_pipe_does_not_stop_the_run(tiny, tmp_path):
     process.stdout = None
     assert finish(process)[0] == 128 + signal.SIGTERM
     assert {entry.name for entry in folder.iterdir()} == RUN_FILES
+
+
+def test_a_device_that_runs_out_of_memory_ends_the_run_with_a_forecast(monkeypatch, capsys, tiny, tmp_path):
+    def iterate(*_, **__):
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes")
+
+    faked(monkeypatch)
+    monkeypatch.setattr("purejaxppo.training.loop.iterate", iterate)
+    monkeypatch.setattr("purejaxppo.training.memory.settings_that_fit", lambda *_: ["config.num_envs = 4"])
+    assert main(["train", str(tiny), "--out", str(tmp_path / "run")]) == 3
+    message = capsys.readouterr().err
+    for part in ("allocating 8 bytes", "parameters and optimizer state", "config.num_envs = 4"):
+        assert part in message

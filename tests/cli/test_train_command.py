@@ -269,3 +269,14 @@ def test_the_cpu_is_prepared_for_the_size_of_the_run(monkeypatch, tiny, nothing_
     monkeypatch.setattr("purejaxppo.devices.cpu.prepare_cpu", lambda *given: asked.append(given))
     assert problems_of("train", tiny, "--num-devices", "1000", *args)
     assert asked == [(64, None, fast)]
+
+
+def test_a_run_that_does_not_fit_the_memory_leaves_nothing(monkeypatch, nothing_runs, capsys, tmp_path):
+    monkeypatch.setenv("PUREJAXPPO_MEMORY", str(10**10))
+    out = tmp_path / "run"
+    args = ["train", "configs/catch.toml", "--network.hidden-sizes", "100000", "100000", "--out", str(out)]
+    assert main(args) == 3
+    message = capsys.readouterr().err
+    for part in ("parameters and optimizer state", "240 GB", "rollout", "network.hidden_sizes = [6250, 6250]"):
+        assert part in message
+    assert not out.exists()
