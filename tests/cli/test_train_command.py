@@ -114,7 +114,7 @@ def test_a_file_that_cannot_be_read(tmp_path, nothing_runs, content):
     assert {kind for _, kind in problems_of("train", path)} == {"file"}
 
 
-# ---- which settings
+# ---- choice of the settings
 
 
 def test_a_config_is_a_file_a_shipped_name_or_an_environment(tiny, tmp_path):

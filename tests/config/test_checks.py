@@ -24,7 +24,7 @@ def divisors(n: int) -> list[int]:
     return [d for d in range(1, n + 1) if n % d == 0]
 
 
-# ---- what must fit together
+# ---- settings that must fit together
 
 
 @pytest.mark.parametrize(("num_envs", "num_steps", "m"), [(64, 128, 3), (63, 128, 1000), (10, 7, 4), (3, 5, 100)])
@@ -108,7 +108,7 @@ def test_trpo_needs_a_separate_critic_and_has_its_own_objective():
     assert not find_problems(Config(objective="kl"), NetworkConfig(shared_torso=True))
 
 
-# ---- all at once
+# ---- all problems at once
 
 
 def test_all_problems_come_in_one_error():

@@ -68,7 +68,7 @@ def test_no_flag_for_a_version_of_jax_that_may_not_know_it(monkeypatch, version)
     assert xla_flags(128, fast_flags=True) == {}
 
 
-# ---- preparing
+# ---- prepare_cpu
 
 
 def test_flags_of_the_user_stay_and_each_flag_is_added_once(before_start, monkeypatch):
@@ -130,7 +130,7 @@ def test_a_script_prepares_its_cpu_by_one_call():
     assert done.stdout.split() == [str(cpu.count_cores()), *flags], done.stderr
 
 
-# ---- too late
+# ---- JAX has started
 
 
 def test_preparing_after_jax_has_started_warns_and_changes_nothing(monkeypatch):
@@ -161,7 +161,7 @@ def test_no_warning_on_a_gpu(monkeypatch):
     assert not caught
 
 
-# ---- the compiler survives
+# ---- compilation of every environment
 
 COMPILE = """
 import sys

@@ -154,7 +154,7 @@ def test_only_masked_environments_are_played_and_none_while_tracing(monkeypatch:
         check_env(probes.masked())
 
 
-# --- conform, what it mends and what it refuses -----------------------------------------------------------
+# --- conform: corrections and errors ----------------------------------------------------------------------
 
 
 def still(obs: Any, space: Any, state: Any = 0, actions: Any = None, **parts: Any) -> Env:

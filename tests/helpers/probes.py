@@ -20,7 +20,7 @@ from purejaxppo.envs.wrappers.episodes import time_limit
 quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
-# --- playing them -----------------------------------------------------------------------------------------
+# --- playing ----------------------------------------------------------------------------------------------
 
 
 def rollout(
@@ -70,7 +70,7 @@ def integer(i: int) -> jax.Array:
     return jnp.asarray(i, jnp.int32)
 
 
-# --- one step, or a few -----------------------------------------------------------------------------------
+# --- one step, or two -------------------------------------------------------------------------------------
 
 
 def _flag(value: Any) -> jax.Array:
@@ -188,7 +188,7 @@ def endless(limit: int = 10) -> Env:
     return time_limit(env, limit)
 
 
-# --- a chain solved exactly -------------------------------------------------------------------------------
+# --- a chain with an exact solution -----------------------------------------------------------------------
 
 
 class Tabular(NamedTuple):

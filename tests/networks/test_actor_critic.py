@@ -309,7 +309,7 @@ def test_acting_exports_with_a_symbolic_number_of_environments(kind, observation
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-# --- modules of one's own ---------------------------------------------------------------------------------------------
+# --- modules of the user ----------------------------------------------------------------------------------------------
 
 
 CONFIG = Config(num_envs=4, num_steps=8, num_epochs=1, num_minibatches=2, total_timesteps=64)
@@ -360,7 +360,7 @@ def test_a_value_of_the_wrong_shape_is_named():
         one_update(four_actions(), from_module(Wrong(), four_actions()))
 
 
-# --- rollout and replay -----------------------------------------------------------------------------------------------
+# --- rollout and update -----------------------------------------------------------------------------------------------
 
 
 def test_images_are_stored_in_bytes_in_the_rollout():
@@ -409,7 +409,7 @@ def test_the_first_ratio_is_one(env, options):
         assert np.take_along_axis(np.asarray(rollout.obs["action_mask"]), rollout.action[..., None], -1).all()
 
 
-# --- what is refused --------------------------------------------------------------------------------------------------
+# --- errors -----------------------------------------------------------------------------------------------------------
 
 
 ASYMMETRIC = {"actor": box(-1, 1, (3,)), "critic": box(-1, 1, (4,))}

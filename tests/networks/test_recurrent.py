@@ -79,7 +79,7 @@ def step_by_step(apply, params, rnn_state, obs, is_first):
     return rnn_states, jax.tree.map(lambda *x: jnp.stack(x), *outputs)
 
 
-# --- rollout and replay ----------------------------------------------------------------------------------------------
+# --- rollout and recomputation ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -265,7 +265,7 @@ def test_lru_is_stable_at_every_radius():
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
 
 
-# --- PPO on top ------------------------------------------------------------------------------------------------------
+# --- PPO -------------------------------------------------------------------------------------------------------------
 
 CONFIG = Config(num_envs=4, num_steps=8, num_epochs=2, num_minibatches=2, sequence_length=4, total_timesteps=64)
 

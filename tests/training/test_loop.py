@@ -242,7 +242,7 @@ def test_the_error_names_the_environment_and_the_step_of_a_nan(kind, count):
     assert (fault.kind, fault.update, fault.step, fault.count) == (kind, 2, 3, count)
 
 
-# --- own updates ------------------------------------------------------------------------------------------------------
+# --- replaced updates -------------------------------------------------------------------------------------------------
 
 BROKEN = {
     "a dict": (lambda s, m: {"state": s}, r"must return the pair \(state, metrics\), but it returned a dict"),

@@ -33,7 +33,7 @@ def mnist(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load_mnist, "load_mnist", lambda: ((images, labels), (images, labels)))
 
 
-# --- which there are --------------------------------------------------------------------------------------
+# --- ids --------------------------------------------------------------------------------------------------
 
 
 def test_the_ids_read_from_the_source_are_those_of_the_registry() -> None:
@@ -63,7 +63,7 @@ def test_environments_registered_by_the_user_are_found(registered: str) -> None:
     assert make(registered).action_space == Discrete(2)
 
 
-# --- each of them -----------------------------------------------------------------------------------------
+# --- every environment ------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("mnist")
@@ -365,7 +365,7 @@ def test_discrete_spaces_that_do_not_begin_at_0_are_shifted(key: jax.Array) -> N
     np.testing.assert_array_equal(timestep.obs, [0, 0, 1])
 
 
-# --- what cannot be had -----------------------------------------------------------------------------------
+# --- missing packages and data ----------------------------------------------------------------------------
 
 
 def test_a_suite_that_cannot_be_imported_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
