@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import jax
-from jax import Array
 
 from purejaxppo import hooks
-from purejaxppo._util.aliases import PRNGKey
 from purejaxppo.batching.plan import make_plan
-from purejaxppo.batching.shuffles import SHUFFLES
+from purejaxppo.batching.shuffles import SHUFFLES, Shuffle
 from purejaxppo.config.schema import Config
 from purejaxppo.envs.auto_reset import auto_reset
 from purejaxppo.envs.protocol import Env, VecEnv
 from purejaxppo.envs.spaces import normalized_leaves
 from purejaxppo.envs.wrappers.actions import clip_action
-from purejaxppo.functional.bindings import OBJECTIVES, TARGETS
+from purejaxppo.functional.bindings import OBJECTIVES, TARGETS, Objective, TargetFn
 from purejaxppo.networks.protocol import Network, check_fit
 from purejaxppo.optimizer import MakeOptimizer, make_optimizer
 from purejaxppo.ppo import init, update
@@ -29,9 +26,9 @@ def make_ppo(
     network: Network,
     config: Config | None = None,
     *,
-    objective: Callable[..., Array] | None = None,
-    target_fn: Callable[..., tuple[Array, Array]] | None = None,
-    shuffle: Callable[[PRNGKey, int], Array] | None = None,
+    objective: Objective | None = None,
+    target_fn: TargetFn | None = None,
+    shuffle: Shuffle | None = None,
     optimizer: MakeOptimizer | None = None,
     auxiliary_loss: hooks.AuxiliaryLoss | None = None,
     intrinsic: hooks.IntrinsicReward | None = None,

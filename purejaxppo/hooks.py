@@ -13,7 +13,9 @@ from jax.core import Tracer
 
 from purejaxppo._util.aliases import Observation, Params, PRNGKey, PyTree, Shapes
 from purejaxppo.batching.samples import Batch, Transition
+from purejaxppo.batching.shuffles import Shuffle
 from purejaxppo.config.schema import Hyperparams
+from purejaxppo.functional.bindings import Objective, TargetFn
 
 AuxiliaryLoss = Callable[[Params, Batch, Hyperparams], Array]
 """(params, batch, hyperparams) -> a scalar that is added to the loss (13). `batch.next_obs` holds the observation after
@@ -45,7 +47,7 @@ def no_metrics(state: PyTree, rollout: Transition, batch: Batch, h: Hyperparams)
     return {}
 
 
-def check_objective(objective: Callable[..., Array]) -> Callable[..., Array]:
+def check_objective(objective: Objective) -> Objective:
     """Return `objective` with a check of its result: one surrogate per sample, finite at ratios near 1."""
 
     def checked(ratio: Array, advantage: Array, kl: Array, h: Hyperparams) -> Array:
@@ -59,10 +61,10 @@ def check_objective(objective: Callable[..., Array]) -> Callable[..., Array]:
     return checked
 
 
-def check_target_fn(target_fn: Callable[..., tuple[Array, Array]]) -> Callable[..., tuple[Array, Array]]:
+def check_target_fn(target_fn: TargetFn) -> TargetFn:
     """Return `target_fn` with a check of its result: advantages and targets [T, N], finite for finite rewards."""
 
-    def checked(rewards: Array, *rest: Array | Hyperparams | int) -> tuple[Array, Array]:
+    def checked(rewards: Array, *rest: PyTree) -> tuple[Array, Array]:
         result = target_fn(rewards, *rest)
         _expect("target_fn", (rewards, rewards), result)
         return result
@@ -73,7 +75,7 @@ def check_target_fn(target_fn: Callable[..., tuple[Array, Array]]) -> Callable[.
     return checked
 
 
-def check_shuffle(shuffle: Callable[[PRNGKey, int], Array], size: int) -> Callable[[PRNGKey, int], Array]:
+def check_shuffle(shuffle: Shuffle, size: int) -> Shuffle:
     """Return `shuffle` with a check of its result: a permutation of 0..size-1, int32 [size].
 
     Args:

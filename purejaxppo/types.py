@@ -1,4 +1,4 @@
-"""State, rollout, batch and algorithm: the types that the page passes around, with their shapes."""
+"""State and algorithm, with the shapes of their fields; the types of samples are those of `batching/samples.py`."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ from purejaxppo._util.aliases import (
 from purejaxppo.batching.plan import Plan
 from purejaxppo.batching.samples import Batch as Batch
 from purejaxppo.batching.samples import Transition as Transition
+from purejaxppo.batching.shuffles import Shuffle
 from purejaxppo.config.schema import Config, Hyperparams
 from purejaxppo.envs.protocol import Env, VecEnv
+from purejaxppo.functional.bindings import Objective, TargetFn
 from purejaxppo.functional.episode_stats import EpisodeStats
 from purejaxppo.functional.kl_control import Control
 from purejaxppo.functional.running_stats import RewardScaler, RunningMoments
@@ -58,9 +60,9 @@ class Components(NamedTuple):
     env: VecEnv
     network: Network
     config: Config
-    objective: Callable[..., Array]  # (ratio, advantage, kl, hyperparams) -> surrogate per sample, to be maximized
-    target_fn: Callable[..., tuple[Array, Array]]  # see `purejaxppo.functional.bindings.TargetFn`
-    shuffle: Callable[[PRNGKey, int], Array]  # (key, size) -> permutation of 0..size-1, int32 [size]
+    objective: Objective
+    target_fn: TargetFn
+    shuffle: Shuffle
     normalized: tuple[bool | tuple[bool, ...], ...]  # for each leaf of an observation: is it normalized?
     optimizer: Optimizer
     auxiliary_loss: AuxiliaryLoss

@@ -78,7 +78,7 @@ def test_an_intrinsic_reward_of_zero_changes_nothing():
     jax.tree.map(np.testing.assert_array_equal, params, default()[0].params)
 
 
-def test_own_metrics_are_reported_by_name():
+def test_metrics_of_the_user_are_reported_by_name():
     def metrics_fn(state, rollout, batch, h):
         return {"mean_action": rollout.action.astype(jnp.float32).mean(), "rate": h.learning_rate}
 

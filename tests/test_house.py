@@ -77,7 +77,7 @@ def test_rooms_do_not_import_each_other_in_a_circle():
 
 
 @pytest.mark.parametrize("path", sorted(path for path in INSIDE if room(path) in ("functional", "distributions")))
-def test_the_mathematics_imports_jax_alone(path):
+def test_the_mathematics_imports_only_jax(path):
     packages = {name.split(".")[0] for name in imported(INSIDE[path])} - sys.stdlib_module_names
     assert packages <= {"jax", "numpy", "purejaxppo"}
     assert rooms_used(INSIDE[path]) <= {"_util", "functional"}

@@ -52,7 +52,7 @@ def test_sgd_moves_against_the_gradient_by_the_traced_rate():
         np.testing.assert_allclose(after[name], x - 0.25 * GRADIENT[name], rtol=1e-6)
 
 
-def test_weight_decay_with_a_mask_acts_on_the_kernels_alone():
+def test_weight_decay_with_a_mask_changes_the_kernels_only():
     """The difference of adamw with and without decay is -α λ θ where the mask is true, and 0 elsewhere."""
     mask = {"w": True, "b": False}
     decayed, plain_adam = (
@@ -64,7 +64,7 @@ def test_weight_decay_with_a_mask_acts_on_the_kernels_alone():
     np.testing.assert_array_equal(decayed["b"], plain_adam["b"])
 
 
-def test_frozen_layers_stay_and_the_others_learn():
+def test_frozen_layers_are_unchanged_and_the_others_learn():
     def label(params):
         return {name: "frozen" if name.startswith("critic") else "free" for name in params}
 

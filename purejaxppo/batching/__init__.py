@@ -1,4 +1,4 @@
-"""From a rollout to minibatches: sequences, burn-in, shuffles, gathering, microbatches.
+"""From a rollout to minibatches: samples, sequences, burn-in, shuffles, gathering, microbatches.
 
 Imports `_util`, `config` and `devices`.
 """

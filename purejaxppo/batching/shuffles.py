@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import isqrt
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from purejaxppo._util.aliases import PRNGKey
+
+Shuffle: TypeAlias = Callable[[PRNGKey, int], Array]  # (key, size) -> permutation of 0..size-1, int32 [size]
 
 ROUNDS = 8
 MIN_FACTOR = 4  # a smaller left half has too few bits to mix with
@@ -54,4 +57,4 @@ def feistel_permutation(key: PRNGKey, size: int) -> Array:
     return jax.lax.optimization_barrier((left * b + right).astype(jnp.int32))
 
 
-SHUFFLES: dict[str, Callable[[PRNGKey, int], Array]] = {"permutation": permutation, "hash": feistel_permutation}
+SHUFFLES: dict[str, Shuffle] = {"permutation": permutation, "hash": feistel_permutation}

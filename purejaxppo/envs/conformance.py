@@ -248,7 +248,7 @@ def check_env(env: Env | VecEnv, num_envs: int | None = None) -> None:
         problems.append("the state or the observation is weakly typed, which causes a second compile after a reload")
     if problems:
         text = "; ".join(problems)
-        raise ValueError(f"{describe(env)} does not keep to the protocol (conform(env) mends dtypes): {text}")
+        raise ValueError(f"{describe(env)} does not keep to the protocol (conform(env) corrects dtypes): {text}")
     if action_mask(env.observation_space) is not None:
         _check_masks(env)
 

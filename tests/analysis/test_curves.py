@@ -68,7 +68,7 @@ def test_points_divide_all_episodes_among_them(n):
 
 
 @pytest.mark.parametrize("n", [0, 1, 200, 1000])
-def test_a_curve_of_updates_averages_neighbors_and_leaves_out_what_is_not_finite(n):
+def test_a_curve_of_updates_averages_neighbors_and_excludes_non_finite_values(n):
     m = metrics(n)
     m["kl"][::7] = np.nan
     steps, values = update_curve(m, "kl")

@@ -92,7 +92,7 @@ def test_a_text_counted_by_hand():
 
 
 @pytest.mark.parametrize("assumed", [0.0, 1.0, 2.5])
-def test_a_loop_of_unknown_length_iterates_as_assumed_and_evaluates_its_condition_once_more(assumed):
+def test_a_loop_of_unknown_length_has_the_assumed_number_of_iterations(assumed):
     counted = count(TEXT.replace("KNOWN", "x=1").replace("OUTER", trips(3)), assumed)
     assert counted.unknown_loops == 1
     assert counted.kernels.get("add", 0) == 3 * assumed
@@ -141,7 +141,7 @@ ENTRY %main (a: f32[32,64], b: f32[64,8], i: f32[1,28,28,3], k: f32[3,3,3,16]) -
     assert counted.flops == 2 * 32 * 8 * 64 + 2 * (28 * 28 * 16) * (3 * 3 * 3)
 
 
-def test_an_update_in_place_moves_what_it_writes():
+def test_an_update_in_place_counts_the_bytes_it_writes():
     text = """
 %put (p0: f32[128,4], p1: f32[1,4], p2: s32[]) -> f32[128,4] {
   %p0 = f32[128,4]{1,0} parameter(0)

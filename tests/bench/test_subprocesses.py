@@ -14,7 +14,7 @@ def speaks(word, log):
     return len(word)
 
 
-def test_the_result_and_the_progress_come_back():
+def test_the_result_and_the_progress_are_returned():
     assert run_in_subprocess(operator.sub, 7, 3) == 4
     assert run_in_subprocess(os.getpid) != os.getpid()
     lines = []

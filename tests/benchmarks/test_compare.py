@@ -93,7 +93,7 @@ def test_fast_flags_and_flags_of_the_environment_reach_both_sides(monkeypatch):
     assert all(value in flags["ours"] for value in FAST_FLAGS.values())
 
 
-def test_flags_can_be_chosen_for_the_peer_alone():
+def test_flags_can_be_chosen_for_the_peer_only():
     flags = compare.flags_of(compare.spec_of("W1", 1)["config"], arguments("--flags=--xla_b=2", "--peer-flags="))
     assert flags["ours"].startswith("--xla_b=2 ")
     assert flags["peer"] == ""

@@ -102,7 +102,7 @@ def test_every_switch_takes_true_and_false_as_a_file_does(table):
             assert parsed("x", option.flag, word).settings == {table: {name: value}}
 
 
-def test_values_that_cannot_be_read_stay_text_for_the_checks():
+def test_values_that_cannot_be_read_are_kept_as_text_for_the_checks():
     result = parsed("x", "--num-envs", "many", "--scale-rewards", "yes", "--hidden-sizes", "64", "x")
     assert result.settings == {
         "config": {"num_envs": "many", "scale_rewards": "yes"},

@@ -32,7 +32,7 @@ def params_of(folder) -> list[float]:
 
 
 @pytest.mark.parametrize("num_updates", [1, 2, 7, 450])
-def test_every_update_is_logged_once_whatever_the_chunks(monkeypatch, tiny, tmp_path, num_updates):
+def test_every_update_is_logged_once_for_any_chunks(monkeypatch, tiny, tmp_path, num_updates):
     faked(monkeypatch)
     args = ["train", tiny, "--out", tmp_path / "run", "--config.total-timesteps", 128 * num_updates]
     assert main([str(arg) for arg in args]) == 0

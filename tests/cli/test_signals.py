@@ -82,7 +82,7 @@ def test_in_another_thread_nothing_is_installed():
     assert seen == [([], before)]
 
 
-def test_items_come_in_order_from_one_background_thread_and_errors_too():
+def test_items_and_errors_come_in_order_from_one_background_thread():
     def items():
         for i in range(3):
             yield i, threading.current_thread().name

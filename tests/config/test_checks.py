@@ -186,7 +186,7 @@ def test_ignored_hyperparameters_change_nothing_and_the_others_do(change):
     assert same == {name for name in base._fields if f"hyperparams.{name}" in ignored}
 
 
-def test_settings_are_ignored_by_what_reads_them():
+def test_ignored_settings_depend_on_the_functions_that_read_them():
     every = ignored_settings(Config(), NetworkConfig(), continuous=False)
     assert {"config.n_step", "config.sequence_length", "network.rnn_size", "network.log_std_init"} <= every.keys()
     assert "hyperparams.beta" in every

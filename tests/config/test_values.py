@@ -34,7 +34,7 @@ def problems_of(key, value):
 
 
 @pytest.mark.parametrize("key", [key for key in INTERVALS if not key.endswith("hidden_sizes")])
-def test_every_interval_holds_its_ends_and_nothing_beyond(key):
+def test_every_interval_contains_its_ends_and_nothing_beyond(key):
     table, _, name = key.rpartition(".")
     interval = INTERVALS[key]
     low, high = (float(x) for x in interval[1:-1].split(","))

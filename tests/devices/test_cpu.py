@@ -40,7 +40,7 @@ def before_start(monkeypatch):
 # ---- flags
 
 
-def test_flags_of_small_minibatches_come_on_top_of_those_of_all_sizes():
+def test_flags_of_small_minibatches_are_added_to_those_of_all_sizes():
     assert xla_flags() == xla_flags(SMALL_MINIBATCH + 1) == CPU_FLAGS
     assert xla_flags(SMALL_MINIBATCH) == CPU_FLAGS | SMALL_FLAGS
 
@@ -63,7 +63,7 @@ def test_fast_flags_are_added_to_the_others():
 
 
 @pytest.mark.parametrize("version", [(0, 6, 2), (0, 99, 0)])
-def test_no_flag_for_a_version_of_jax_that_may_not_know_it(monkeypatch, version):
+def test_untested_versions_of_jax_get_no_flags(monkeypatch, version):
     monkeypatch.setattr(jax, "__version_info__", version)
     assert xla_flags(128, fast_flags=True) == {}
 
@@ -71,7 +71,7 @@ def test_no_flag_for_a_version_of_jax_that_may_not_know_it(monkeypatch, version)
 # ---- prepare_cpu
 
 
-def test_flags_of_the_user_stay_and_each_flag_is_added_once(before_start, monkeypatch):
+def test_flags_of_the_user_are_kept_and_each_flag_is_added_once(before_start, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_a=1 --xla_cpu_prefer_vector_width=256")
     prepare_cpu(SMALL_MINIBATCH)
     prepare_cpu(SMALL_MINIBATCH)
@@ -96,7 +96,7 @@ def test_a_single_small_run_gets_one_device_and_anything_else_every_core(
     assert before_start == [("jax_num_cpu_devices", num_devices)]
 
 
-def test_a_number_of_devices_in_the_environment_stays(before_start, monkeypatch):
+def test_a_number_of_devices_in_the_environment_is_kept(before_start, monkeypatch):
     monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "3")
     prepare_cpu()
     assert before_start == []

@@ -289,7 +289,7 @@ def test_E6_the_distance_beyond_the_clip_is_steps_times_learning_rate():
     quoted("E6", f"{few:.2f}")
 
 
-def test_E6_a_kl_penalty_pulls_back_where_clipping_does_not():
+def test_E6_a_kl_penalty_pulls_ratios_back_and_clipping_does_not():
     ratios = two_samples(price)
     assert np.all(ratios[-1] < 1.25)
     assert np.abs(ratios[10:] - ratios[-1]).max() < 1e-3  # it has converged after ten steps

@@ -150,7 +150,7 @@ def test_nothing_that_looks_like_a_name_escapes_these_checks():
 
 
 @pytest.mark.parametrize("name", ERRATA)
-def test_each_erratum_names_a_test_of_its_own(name):
+def test_each_erratum_names_its_test(name):
     tests = [test for _, test in named_tests(block_of_erratum(name))]
     assert [test for test in tests if re.search(rf"(?<![A-Za-z0-9]){name}(?![0-9])", test)], tests
 

@@ -60,13 +60,13 @@ def test_your_own_environment_and_networks_train(script):
         assert (metrics.first_ratio_error < 1e-5).all()
 
 
-def test_links_lead_somewhere():
+def test_targets_of_links_exist():
     targets = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", TEXT)
     assert len(targets) >= 4
     assert [t for t in targets if not t.startswith("http") and not (ROOT / t).exists()] == []
 
 
-def test_links_to_sections_lead_to_headings():
+def test_links_to_sections_name_headings():
     found = re.findall(r"\]\(([^)#]+)#([^)]+)\)", TEXT)
     assert found
     for file, anchor in found:

@@ -46,7 +46,7 @@ def test_entries_are_complete_and_unique():
 
 
 @pytest.mark.parametrize(("file", "number", "before"), mentions())
-def test_an_arxiv_number_is_listed_with_the_author_and_year_that_stand_before_it(file, number, before):
+def test_an_arxiv_number_is_listed_with_the_author_and_year_that_precede_it(file, number, before):
     fields = BY_ARXIV[number]
     surname = fields["author"].split(",")[0]
     assert surname in before, f"{file}: {number} is by {surname}"
@@ -84,7 +84,7 @@ def formulas() -> list[tuple[str, str]]:
     return found
 
 
-def test_what_is_no_formula_exists():
+def test_names_without_a_formula_exist():
     assert {name.split(".")[1] for name, _ in formulas()} >= NO_FORMULA
 
 

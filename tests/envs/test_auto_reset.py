@@ -73,7 +73,7 @@ def test_auto_reset_matches_a_slow_loop(resets: str, key: jax.Array) -> None:
     assert expected["truncated"].any()
 
 
-def test_both_flags_at_once_terminated_wins_and_the_raw_environment_shows_both(key: jax.Array) -> None:
+def test_if_both_flags_are_set_terminated_wins(key: jax.Array) -> None:
     env = probes.scripted(terminate_at=(3,), truncate_at=(3,))
     _, timesteps = play(env, [integer(0)] * 3)
     assert bool(timesteps[2].terminated)
@@ -83,7 +83,7 @@ def test_both_flags_at_once_terminated_wins_and_the_raw_environment_shows_both(k
     assert not vec.truncated.any()
 
 
-def test_two_episodes_the_final_observation_is_before_the_reset(key: jax.Array) -> None:
+def test_the_final_observation_precedes_the_reset(key: jax.Array) -> None:
     env = probes.scripted(terminate_at=(), truncate_at=(3,))
     noise, obs, _, ts = rollout(env, jnp.zeros((6, 1), jnp.int32), key)
     times, final_times = np.asarray(ts.obs)[:, 0, 1], np.asarray(ts.final_obs)[:, 0, 1]
@@ -166,7 +166,7 @@ def test_environments_are_independent(key: jax.Array) -> None:
 
 
 @pytest.mark.parametrize("resets", RESETS)
-def test_states_that_hold_typed_keys_are_reset_too(resets: str, key: jax.Array) -> None:
+def test_states_with_typed_keys_are_reset(resets: str, key: jax.Array) -> None:
     env = probes.masked(num_actions=6, num_steps=3)
     vec = auto_reset(env, resets, pool_size=5)
 

@@ -14,7 +14,7 @@ from purejaxppo.envs.spaces import Discrete, MultiDiscrete, box
 DICT = {"a": Discrete(3), "b": MultiDiscrete((2, 2)), "c": box(-1, 1, (2,))}
 
 
-def test_masks_are_found_where_observations_carry_them():
+def test_masks_are_found_in_observations():
     mask, obs = jnp.ones(3, bool), jnp.zeros(2)
     assert action_mask(obs) is None
     assert action_mask({"x": obs, "actor": {"action_mask": mask}}) is None  # not asymmetric: a dict of any entries
@@ -50,7 +50,7 @@ def test_an_action_is_one_choice_of_every_component(space, shape, sizes):
 
 
 @FORMS
-def test_an_action_is_allowed_where_every_choice_of_it_is(space, shape, sizes):
+def test_an_action_is_allowed_if_all_its_choices_are(space, shape, sizes):
     masks = np.array(list(itertools.product((False, True), repeat=sum(sizes))))
     choices = np.array(list(itertools.product(*map(range, sizes))), np.int32)
     starts = np.cumsum(sizes) - sizes
@@ -77,7 +77,7 @@ def test_without_a_mask_everything_is_allowed():
     assert has_action(Discrete(2), None)
 
 
-def test_draws_are_uniform_over_what_is_allowed(key):
+def test_draws_are_uniform_over_allowed_actions(key):
     mask = {"a": jnp.asarray([True, False, True]), "b": jnp.asarray([False, True, True, True])}
     draws = quick_jit(jax.vmap(lambda k: sample_allowed(DICT, mask, k)))(jax.random.split(key, 20_000))
     np.testing.assert_allclose(np.bincount(draws["a"], minlength=3) / 20_000, [0.5, 0, 0.5], atol=0.02)

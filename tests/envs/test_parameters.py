@@ -38,7 +38,7 @@ def test_values_take_the_type_of_their_default() -> None:
     assert replace().gravity == 9.8
 
 
-def test_arrays_of_jax_are_taken_as_they_are() -> None:
+def test_arrays_of_jax_are_not_converted() -> None:
     gravity = jnp.float32(-3.0)
     assert replace(gravity=gravity).gravity is gravity
     np.testing.assert_array_equal(jax.vmap(lambda g: replace(gravity=g).gravity)(jnp.arange(3.0)), [0, 1, 2])

@@ -47,7 +47,7 @@ def test_without_a_similar_id_nothing_is_suggested(name: Any) -> None:
     assert repr(name) in str(error.value)
 
 
-def test_nearest_are_the_most_similar_whatever_the_case() -> None:
+def test_nearest_names_are_the_most_similar_in_any_letter_case() -> None:
     names = available()["gymnax"]
     assert nearest("CARTPOLE-V1", names)[0] == "CartPole-v1"
     assert nearest("learning_rat", ["gamma", "learning_rate", "lr"], n=1) == ["learning_rate"]

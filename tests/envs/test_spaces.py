@@ -145,7 +145,7 @@ def test_codes_are_stated_for_all_entries_or_for_some_and_are_never_normalized()
     assert normalized_leaves(encoded) == ((False, False, True, False),)
 
 
-def test_normalization_leaves_codes_within_a_vector_as_they_are() -> None:
+def test_normalization_does_not_change_codes_within_a_vector() -> None:
     moments = RunningMoments(jnp.full(3, 5.0), jnp.full(3, 4.0), jnp.float32(10))
     seen = normalize(moments, jnp.array([[1.0, 7.0, 0.0]]), only=normalized_leaves(box(0, 9, (3,), codes=[1, 0, 1])))
     np.testing.assert_allclose(seen, [[1, 1, 0]], rtol=1e-6)

@@ -194,7 +194,7 @@ def test_eq09_next_state_values_are_shifted_values_except_at_truncations(run):
     np.testing.assert_array_equal(found, expected)
 
 
-def test_next_state_values_call_the_network_once_per_truncation_of_the_most_truncated_environment():
+def test_next_state_values_call_the_network_once_per_truncation():
     asked = []
     final_value = lambda t: jax.debug.callback(lambda: asked.append(1)) or jnp.zeros(t.shape)  # noqa: E731
     for worst in (0, 1, 3):

@@ -39,7 +39,7 @@ def test_episode_summary_matches_a_python_loop(run, end):
         assert all(value.dtype == jnp.float32 and value.shape == () for value in summary)
 
 
-def test_episode_summary_counts_an_episode_over_two_blocks_whole_and_ignores_the_unfinished():
+def test_episode_summary_counts_finished_episodes_over_two_blocks_only():
     state = init_episode_stats(2)
     state, summary = summarize_episodes(state, jnp.ones((5, 2)), jnp.zeros((5, 2), bool))
     assert float(summary.num_episodes) == 0

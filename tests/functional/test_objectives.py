@@ -164,7 +164,7 @@ def test_eq07_infinite_ratio_is_bounded_for_positive_advantages_and_a_nan_stays_
 
 
 @pytest.mark.parametrize(("high", "dual"), [(None, np.inf), (0.5, np.inf), (1.0, 2.5), (0.05, 1.3)])
-def test_eq07_is_clipped_where_the_surrogate_has_lost_its_gradient(run, high, dual):
+def test_eq07_is_clipped_if_the_surrogate_has_no_gradient(run, high, dual):
     """The zeros of the derivative of (7) by the ratio at A ≠ 0, at the bounds too."""
     surrogate = lambda r: jnp.sum(obj.clipped_surrogate(r, jnp.asarray(A), EPS, high, dual))  # noqa: E731
     gradient = np.asarray(jax.grad(surrogate)(jnp.asarray(R)))

@@ -65,7 +65,7 @@ def pay(env: Env, action: Any, num_envs: int = 16) -> tuple[np.ndarray, np.ndarr
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_one_step_probes_pay_what_they_say(number: int) -> None:
+def test_one_step_probes_have_their_documented_rewards(number: int) -> None:
     sign = 2 * number - 1
     assert (pay(probes.constant_reward(), lambda obs: integer(number))[1] == 1).all()
     assert (pay(probes.reward_by_action(), lambda obs: integer(number))[1] == sign).all()
@@ -90,7 +90,7 @@ def test_many_actions_probe_pays_the_share_hit() -> None:
     assert len(np.unique(obs, axis=0)) > 4
 
 
-def test_longer_probes_pay_and_end_as_they_say() -> None:
+def test_longer_probes_have_their_documented_rewards_and_ends() -> None:
     obs, timesteps = play(probes.two_steps(), [integer(0)] * 2)
     assert [float(obs[0]), float(timesteps[0].obs[0])] == [0, 1]
     assert [float(t.reward) for t in timesteps] == [0, 1]

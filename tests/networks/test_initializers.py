@@ -64,7 +64,7 @@ def test_matrices_from_one_draw_are_uniform_and_independent(key):
         assert np.abs(pairs).max() < 0.02
 
 
-def test_matrices_from_one_draw_are_each_the_q_of_its_values(key):
+def test_each_matrix_from_one_draw_is_the_q_of_its_values(key):
     """Matrices with equally many rows share one padded loop; each is what a separate loop would give."""
     shapes = [(6, 6), (6, 1), (9, 4), (6, 3), (6, 6)]
     ours = batched_init(lambda key, draw: [orthogonal(1.0, draw)(key, shape) for shape in shapes])(key.copy())

@@ -243,7 +243,7 @@ def test_actions_of_any_shape_have_the_density_of_their_components(shape):
     np.testing.assert_array_equal(np.asarray(distribution.mode()["a"]).reshape(mean.shape), np.float32(mean))
 
 
-def test_tanh_policy_keeps_to_the_bounds_of_its_space():
+def test_actions_of_a_tanh_policy_are_within_bounds():
     low, high = np.float32([-1, 0, 5]), np.float32([1, 10, 6])
     network = mlp(env_of(box(-1, 1, (3,)), Box(low, high)), (8,), action_distribution="tanh_gaussian")
     params = {"params": params_of(network)["params"] | {"log_std": jnp.full(3, 2.0)}}

@@ -43,7 +43,7 @@ def own(num_logits=4, squeeze=True, after=lambda h: h, start=lambda n: ()):
         ),
     ],
 )
-def test_a_network_that_does_not_fit_is_refused_with_what_is_wrong(faults, message):
+def test_a_network_that_does_not_fit_is_refused_with_a_reason(faults, message):
     env = env_of(box(-1, 1, (2,)), Discrete(4))
     config = Config(num_envs=2, num_steps=4, num_minibatches=2)
     assert make_ppo(env, own(), config).network.initial_rnn_state(3) == ()

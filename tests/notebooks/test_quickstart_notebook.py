@@ -59,7 +59,7 @@ def test_a_reader_sees_no_warning(run):
     assert notebooks.warned(run) == []
 
 
-def test_nothing_is_installed_where_the_package_is_there(cells, facts):
+def test_nothing_is_installed_if_the_package_is(cells, facts):
     assert "%pip install" in cells["install"].source
     assert not cells["install"].outputs
     assert facts["python"] == sys.executable

@@ -20,7 +20,7 @@ ARRAYS = {
 }
 
 
-def test_what_was_written_is_read(tmp_path):
+def test_written_arrays_are_read_back(tmp_path):
     write_arrays(tmp_path / "f", ARRAYS, {"text": "ä"})
     arrays, metadata = read_arrays(tmp_path / "f")
     assert metadata["text"] == "ä"

@@ -167,7 +167,7 @@ def faulty(kind, at=2):
 
 
 @pytest.mark.parametrize(("kind", "step"), [("observation", 3), ("reward", 2)])
-def test_the_error_names_an_environment_that_returns_nan_and_other_episodes_are_kept(kind, step):
+def test_the_error_names_an_environment_that_returns_nan(kind, step):
     """A faulty episode stops before its fault and is unfinished; no result is NaN."""
     algo, state = ready(faulty(kind))
     with pytest.raises(
@@ -232,7 +232,7 @@ def test_very_many_episodes_are_played_in_batches_that_fit(monkeypatch):
     assert evaluation.episodes_at_once(evaluation._player(algo)) == 2
 
 
-def test_each_of_several_policies_is_played_with_its_own_parameters_and_key():
+def test_each_of_several_policies_is_played_with_its_parameters_and_key():
     algo, state = ready(scripted(terminate_at=(3,), truncate_at=()))
     states = [always(state, action) for action in (0, 1, 2)]
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *((s.params, s.obs_moments) for s in states))

@@ -36,7 +36,7 @@ def test_the_first_cause_is_named(changes, parts):
         assert part in message
 
 
-def test_the_environment_comes_before_what_it_causes():
+def test_faults_of_the_environment_precede_those_they_cause():
     changes = {"nonfinite_rewards": 1.0, "policy_loss": NAN, "total_loss": NAN, "nonfinite_parameters": 9.0}
     assert "parameter" not in find_fault(SOUND | changes, "Toy")
 

@@ -52,7 +52,7 @@ BAD_LOSS = {"value_loss": np.inf, "total_loss": np.inf}
         ({"grad_norm": np.nan}, ("loss", 2, -1, 0), "grad_norm became nan"),
     ],
 )
-def test_the_cause_is_named_and_not_what_follows_from_it(change, fault, text):
+def test_the_cause_is_named_and_not_its_consequences(change, fault, text):
     found = find_fault(metrics({}, change, {"nonfinite_rewards": 1}), "Pole")
     assert (found.kind, found.update, found.step, found.count) == fault
     assert re.search(text, found.message)

@@ -261,7 +261,7 @@ def test_a_replaced_update_with_another_result_is_an_error(mistake):
             run()
 
 
-def test_own_metrics_may_be_a_dict_of_arrays():
+def test_metrics_of_a_replaced_update_may_be_a_dict_of_arrays():
     def update(state, h):
         state, metrics = ALGO.update(state, h)
         return state, {"kl": metrics.kl, "pair": jnp.stack([metrics.kl, metrics.entropy])}

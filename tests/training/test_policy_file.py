@@ -59,7 +59,7 @@ def test_metadata_is_restored(saved):
     assert metadata["config"] == "[config]\nnum_envs = 3\n"
 
 
-def test_equal_policies_are_equal_bytes_whatever_the_order_of_metadata(saved, tmp_path):
+def test_equal_policies_give_equal_bytes_for_any_order_of_metadata(saved, tmp_path):
     texts = {"config": "[config]\nnum_envs = 3\n", **{f"text{i}": "x" * i for i in range(20)}, "env": "CartPole-v1"}
     for name, ordered in (("a", texts), ("b", dict(reversed(texts.items())))):
         save_policy(tmp_path / name, saved[1], ordered)

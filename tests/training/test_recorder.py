@@ -131,7 +131,7 @@ def test_interval_off_saves_only_on_request(made, clock):
     assert kept(folder) == [3]
 
 
-def test_a_checkpoint_records_the_length_of_the_metrics_file_and_the_policy_is_saved(made):
+def test_a_checkpoint_records_the_length_of_the_metrics_file(made):
     recorder, folder, said = made(Interval())
     recorder.write([{"a": 1.0}, {"a": 2.0}])
     assert recorder.save(state_at(2), Position(2, 12.5))

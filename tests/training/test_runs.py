@@ -21,7 +21,7 @@ def test_an_algorithm_has_the_settings_of_its_run():
     assert (algo.config, algo.env.name) == (run.config, "CartPole-v1")
 
 
-def test_every_problem_comes_at_once():
+def test_every_problem_is_reported_at_once():
     run = Run("CartPole-v1", config=Config(num_minibatches=3, num_devices=64), network=NetworkConfig(kind="cnn"))
     known = Problem("hyperparams.gamma", " = 2", "range")
     assert problems_of(run, [known]) == {

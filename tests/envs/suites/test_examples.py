@@ -52,7 +52,7 @@ def test_positions_are_those_of_cart_pole():
     np.testing.assert_array_equal(seen.observation_space.low, whole.observation_space.low[[0, 2]])
 
 
-def test_nim_is_won_from_every_start_by_leaving_multiples_and_masks_what_is_not_there():
+def test_nim_is_won_from_every_start_and_masks_impossible_moves():
     env = make("Nim-v1", max_pile=7, max_take=2)
     starts, firsts = quick_jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(1), 200))
     assert set(np.asarray(starts).tolist()) == {1, 2, 4, 5, 7}

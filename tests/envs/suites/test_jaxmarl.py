@@ -47,7 +47,7 @@ def test_an_episode_of_mpe_has_26_steps_and_is_truncated(spread) -> None:
     assert not np.array_equal(spread.obs[25], spread.final_obs[25])  # the value of final_obs is bootstrapped
 
 
-def test_columns_are_agents_that_know_their_number(spread) -> None:
+def test_columns_are_agents_that_observe_their_number(spread) -> None:
     np.testing.assert_array_equal(spread.obs[:, :, 18:], np.broadcast_to(np.tile(np.eye(3), (2, 1)), (27, 6, 3)))
 
 

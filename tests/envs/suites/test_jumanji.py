@@ -66,7 +66,7 @@ def test_the_counter_is_a_share_of_the_limit() -> None:
     assert seen.truncated[4].all()
 
 
-def test_a_suite_truncates_by_itself_where_rewards_depend_on_the_clock() -> None:
+def test_the_clock_of_the_suite_is_kept_if_rewards_depend_on_it() -> None:
     ts = play(make("jumanji/SearchAndRescue-v0", time_limit=7), 8, 2).ts
     assert (first_end(ts.truncated) == 7).all()
     assert not ts.terminated.any()

@@ -52,7 +52,7 @@ def test_observations_are_within_their_space(observation: str) -> None:
     assert space.codes.all() == (observation != "rgb")
 
 
-def test_the_state_holds_no_images() -> None:
+def test_the_state_contains_no_images() -> None:
     env = make("navix/Navix-FourRooms-v0")
     state = jax.eval_shape(env.reset, jax.random.key(0))[0]
     with suite_code():

@@ -35,7 +35,7 @@ from purejaxppo.envs.wrappers.observations import (
     [lambda env: env, flatten_observation, lambda env: frame_stack(flatten_observation(env), 2)],
     ids=["alone", "flatten", "flatten and stack"],
 )
-def test_a_mask_of_the_state_forbids_what_it_should(wrap: Any) -> None:
+def test_a_mask_from_the_state_forbids_actions(wrap: Any) -> None:
     env = wrap(with_action_mask(hidden_mask(), of_state))
     check_env(env)
     space: Any = env.observation_space
@@ -47,7 +47,7 @@ def test_a_mask_of_the_state_forbids_what_it_should(wrap: Any) -> None:
         assert (seen["action_mask"] >= seen["observation"][..., -6:].astype(bool)).all()  # the wanted action is allowed
 
 
-def test_a_policy_never_does_what_a_mask_of_the_state_forbids() -> None:
+def test_a_policy_never_takes_an_action_that_a_mask_from_the_state_forbids() -> None:
     """A forbidden action would end the episode; every episode lasts four steps."""
     env = frame_stack(flatten_observation(with_action_mask(hidden_mask(), of_state)), 2)
     network = pp.make_network(env, pp.NetworkConfig(hidden_sizes=(8,)))
@@ -56,7 +56,7 @@ def test_a_policy_never_does_what_a_mask_of_the_state_forbids() -> None:
     np.testing.assert_array_equal(metrics.episode_length_mean, [4, 4])
 
 
-def test_a_mask_of_the_state_is_the_one_that_the_observation_had() -> None:
+def test_a_mask_from_the_state_equals_that_of_the_observation() -> None:
     """For every form of the observation: at reset, at every step and before the reset."""
     actions = [integer(0)] * 3
     first, steps = play(probes.masked(), actions)
@@ -143,7 +143,7 @@ def dead_end(actions: Any, shape: Any, outside: bool | None = None) -> Env:
     ],
     ids=["discrete", "numbers", "concatenated", "tuple", "part of a dict", "compound"],
 )
-def test_a_dead_end_allows_every_action_and_other_masks_stay(actions: Any, shape: Any) -> None:
+def test_a_dead_end_allows_every_action_and_other_masks_are_unchanged(actions: Any, shape: Any) -> None:
     closed = dead_end(actions, shape)
     with pytest.raises(ValueError, match=r"always_some_action\(env\)"):
         check_env(closed)

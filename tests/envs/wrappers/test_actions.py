@@ -28,7 +28,7 @@ from purejaxppo.envs.wrappers.observations import (
 )
 
 
-def test_clip_action_clips_boxes_at_their_own_bounds_wherever_they_are() -> None:
+def test_clip_action_clips_every_box_of_a_space_to_its_bounds() -> None:
     env = clip_action(probes.reward_by_distance(target=0.5, bound=2.0))
     assert env.action_space == box(-2, 2, (1,))
     rewards = [play(env, [jnp.array([a])])[1][0].reward for a in (5.0, 2.0, 1.0, -7.0)]
@@ -79,7 +79,7 @@ def test_sticky_actions_repeat_the_action_carried_out_with_the_given_probability
             sticky_actions(probes.chain(), bad)
 
 
-def test_sticky_actions_never_carry_out_what_is_forbidden() -> None:
+def test_sticky_actions_never_carry_out_a_forbidden_action() -> None:
     # The inner wrapper shows the action that was carried out.
     env = sticky_actions(append_previous(probes.masked()), 0.5)
     obs, given, ts = wander(env, 500)
@@ -136,7 +136,7 @@ def test_masks_of_every_form_hold_for_sticky_actions(actions: Any, shape: Any, s
     assert (carried != code).any(-1).mean() > 0.1
 
 
-def test_actions_are_float32_whatever_the_bounds_are(key: jax.Array) -> None:
+def test_actions_are_float32_for_bounds_of_any_dtype(key: jax.Array) -> None:
     """NumPy makes Boxes of float64; without x64, JAX has only float32."""
     for wrap in (clip_action, rescale_action):
         env = probes.reward_by_distance(target=0.0)._replace(action_space=box(-3, 3, (1,), np.float64))
@@ -157,7 +157,7 @@ def test_actions_are_float32_whatever_the_bounds_are(key: jax.Array) -> None:
     assert seen == [jnp.float64, jnp.float64]
 
 
-def test_clip_action_takes_a_batch_and_leaves_environments_without_a_box_as_they_are() -> None:
+def test_clip_action_accepts_a_batch_and_returns_environments_without_a_box_unchanged() -> None:
     vec = clip_action(auto_reset(probes.reward_by_distance(target=0.5)))
     state, _ = vec.reset(jax.random.key(0), 3)
     noise = jax.tree.map(lambda x: x[0], vec.noise(jax.random.key(1), 1, 3))

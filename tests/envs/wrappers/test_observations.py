@@ -134,7 +134,7 @@ def test_mask_observation_keeps_the_named_entries_in_their_order() -> None:
             mask_observation(probes.chain(), bad)
 
 
-def test_errors_advise_what_helps() -> None:
+def test_errors_suggest_a_wrapper() -> None:
     """Flattening makes a vector of an image only on request, and never of asymmetric observations."""
     with pytest.raises(ValueError, match=r"needs a vector as observation.*use flatten_observation before it") as error:
         mask_observation(nested(), (0,))
