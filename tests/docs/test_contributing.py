@@ -28,6 +28,13 @@ def test_files_and_folders_named_exist():
     assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
+def test_tables_named_are_defined_in_the_file_named():
+    named = re.findall(r"`([A-Z_]+)` (?:of|in) `([\w/]+\.py)`", TEXT)
+    assert len(named) >= 7
+    for name, path in named:
+        assert re.search(rf"^{name}\b.* = ", (ROOT / path).read_text(), re.M), (name, path)
+
+
 def test_make_targets_named_exist():
     targets = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.M))
     named = set(re.findall(r"(?:`|^    )make ([a-z-]+)", TEXT, re.M))
