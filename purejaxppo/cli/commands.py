@@ -5,10 +5,12 @@ from purejaxppo.cli.configs_command import Configs, run_configs
 from purejaxppo.cli.envs_command import Envs, run_envs
 from purejaxppo.cli.evaluate_command import Evaluate, run_evaluate
 from purejaxppo.cli.options import Command
+from purejaxppo.cli.resume_command import Resume, run_resume
 from purejaxppo.cli.train_command import Train, run_train
 
 COMMANDS = {
     "train": Command(Train, run_train),
+    "resume": Command(Resume, run_resume),
     "evaluate": Command(Evaluate, run_evaluate),
     "envs": Command(Envs, run_envs),
     "configs": Command(Configs, run_configs),

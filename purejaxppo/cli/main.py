@@ -12,12 +12,12 @@ from purejaxppo.cli.exit_codes import FAILED, FINISHED, OUT_OF_MEMORY, USAGE_ERR
 from purejaxppo.cli.help_text import command_help, general_help
 from purejaxppo.cli.options import Command, build_options, options_of
 from purejaxppo.cli.parser import parse
+from purejaxppo.cli.run_settings import default_run
 from purejaxppo.cli.signals import background_runs
 from purejaxppo.cli.streams import prepare_streams
-from purejaxppo.cli.train_command import default_run
 from purejaxppo.config.errors import ConfigError, UsageError
 from purejaxppo.config.names import suggestion
-from purejaxppo.training.errors import OutOfMemoryError
+from purejaxppo.training.errors import CheckpointError, OutOfMemoryError
 
 ABOUT = "Proximal Policy Optimization as pure JAX functions."
 
@@ -82,13 +82,13 @@ def _with_exit_code(run: Callable[[], int]) -> int:
     try:
         code = run()
         sys.stdout.flush()  # raises BrokenPipeError if the reader has gone
-        return _leave(code) if code > 128 else code
-    except (UsageError, ConfigError) as error:
+        return _leave(code) if code != FINISHED else code
+    except (UsageError, ConfigError, CheckpointError) as error:
         print(f"purejaxppo: error: {error}", file=sys.stderr)
         return USAGE_ERROR
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:  # its argument is the signal that came first
         print("purejaxppo: aborted", file=sys.stderr)
-        return _leave(128 + signal.SIGINT)
+        return _leave(128 + (error.args[0] if error.args else signal.SIGINT))
     except BrokenPipeError:  # as in `purejaxppo envs | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # otherwise Python complains when it flushes at exit
         return 128 + signal.SIGPIPE

@@ -16,6 +16,7 @@ class Argument(NamedTuple):
     """Marks a field as a positional argument: `file: Annotated[str, Argument("FILE")]`."""
 
     name: str  # shown in the usage line
+    unless: str = ""  # the option with which the argument may be left out
 
 
 class Interval(NamedTuple):
@@ -36,6 +37,7 @@ class Option(NamedTuple):
     default: Any  # MISSING if the value is required
     help: str
     argument: str = ""  # name of a positional argument; "" for an option
+    unless: str = ""  # key of the option with which the argument may be left out
     interval: str = ""  # of a number; "" if any is valid, or if the setting is checked with the file
     is_setting: bool = False  # belongs to the settings of a Run
 
@@ -62,9 +64,9 @@ def options_of(command: type, run: Run | None = None) -> list[Option]:
         if Settings in marks:
             found += _settings_options(run or Run())
             continue
-        argument = next((mark.name for mark in marks if isinstance(mark, Argument)), "")
+        argument = next((mark for mark in marks if isinstance(mark, Argument)), Argument(""))
         interval = next((mark.text for mark in marks if isinstance(mark, Interval)), "")
-        found.append(Option(field.name, hint, field.default, texts.get(field.name, ""), argument, interval))
+        found.append(Option(field.name, hint, field.default, texts.get(field.name, ""), *argument, interval))
     return found
 
 

@@ -50,7 +50,8 @@ class _Parser:
             else:
                 self._report(word, ": unexpected argument", "unknown")
         for missing in self.arguments:
-            if missing.default is MISSING and not self.unknown_took_words:
+            required = missing.default is MISSING and missing.unless not in self.result.values
+            if required and not self.unknown_took_words:
                 self._report(missing.argument, f": missing; {missing.help}", "missing")
         return self.result
 

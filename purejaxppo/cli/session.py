@@ -1,72 +1,86 @@
-"""A training session: train with a display, keep everything in the run folder, evaluate at the end."""
+"""A training session: train with a display, keep everything in the run folder, evaluate at the end.
+
+A session begins a run or continues one. Signals are collected from its start to its end: the first one ends training
+after the current chunk, and everything that was learned is saved.
+"""
 
 from __future__ import annotations
 
-import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from purejaxppo.cli.chunks import chunks
 from purejaxppo.cli.exit_codes import FAILED, FINISHED
 from purejaxppo.cli.output import tolerant_output
-from purejaxppo.cli.signals import collect_signals, in_background
+from purejaxppo.cli.signals import Received, collect_signals, in_background
 from purejaxppo.config.schema import Run
-from purejaxppo.training.faults import find_fault
+from purejaxppo.training.intervals import Interval
 from purejaxppo.training.results import EVALUATION_EPISODES, Outcome, evaluate_policy, evaluation_line, write_results
-from purejaxppo.training.run_folder import METRICS_FILE, POLICY_FILE
+from purejaxppo.training.run_folder import METRICS_FILE
 
 if TYPE_CHECKING:
-    from purejaxppo.metrics import Metrics
-    from purejaxppo.tracking.meter import Meter
     from purejaxppo.training.policy_file import Policy
     from purejaxppo.types import Algorithm, TrainState
 
-CHUNK_SECONDS = 0.7  # about the longest time between two updates of the display
+GRACE_SECONDS = 5.0  # a chunk that takes longer than this after a signal is given up
 
-MAX_CHUNK = 4096  # updates; the program has room for the metrics of a whole chunk
+EVALUATED = ("finished", "paused")  # how training may have ended if its policy is evaluated
 
 
-def run_session(run: Run, algo: Algorithm, folder: Path) -> int:
-    """Train, save the policy, evaluate it and write the results.
+class Start(NamedTuple):
+    """Where a session begins."""
+
+    num_updates: int = 0
+    state: TrainState | None = None  # None: the first state of the seed
+    metrics_bytes: int | None = None  # length of metrics.csv that is kept; None: it is a new file
+    seconds: float = 0.0  # of training before
+    overrides: tuple[dict[str, Any], ...] = ()  # settings that were changed since the run began
+
+
+class Limits(NamedTuple):
+    """What a session is to do."""
+
+    interval: Interval  # between checkpoints
+    num_updates: int = 0  # updates to train before it stops; 0: to the end of the run
+
+    def last(self, run: Run, start: Start) -> int:
+        """Return the number of updates at which the session stops."""
+        total = run.config.num_updates
+        return min(start.num_updates + self.num_updates, total) if self.num_updates else total
+
+
+def run_session(run: Run, algo: Algorithm, folder: Path, start: Start, limits: Limits) -> int:
+    """Train, save the state and the policy, evaluate it and write the results.
 
     Args:
         run: the settings.
         algo: what `purejaxppo.training.runs.build` returned for them.
-        folder: the run folder, which this process has claimed.
+        folder: the run folder, which this process has claimed and locked.
+        start: where to begin.
+        limits: how far to go, and how often to save.
 
     Returns:
         The exit code.
     """
-    with tolerant_output():
-        return _run_session(run, algo, folder)
+    with tolerant_output(), collect_signals() as received:
+        _announce(run, folder, start)
+        outcome = train_and_log(run, algo, folder, start, limits, received)
+        steps = outcome.num_updates * run.config.timesteps_per_update
+        first = f"compilation and first update: {outcome.seconds_first_update:.1f} s"
+        print(f"{outcome.status}: {steps:,} env steps in {outcome.seconds:.1f} s ({first})", flush=True)
+        outcome = _evaluate_and_write(run, algo, folder, outcome, received)
+        if folder.is_dir():
+            print(f"kept in {folder}: {', '.join(sorted(entry.name for entry in folder.iterdir()))}")
+        if outcome.message:
+            print(f"purejaxppo: {outcome.message}", file=sys.stderr)
+        return outcome.code
 
 
-def _run_session(run: Run, algo: Algorithm, folder: Path) -> int:
-    _announce(run, folder)
-    outcome = train_and_log(run, algo, folder)
-    _save(run, outcome, folder)
-    steps = outcome.num_updates * run.config.timesteps_per_update
-    first = f"compilation and first update: {outcome.seconds_first_update:.1f} s"
-    print(f"{outcome.status}: {steps:,} env steps in {outcome.seconds:.1f} s ({first})", flush=True)
-    evaluations: dict[str, dict[str, float]] = {}
-    try:
-        if outcome.status == "finished" and outcome.policy is not None:
-            for name in ("greedy", "sampled"):
-                greedy = name == "greedy"
-                evaluations[name] = evaluate_policy(algo, outcome.policy, run.seed, EVALUATION_EPISODES, greedy)
-                print(evaluation_line(name, evaluations[name]), flush=True)
-    finally:
-        write_results(folder, run, outcome, evaluations)
-    print(f"kept in {folder}: {', '.join(sorted(entry.name for entry in folder.iterdir()))}")
-    if outcome.message:
-        print(f"purejaxppo: {outcome.message}", file=sys.stderr)
-    return outcome.code
-
-
-def _announce(run: Run, folder: Path) -> None:
+def _announce(run: Run, folder: Path, start: Start) -> None:
     import jax
 
     device = jax.devices()[0]
@@ -74,105 +88,104 @@ def _announce(run: Run, folder: Path) -> None:
     config = run.config
     updates = f"{config.num_updates} updates of {config.num_envs} x {config.num_steps} steps"
     print(f"{run.env}, seed {run.seed}: {updates} on {kind}\nrun folder: {folder}", flush=True)
+    if start.num_updates:
+        print(f"continuing after update {start.num_updates}", flush=True)
 
 
-def _save(run: Run, outcome: Outcome, folder: Path) -> None:
-    from purejaxppo.training.policy_file import save_policy
-
-    if outcome.policy is not None:
-        save_policy(folder / POLICY_FILE, outcome.policy, run=run)
+def _warn(text: str) -> None:
+    print(f"purejaxppo: warning: {text}", file=sys.stderr, flush=True)
 
 
-def train_and_log(run: Run, algo: Algorithm, folder: Path) -> Outcome:
-    """Train chunk by chunk. The metrics of a chunk are in the folder before the next one ends."""
-    from purejaxppo.tracking.csv_file import csv_sink
-    from purejaxppo.tracking.meter import Meter
+def train_and_log(run: Run, algo: Algorithm, folder: Path, start: Start, limits: Limits, received: Received) -> Outcome:
+    """Train chunk by chunk. The metrics of a chunk are in the folder before the next one ends.
+
+    Args:
+        run: the settings.
+        algo: the algorithm.
+        folder: the run folder.
+        start: where to begin.
+        limits: how far to go, and how often to save.
+        received: signals that were received; it grows.
+    """
+    from purejaxppo.cli.run_log import RunLog
+    from purejaxppo.tracking.metrics_file import metrics_file
     from purejaxppo.tracking.progress import display
+    from purejaxppo.tracking.tolerant import never_raises
+    from purejaxppo.training.conditions import CONDITIONS, conditions
     from purejaxppo.training.memory import explain_exhaustion
+    from purejaxppo.training.recorder import Position, Recorder
 
-    total = run.config.num_updates * run.config.timesteps_per_update
-    log = _Log(run, Meter(total))
-    with collect_signals() as received, csv_sink(folder / METRICS_FILE) as write, display(total) as show:
-        said: list[int] = []
-
-        def poll() -> bool:
-            if received and not said:
-                said.append(received[0])
-                show.say("stopping after this chunk (Ctrl-C again stops at once)")
-            return False
-
-        with suppress(KeyboardInterrupt):  # the second Ctrl-C does not wait for the chunk
-            for state, metrics in in_background(explain_exhaustion(_chunks(run, algo), run, algo), poll):
-                write(log.add(state, metrics))
-                show.update(log.meter.report)
+    last = limits.last(run, start)
+    log = RunLog(run, start.state, Position(start.num_updates, start.seconds))
+    total = log.meter.report.total
+    with metrics_file(folder / METRICS_FILE, start.metrics_bytes) as csv, display(total) as show:
+        details = {"overrides": list(start.overrides), CONDITIONS: conditions()}
+        saved = None if start.state is None else start.num_updates
+        recorder = Recorder(folder, run, algo, csv, limits.interval, _warn, details, saved)
+        update, say = (never_raises(call, "the display", _warn) for call in (show.update, show.say))
+        items = chunks(run, algo, start.state, start.num_updates, last, recorder.updates_until_due)
+        try:
+            for state, metrics in in_background(explain_exhaustion(items, run, algo), _poll(received, say)):
+                with received.shield():  # the last state and the last row belong together
+                    rows = log.add(state, metrics)
+                    if log.fault:
+                        recorder.save(log.state, log.position)  # the last good state belongs to the rows before these
+                    recorder.write(rows)
+                update(log.meter.report)
                 if received or log.fault:
                     break
-    return log.outcome(received, folder)
+                recorder.save_if_due(log.state, log.position)
+        except KeyboardInterrupt:  # the second Ctrl-C does not wait for the chunk
+            pass
+        finally:
+            complete = recorder.save(log.state, log.position)
+    outcome = log.outcome(received, last, folder)
+    if recorder.failures:
+        _warn(f"{recorder.failures} attempts to write to {folder} failed")
+    return outcome if complete else _failed(outcome, recorder.last_error)
 
 
-class _Log:
-    """The progress of a run on the host: updates done, the last good policy, the first fault."""
+def _poll(received: list[int], say: Callable[[str], None]) -> Callable[[], bool]:
+    """Return a function that says when a signal came, and then returns whether to give up the current chunk."""
+    said: list[float] = []
 
-    def __init__(self, run: Run, meter: Meter):
-        self.run, self.meter = run, meter
-        self.started = time.monotonic()
-        self.done, self.kept, self.seconds_first_update = 0, 0, 0.0
-        self.policy: Policy | None = None
-        self.fault = ""
+    def poll() -> bool:
+        if received and not said:
+            said.append(time.monotonic())
+            say("stopping after this chunk (Ctrl-C again stops at once)")
+        return bool(said) and time.monotonic() - said[0] > GRACE_SECONDS
 
-    def add(self, state: TrainState, metrics: Metrics) -> list[dict[str, float]]:
-        """Take in the state after a chunk and its metrics, and return the rows up to the first fault."""
-        from purejaxppo.tracking.csv_file import rows_of
-        from purejaxppo.training.policy_file import Policy
-
-        size = self.run.config.timesteps_per_update
-        rows = rows_of(metrics, self.done, size, self.meter.report.seconds, time.monotonic() - self.started)
-        faults = [find_fault(row, self.run.env) for row in rows]
-        bad = next((i for i, fault in enumerate(faults) if fault), None)
-        if bad is None:
-            self.policy, self.kept = Policy(state.params, state.obs_moments), self.done + len(rows)
-        else:
-            self.fault, rows = faults[bad], rows[: bad + 1]
-        self.done += len(rows)
-        self.meter.measure(rows)
-        self.seconds_first_update = self.seconds_first_update or self.meter.report.seconds
-        return rows
-
-    def outcome(self, received: list[int], folder: Path) -> Outcome:
-        """Return how training ended, given the signals that were received."""
-        times = (self.done, self.meter.report.seconds, self.seconds_first_update, self.policy)
-        if self.fault:
-            return Outcome("diverged", FAILED, *times, self._fault_message())
-        if received and self.done < self.run.config.num_updates:
-            how = "" if self.policy is None else f"; to evaluate the policy: purejaxppo evaluate {folder}"
-            return Outcome("interrupted", 128 + received[0], *times, f"stopped before the end of the run{how}")
-        return Outcome("finished", FINISHED, *times, "")
-
-    def _fault_message(self) -> str:
-        steps = self.done * self.run.config.timesteps_per_update
-        place = f"update {self.done} of {self.run.config.num_updates} ({steps:,} env steps)"
-        kept = "no policy was kept" if self.policy is None else f"{POLICY_FILE} is the policy after update {self.kept}"
-        return f"{place}: {self.fault}\n{kept}"
+    return poll
 
 
-def _chunks(run: Run, algo: Algorithm) -> Iterator[tuple[TrainState, Metrics]]:
-    """Yield (state, metrics) after every hundredth of the run, or about every second if that is sooner."""
-    import jax
+def _failed(outcome: Outcome, error: str) -> Outcome:
+    """Return an outcome with the message that something was not saved."""
+    message = f"error: {error}"
+    return outcome._replace(code=FAILED, message=f"{outcome.message}\n{message}" if outcome.message else message)
 
-    from purejaxppo.training.loop import init_state, iterate
-    from purejaxppo.training.memory import check_update_memory
 
-    h, remaining = run.hyperparams, run.config.num_updates
-    size = min(math.ceil(remaining / 100), MAX_CHUNK)  # one program serves all chunks up to this length
-    state = init_state(algo, jax.random.key(run.seed), h)
-    check_update_memory(run, algo, state, size)
-    length, compiled = 1, False
-    while remaining > 0:
-        started = time.monotonic()
-        state, metrics = next(iterate(algo, state, h, num_updates=length, chunk=size))
-        yield state, metrics
-        remaining -= length
-        if compiled:  # the first chunk includes the compilation and says nothing about the speed
-            faster = CHUNK_SECONDS / max(time.monotonic() - started, 1e-3)
-            length = math.ceil(length * min(faster, 8.0))
-        length, compiled = min(length, size, remaining), True
+def _evaluate_and_write(run: Run, algo: Algorithm, folder: Path, outcome: Outcome, received: list[int]) -> Outcome:
+    """Evaluate the policy of a run that ended well, and write the results whatever happens meanwhile."""
+    evaluations: dict[str, dict[str, float]] = {}
+    try:
+        if outcome.status in EVALUATED and outcome.policy is not None and not received:
+            with suppress(KeyboardInterrupt):
+                items = _evaluations(run, algo, outcome.policy)
+                for name, evaluation in in_background(items, lambda: bool(received)):
+                    evaluations[name] = evaluation
+                    print(evaluation_line(name, evaluation), flush=True)
+    finally:
+        try:
+            write_results(folder, run, outcome, evaluations)
+        except OSError as error:
+            outcome = _failed(outcome, f"the results could not be written to {folder}: {error.strerror or error}")
+    if received and outcome.code == FINISHED:
+        message = f"stopped in the evaluation; to repeat it: purejaxppo resume {folder}"
+        outcome = outcome._replace(code=128 + received[0], message=message)
+    return outcome
+
+
+def _evaluations(run: Run, algo: Algorithm, policy: Policy) -> Iterator[tuple[str, dict[str, float]]]:
+    """Yield (name, figures) of the evaluation of the greedy and of the sampled policy."""
+    for name in ("greedy", "sampled"):
+        yield name, evaluate_policy(algo, policy, run.seed, EVALUATION_EPISODES, name == "greedy")

@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from types import FrameType
 from typing import TypeVar, cast
@@ -33,6 +33,7 @@ def in_background(items: Iterator[T], stop: Callable[[], bool]) -> Iterator[T]:
     """
     pool = ThreadPoolExecutor(1, WORKER)
     nothing = object()
+    future: Future = Future()
     try:
         while True:
             future = pool.submit(next, items, nothing)
@@ -44,7 +45,7 @@ def in_background(items: Iterator[T], stop: Callable[[], bool]) -> Iterator[T]:
                 return
             yield cast(T, item)
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.shutdown(wait=future.done(), cancel_futures=True)
 
 
 def background_runs() -> bool:
@@ -70,14 +71,35 @@ def abort_on_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+class Received(list[int]):
+    """Signals in the order of their arrival."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shielded = False  # a second stop signal waits
+        self.waiting = False
+
+    @contextmanager
+    def shield(self) -> Iterator[None]:
+        """Let a second stop signal raise KeyboardInterrupt at the end of the block, not in the middle of it."""
+        self.shielded = True
+        try:
+            yield
+        finally:
+            self.shielded = False
+        if self.waiting:
+            self.waiting = False
+            raise KeyboardInterrupt(self[0])
+
+
 @contextmanager
-def collect_signals() -> Iterator[list[int]]:
-    """Collect the signals that ask a run to stop in a list, in the order of their arrival.
+def collect_signals() -> Iterator[Received]:
+    """Collect the signals that ask a run to stop.
 
     A second stop signal raises KeyboardInterrupt with the first signal as its argument. SIGHUP stays ignored if it
-    was, as under `nohup`. In any thread but the main one the list stays empty.
+    was, as under `nohup`. In any thread but the main one nothing is collected.
     """
-    received: list[int] = []
+    received = Received()
     arrived: dict[int, float] = {}
     stops = [getattr(signal, name) for name in STOP_SIGNALS if hasattr(signal, name)]
     notices = [getattr(signal, name) for name in NOTICE_SIGNALS if hasattr(signal, name)]
@@ -90,7 +112,9 @@ def collect_signals() -> Iterator[list[int]]:
             return
         received.append(number)
         if sum(earlier in stops for earlier in received) > 1:
-            raise KeyboardInterrupt(received[0])
+            received.waiting = received.shielded
+            if not received.shielded:
+                raise KeyboardInterrupt(received[0])
 
     if threading.current_thread() is not threading.main_thread():
         yield received

@@ -31,10 +31,14 @@ class Meter:
     """Turns the rows of each chunk into a report.
 
     The first chunk includes the compilation, so the speed is measured from its end on.
+
+    Args:
+        total: environment steps of the whole run.
+        seconds: time that the run took before, if it is resumed.
     """
 
-    def __init__(self, total: int):
-        self.report = empty_report(total)
+    def __init__(self, total: int, seconds: float = 0.0):
+        self.report = empty_report(total)._replace(seconds=seconds)
         self.first: Mapping[str, float] | None = None
 
     def measure(self, rows: Sequence[Mapping[str, float]]) -> Report:

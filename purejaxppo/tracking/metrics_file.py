@@ -34,7 +34,7 @@ class MetricsFile:
         self._file = open(path, "xb" if num_bytes is None else "r+b", buffering=0)  # noqa: SIM115 - see close
         if self.num_bytes:
             self._header = self._file.readline().decode().strip().split(",")
-            self._file.truncate(self.num_bytes)
+        self._file.truncate(self.num_bytes)
 
     def write(self, rows: Sequence[Row]) -> None:
         """Append rows.

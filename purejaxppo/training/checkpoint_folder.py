@@ -3,6 +3,7 @@
 They lie in `RUN_DIR/checkpoints`, one folder each, named by the number of updates.
 """
 
+import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -41,6 +42,11 @@ def list_checkpoints(run_dir: Path) -> list[Path]:
         return []
     named = [entry for entry in entries if NAME.fullmatch(entry.name) and entry.is_dir() and not entry.is_symlink()]
     return sorted(named, key=lambda entry: int(entry.name), reverse=True)
+
+
+def has_checkpoints(run_dir: Path) -> bool:
+    """Return whether a save was ever finished in a run folder; its checkpoint may be damaged."""
+    return any(os.path.lexists(folder / MANIFEST) for folder in list_checkpoints(run_dir))
 
 
 def find_checkpoint(path: Path) -> Found:

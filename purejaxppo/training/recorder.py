@@ -1,52 +1,23 @@
 """Keep what a run produces in its folder: metrics, checkpoints and the policy."""
 
 import math
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from purejaxppo._util.version import __version__
 from purejaxppo.config.schema import Run
 from purejaxppo.config.toml import dump_toml
 from purejaxppo.tracking.csv_file import Row
 from purejaxppo.tracking.metrics_file import MetricsFile
 from purejaxppo.training.checkpoint_folder import KEEP, save_in_run
+from purejaxppo.training.intervals import DEFAULT_INTERVAL, Interval
 from purejaxppo.training.policy_file import save_policy
+from purejaxppo.training.run_folder import METRICS_FILE, POLICY_FILE
 from purejaxppo.types import Algorithm, TrainState
 
-UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 SHARE = 0.01  # of the run time that saving may take unless an interval was asked for
-
-
-class Interval(NamedTuple):
-    """How often a checkpoint is saved; `inf` means never."""
-
-    updates: float = math.inf
-    seconds: float = math.inf
-    adapts: bool = False  # seconds grow until saving takes at most SHARE of the time
-
-
-DEFAULT_INTERVAL = Interval(seconds=60.0, adapts=True)
-
-
-def parse_interval(text: str) -> Interval:
-    """Return the interval that a text such as "500" (updates), "90s", "5m", "1h" or "off" stands for.
-
-    Raises:
-        ValueError: the text is none of these.
-    """
-    if text == "auto":
-        return DEFAULT_INTERVAL
-    if text == "off":
-        return Interval()
-    if re.fullmatch("[0-9]{1,10}", text) and int(text):
-        return Interval(updates=int(text))
-    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smh])", text)
-    if match and float(match[1]):
-        return Interval(seconds=float(match[1]) * UNITS[match[2]])
-    raise ValueError(f"{text!r} is not an interval: write 500 for updates, 90s, 5m, 1h, auto or off")
+FAILURES = (OSError, ValueError)  # of writing: no disk, a closed file, a folder of other files (CheckpointError)
 
 
 class Position(NamedTuple):
@@ -66,7 +37,7 @@ class Recorder:
         csv: its open metrics.csv.
         interval: how often a checkpoint is saved.
         warn: called with a sentence about what could not be written.
-        overrides: settings that were changed when the run was resumed, for the manifest.
+        details: JSON values for the manifest of each checkpoint.
         saved: number of updates of the checkpoint that the run was resumed from.
         keep: number of checkpoints to keep.
     """
@@ -79,69 +50,85 @@ class Recorder:
         csv: MetricsFile,
         interval: Interval,
         warn: Callable[[str], None],
-        overrides: Sequence[Mapping[str, Any]] = (),
+        details: Mapping[str, Any],
         saved: int | None = None,
         keep: int = KEEP,
     ):
         self.failures = 0
         self.saved = saved  # updates of the newest checkpoint
+        self.last_error = ""  # what could not be written last, where, and why
         self._folder, self._run, self._algo, self._csv = folder, run, algo, csv
         self._interval, self._warn, self._keep = interval, warn, keep
-        self._overrides = [dict(override) for override in overrides]
+        self._details = dict(details)
         self._saved_at = time.monotonic()
-        self._last_error = ""
+        self._kept: int | None = None  # updates of the policy file
+        self._said: dict[str, str] = {}  # the last failure of each kind of file
 
     def write(self, rows: Sequence[Row]) -> None:
         """Append rows to metrics.csv."""
-        try:
-            self._csv.write(rows)
-            self._last_error = ""
-        except OSError as error:
-            self._failed("metrics.csv", error)
+        self._try("metrics", METRICS_FILE, "its rows are kept for later", self._csv.write, rows)
 
     def updates_until_due(self, num_updates: int) -> int | None:
         """Return after how many more updates a checkpoint is due, or None if its time is not counted in updates."""
         every = self._interval.updates
         return None if math.isinf(every) else int(every - num_updates % every)
 
-    def save_if_due(self, state: TrainState, position: Position) -> None:
+    def save_if_due(self, state: TrainState | None, position: Position) -> None:
         """Save a checkpoint if the interval has passed."""
         by_updates = position.num_updates % self._interval.updates == 0
         if by_updates or time.monotonic() - self._saved_at >= self._interval.seconds:
             self.save(state, position)
 
-    def save(self, state: TrainState, position: Position) -> bool:
-        """Save a checkpoint and the policy, and return whether both are on disk."""
-        if self.saved == position.num_updates:
+    def save(self, state: TrainState | None, position: Position) -> bool:
+        """Save a checkpoint and the policy, if there is a state, and return whether both are on disk."""
+        if state is None:
             return True
         started = time.monotonic()
-        try:
-            if not self._folder.is_dir():  # saving would make it again, without its config
-                raise FileNotFoundError(2, "No such file or directory", str(self._folder))
-            details = {
-                "run": dump_toml(self._run),
-                "metrics_bytes": self._csv.sync(),
-                "seconds": position.seconds,
-                "overrides": self._overrides,
-            }
-            save_in_run(self._folder, state, self._run.hyperparams, self._algo, details, self._keep)
-            texts = {"env": self._run.env, "purejaxppo": __version__, "config": details["run"]}
-            save_policy(self._folder / "policy.safetensors", state, texts)
-            self.saved, self._last_error = position.num_updates, ""
-        except OSError as error:
-            self._failed(f"the checkpoint after update {position.num_updates}", error)
+        newest = "no checkpoint exists" if self.saved is None else f"the newest is that of update {self.saved}"
+        done = position.num_updates
+        if self.saved != done:
+            self._try(
+                "checkpoint", f"the checkpoint after update {done}", newest, self._save_checkpoint, state, position
+            )
+        if self._kept != done:  # on a full disk there may be room for the policy alone
+            self._try("policy", POLICY_FILE, "", self._save_policy, state, done)
         self._saved_at = time.monotonic()
         if self._interval.adapts:
             seconds = max(DEFAULT_INTERVAL.seconds, (self._saved_at - started) / SHARE)
             self._interval = self._interval._replace(seconds=seconds)
-        return self.saved == position.num_updates
+        return self.saved == self._kept == done
 
-    def _failed(self, what: str, error: OSError) -> None:
-        """Count a failure, and warn of it unless the previous one was the same."""
-        self.failures += 1
-        reason = error.strerror or str(error)
-        if f"{what.split()[0]} {reason}" != self._last_error:
-            newest = "no checkpoint exists" if self.saved is None else f"the newest is that of update {self.saved}"
-            hint = f" ({newest})" if "checkpoint" in what else " (its rows are kept for later)"
-            self._warn(f"{what} could not be written to {self._folder}: {reason}{hint}; training continues")
-        self._last_error = f"{what.split()[0]} {reason}"
+    def _save_checkpoint(self, state: TrainState, position: Position) -> None:
+        self._require_folder()
+        details = {
+            "run": dump_toml(self._run),
+            "metrics_bytes": self._csv.sync(),
+            "seconds": position.seconds,
+            **self._details,
+        }
+        save_in_run(self._folder, state, self._run.hyperparams, self._algo, details, self._keep)
+        self.saved = position.num_updates
+
+    def _save_policy(self, state: TrainState, num_updates: int) -> None:
+        self._require_folder()
+        save_policy(self._folder / POLICY_FILE, state, run=self._run)
+        self._kept = num_updates
+
+    def _require_folder(self) -> None:
+        """Raise FileNotFoundError if the folder was deleted: saving would make it again, without its config."""
+        if not self._folder.is_dir():
+            raise FileNotFoundError(2, "No such file or directory", str(self._folder))
+
+    def _try(self, name: str, what: str, hint: str, write: Callable[..., Any], *args: Any) -> None:
+        """Call `write`. A failure is counted; it is said unless the same one was said last."""
+        try:
+            write(*args)
+        except FAILURES as error:
+            why = getattr(error, "strerror", None) or str(error)
+            self.failures += 1
+            self.last_error = f"{what} could not be written to {self._folder}: {why}"
+            if self._said.get(name) != why:
+                self._warn(f"{self.last_error}{f' ({hint})' if hint else ''}; training continues")
+            self._said[name] = why
+        else:
+            self._said.pop(name, None)

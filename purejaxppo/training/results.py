@@ -83,7 +83,9 @@ def write_results(folder: Path, run: Run, outcome: Outcome, evaluations: Mapping
 
         greedy = evaluations["greedy"]["mean"] if "greedy" in evaluations else None
         title = f"{run.env}, PPO, seed {run.seed}"
-        plot_curve(folder / CURVE_FILE, read_csv(folder / METRICS_FILE), title, greedy)
+        columns = read_csv(folder / METRICS_FILE)
+        if len(columns.get("timesteps", ())):
+            plot_curve(folder / CURVE_FILE, columns, title, greedy)
 
 
 def _summary(run: Run, outcome: Outcome, evaluations: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:

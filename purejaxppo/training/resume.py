@@ -7,27 +7,32 @@ from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+
 from purejaxppo.config.checks import check
 from purejaxppo.config.errors import ConfigError, Problem
 from purejaxppo.config.schema import Run
 from purejaxppo.config.toml import dump_toml, parse_tables, parse_toml
-from purejaxppo.training.checkpoint_folder import find_checkpoint
+from purejaxppo.training.checkpoint_folder import find_checkpoint, has_checkpoints
 from purejaxppo.training.checkpoints import Checkpoint, listed, load_checkpoint, plain_value, settings_of
 from purejaxppo.training.errors import CheckpointError
 from purejaxppo.training.manifest import MANIFEST, Manifest, read_manifest
+from purejaxppo.training.run_folder import CONFIG_FILE, own_settings
 from purejaxppo.training.runs import build
-from purejaxppo.types import Algorithm
+from purejaxppo.types import Algorithm, TrainState
 
 # Fields of Config that may change when a run is resumed, as all Hyperparams may. The others change the shapes or the
 # meaning of what was saved.
 TUNABLE = ("total_timesteps", "num_devices", "microbatch_size")
+
+NO_MANIFEST = Manifest(0, (), (), 0, "", {}, {}, {})  # of a run without checkpoints
 
 
 class SavedRun(NamedTuple):
     """A run folder from which a run can be resumed."""
 
     folder: Path
-    checkpoint: Path  # the newest one that is not damaged
+    checkpoint: Path | None  # the newest one that is not damaged; None: the run was stopped before the first
     manifest: Manifest
     run: Run  # the settings, those changed when it was resumed before included
     metrics_bytes: int  # length of metrics.csv at the checkpoint
@@ -56,12 +61,11 @@ def restore(path: str | Path, algo: Algorithm | None = None, overrides: Iterable
     for sentence in damaged:
         warnings.warn(sentence, stacklevel=2)
     manifest = read_manifest(folder)
-    if algo is None:
-        algo = build(_saved_settings(folder, manifest), (), str(folder))
-    problems = setting_problems(manifest.settings, algo, tuple(overrides))
+    used: Algorithm = build(_saved_settings(folder, manifest), (), str(folder)) if algo is None else algo
+    problems = setting_problems(manifest.settings, used, tuple(overrides))
     if problems:
         raise CheckpointError(listed(f"{folder}: not a checkpoint of this algorithm", problems))
-    return load_checkpoint(folder, algo, manifest)
+    return load_checkpoint(folder, used, manifest)
 
 
 def setting_problems(saved: Mapping[str, Any], algo: Algorithm, overrides: tuple[str, ...] = ()) -> list[str]:
@@ -95,26 +99,37 @@ def setting_problems(saved: Mapping[str, Any], algo: Algorithm, overrides: tuple
 def open_run(folder: Path) -> SavedRun:
     """Find the checkpoint from which the run in `folder` can be resumed.
 
+    A run that was stopped before its first checkpoint is resumed from its beginning.
+
     Raises:
-        CheckpointError: there is none, or it is not one of `purejaxppo train`.
+        CheckpointError: there is no run, its checkpoints are all damaged, or they are not of `purejaxppo train`.
+        ConfigError, UsageError: there is no checkpoint, and the settings of the run cannot be used.
     """
     if (folder / MANIFEST).exists():
         raise CheckpointError(f"{folder}: is a checkpoint, not a run folder; name the folder of the run")
+    if not has_checkpoints(folder) and (text := own_settings(folder)):
+        source = str(folder / CONFIG_FILE)
+        run = check(*parse_toml(text, source), source)
+        return SavedRun(folder, None, NO_MANIFEST, run, 0, 0.0, (), ())
     checkpoint, damaged = find_checkpoint(folder)
     manifest = read_manifest(checkpoint)
-    details = manifest.details
     run = _saved_settings(checkpoint, manifest)
-    num_bytes, seconds, overrides = (details.get(name) for name in ("metrics_bytes", "seconds", "overrides"))
-    if not (
-        isinstance(num_bytes, int)
-        and 0 <= num_bytes < 2**63
-        and isinstance(overrides, list)
-        and isinstance(seconds, int | float)
-        and math.isfinite(seconds)
-        and manifest.batch_shape == ()
-    ):
+    details = _run_details(manifest)
+    if details is None:
         raise CheckpointError(f"{checkpoint}: is not a checkpoint of a run of `purejaxppo train`")
-    return SavedRun(folder, checkpoint, manifest, run, num_bytes, seconds, tuple(map(dict, overrides)), damaged)
+    return SavedRun(folder, checkpoint, manifest, run, *details, damaged)
+
+
+def _run_details(manifest: Manifest) -> tuple[int, float, tuple[dict[str, Any], ...]] | None:
+    """Return the length of metrics.csv, the seconds of training and the overrides, or None if the manifest has none."""
+    num_bytes, seconds, overrides = (manifest.details.get(name) for name in ("metrics_bytes", "seconds", "overrides"))
+    if not isinstance(num_bytes, int) or not isinstance(seconds, int | float) or not isinstance(overrides, list):
+        return None
+    if not 0 <= num_bytes < 2**63 or not 0 <= seconds < math.inf or manifest.batch_shape:
+        return None
+    if not all(isinstance(x, dict) and isinstance(x.get("setting"), str) and "old" in x for x in overrides):
+        return None
+    return num_bytes, float(seconds), tuple(overrides)
 
 
 def settle(saved: SavedRun, present: Run, explicit: Set[str]) -> tuple[Run, tuple[dict[str, Any], ...]]:
@@ -162,6 +177,28 @@ def settle(saved: SavedRun, present: Run, explicit: Set[str]) -> tuple[Run, tupl
         hyperparams=saved.run.hyperparams._replace(**hyperparams),
     )
     return settled, tuple(overrides)
+
+
+def load_run(saved: SavedRun, algo: Algorithm, run: Run) -> TrainState | None:
+    """Load the state from which a run is continued; None is its beginning.
+
+    A controller begins with its setting, and afterwards only the state has it. So a setting that was changed replaces
+    what the state has.
+
+    Args:
+        saved: the run.
+        algo: the algorithm, built from `run`.
+        run: the settings to continue with.
+
+    Raises:
+        CheckpointError: the checkpoint is not one of `algo`, or was damaged meanwhile.
+    """
+    if saved.checkpoint is None:
+        return None
+    state = load_checkpoint(saved.checkpoint, algo, saved.manifest).state
+    if run.hyperparams.beta == saved.run.hyperparams.beta:
+        return state
+    return state._replace(control=state.control._replace(beta=jnp.asarray(run.hyperparams.beta, jnp.float32)))
 
 
 def _is_tunable(name: str) -> bool:

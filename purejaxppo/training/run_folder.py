@@ -4,6 +4,7 @@ import os
 import time
 from pathlib import Path
 
+from purejaxppo._util.files import open_regular
 from purejaxppo.config.errors import Problem, UsageError
 from purejaxppo.config.schema import Run
 from purejaxppo.config.toml import dump_toml
@@ -13,6 +14,8 @@ METRICS_FILE = "metrics.csv"
 POLICY_FILE = "policy.safetensors"
 CURVE_FILE = "curve.png"
 SUMMARY_FILE = "summary.toml"
+
+MAX_CONFIG_BYTES = 1 << 20
 
 OPTION = "--out"  # names the folder on the command line
 
@@ -73,3 +76,21 @@ def claim_folder(out: Path | None, run: Run) -> Path:
         except OSError as error:
             raise UsageError(f"{OPTION} {folder}: cannot be written: {error.strerror}") from None
     raise UsageError(f"{OPTION} {tries[0]}: holds another run; name a new or empty folder")
+
+
+def own_settings(folder: Path) -> str:
+    """Return the text of the config.toml of a run folder, "" if there is none.
+
+    Raises:
+        UsageError: it cannot be read, or is not a small regular file.
+    """
+    path = folder / CONFIG_FILE
+    if not os.path.lexists(path):
+        return ""
+    try:
+        with open_regular(path, MAX_CONFIG_BYTES) as file:
+            return file.read().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UsageError(f"{path}: not a text file") from None
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}" if error.strerror else str(error)) from None

@@ -8,7 +8,7 @@ import pytest
 from command_line import RUN_FILES, finish, start_fake, wait_for
 from safetensors.numpy import load_file
 
-from purejaxppo.cli import session, train_command
+from purejaxppo.cli import chunks, resume_command, session, train_command
 from purejaxppo.cli.main import main
 from purejaxppo.config.checks import check
 from purejaxppo.tracking.csv_file import read_csv
@@ -22,6 +22,7 @@ def faked(monkeypatch, **kwargs) -> None:
         return fakes.fake_algorithm(run.config, **kwargs)
 
     monkeypatch.setattr(train_command, "build", build)
+    monkeypatch.setattr(resume_command, "build", build)
     figures = {"mean": 1.0, "std": 0.0, "min": 1.0, "median": 1.0, "max": 1.0, "mean_length": 1.0}
     monkeypatch.setattr(session, "evaluate_policy", lambda *_: figures | {"episodes": 128, "unfinished": 0})
 
@@ -53,7 +54,7 @@ def test_a_chunk_has_room_for_a_limited_number_of_updates(monkeypatch, tiny, tmp
     faked(monkeypatch)
     monkeypatch.setattr("purejaxppo.training.loop.iterate", iterate)
     main(["train", str(tiny), "--out", str(tmp_path / "run"), "--config.total-timesteps", str(128 * 10**9)])
-    assert asked == [session.MAX_CHUNK]
+    assert asked == [chunks.MAX_CHUNK]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -73,7 +74,7 @@ def test_a_loss_that_is_not_finite_from_the_start_leaves_no_policy(monkeypatch, 
     faked(monkeypatch, bad_update=1)
     assert main(["train", str(tiny), "--out", str(tmp_path / "run")]) == 1
     assert "no policy was kept" in capsys.readouterr().err
-    assert {entry.name for entry in (tmp_path / "run").iterdir()} == RUN_FILES - {"policy.safetensors"}
+    assert {entry.name for entry in (tmp_path / "run").iterdir()} == RUN_FILES - {"policy.safetensors", "checkpoints"}
 
 
 # ---- signals
@@ -96,9 +97,8 @@ def test_a_signal_ends_the_run_and_keeps_what_was_learned(tiny, tmp_path, number
     process.send_signal(number)
     code, out, err = finish(process)
     assert code == 128 + number
-    assert (
-        err == f"purejaxppo: stopped before the end of the run; to evaluate the policy: purejaxppo evaluate {folder}\n"
-    )
+    hint = f"to continue: purejaxppo resume {folder}; to evaluate the policy: purejaxppo evaluate {folder}"
+    assert err == f"purejaxppo: stopped before the end of the run; {hint}\n"
     assert "interrupted: " in out
     assert out.count("stopping after this chunk") <= 1
     assert {entry.name for entry in folder.iterdir()} == RUN_FILES
@@ -115,7 +115,8 @@ def test_a_second_signal_does_not_wait_for_the_device(tiny, tmp_path):
     assert "stopping" in process.stdout.readline()
     process.send_signal(signal.SIGINT)
     code, out, err = finish(process)
-    assert (code, err) == (130, "purejaxppo: stopped before the end of the run\n")
+    hint = f"to continue: purejaxppo resume {tmp_path / 'run'}"
+    assert (code, err) == (130, f"purejaxppo: stopped before the end of the run; {hint}\n")
     assert "stopping" not in out  # the message appears once
 
 

@@ -11,7 +11,7 @@ from purejaxppo.config.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 
-RUN_FILES = {"config.toml", "metrics.csv", "curve.png", "policy.safetensors", "summary.toml"}
+RUN_FILES = {"checkpoints", "config.toml", "metrics.csv", "curve.png", "policy.safetensors", "summary.toml"}
 
 TINY = """
 env = "CartPole-v1"

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from purejaxppo.cli import main, train_command
+from purejaxppo.cli import main, resume_command, train_command
 from purejaxppo.functional.running_stats import init_moments
 from purejaxppo.metrics import Metrics
 from purejaxppo.types import Algorithm
@@ -65,5 +65,5 @@ if __name__ == "__main__":
             time.sleep(1.0)
         return fake_algorithm(run.config, cost=cost)
 
-    train_command.build = build
+    train_command.build = resume_command.build = build
     sys.exit(main.main(sys.argv[2:]))
