@@ -16,6 +16,7 @@ from jax import Array
 from purejaxppo._util.aliases import Action, EnvState, KeyLike, Observation, PyTree, Shapes, TreeDef
 from purejaxppo._util.trees import add_time_axis, drop_time_axis, tree_where
 from purejaxppo.envs.masks import action_mask, has_action
+from purejaxppo.envs.protocol import VecEnv
 from purejaxppo.envs.spaces import Leaf, Space, normalized_leaves
 from purejaxppo.functional.running_stats import normalize
 from purejaxppo.training.arguments import as_count, as_key, batch_shape, check_algorithm, check_policy
@@ -61,7 +62,7 @@ class Evaluation(NamedTuple):
 class Recording(NamedTuple):
     """Consecutive steps of one environment, leaves [T, ...]; steps after `done` was true are meaningless."""
 
-    env_state: EnvState  # before the action
+    env_state: EnvState  # before the action; of a VecEnv, that of its smallest batch
     obs: Observation  # before the action, not normalized
     action: Action
     reward: Array
@@ -78,6 +79,8 @@ class Player(NamedTuple):
     normalized: tuple[bool | tuple[bool, ...], ...]  # which leaves of an observation are normalized
     action_leaves: tuple[Leaf, ...]  # of the action space, whose dicts would not be hashable
     action_structure: TreeDef
+    noise: Callable | None = None  # of a VecEnv, whose reset and step are those of a batch; None for an Env
+    group_size: int = 1  # of a VecEnv; environments are played in multiples of it
 
     @property
     def action_space(self) -> Space:
@@ -124,7 +127,10 @@ def evaluate(
         raise ValueError(f"num_episodes = {num_episodes}: at most {MAX_EPISODES}; use several calls with other keys")
     player = _player(algo)
     policy = (state.params, state.obs_moments)
-    result = _play(player, num_episodes, limit, batch_shape(state), policy, jnp.bool_(greedy), typed_key)
+    played = _whole_groups(player, num_episodes)
+    result = _play(player, played, limit, batch_shape(state), policy, jnp.bool_(greedy), typed_key)
+    if played > num_episodes:
+        result = jax.tree.map(lambda x: x[..., :num_episodes], result)
     if not is_traced(result):
         _raise_if_faulty(algo.env.name, state, result)
         if max_steps is None:
@@ -160,7 +166,7 @@ def record(
 def evaluation_shapes(algo: Algorithm, num_episodes: int) -> Shapes:
     """Return shapes and dtypes of the states and observations that `evaluate` holds at once; nothing is computed."""
     player = _player(algo)
-    count = min(episodes_at_once(player), num_episodes)
+    count = min(episodes_at_once(player), _whole_groups(player, num_episodes))
     return jax.eval_shape(partial(_start, player, count), jax.eval_shape(lambda: jax.random.key(0)))
 
 
@@ -168,7 +174,9 @@ def _player(algo: Algorithm) -> Player:
     env, network = algo.env, algo.network
     normalized = normalized_leaves(env.observation_space, algo.config.normalize_observations)
     leaves, structure = jax.tree.flatten(env.action_space)
-    return Player(env.reset, env.step, network.initial_rnn_state, network.apply, normalized, tuple(leaves), structure)
+    functions = (env.reset, env.step, network.initial_rnn_state, network.apply)
+    player = Player(*functions, normalized, tuple(leaves), structure)
+    return player._replace(noise=env.noise, group_size=env.group_size) if isinstance(env, VecEnv) else player
 
 
 def _raise_if_faulty(env_name: str, state: TrainState | Policy, result: Evaluation) -> None:
@@ -205,12 +213,18 @@ def _warn_if_unfinished(result: Evaluation, limit: int) -> None:
 
 def episodes_at_once(player: Player) -> int:
     """Return how many environments are played side by side, so that they fit BATCH_BYTES."""
-    example = jax.eval_shape(partial(_start, player, 1), jax.random.key(0))
+    example = jax.eval_shape(partial(_start, player, player.group_size), jax.random.key(0))
     sizes = [
         16 * x.size if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x.size * x.dtype.itemsize
         for x in jax.tree.leaves(example)
     ]
-    return max(1, min(BATCH_EPISODES, BATCH_BYTES // max(sum(sizes), 1)))
+    groups = min(BATCH_EPISODES // player.group_size, BATCH_BYTES // max(sum(sizes), 1))
+    return player.group_size * max(1, groups)
+
+
+def _whole_groups(player: Player, count: int) -> int:
+    """Return the smallest multiple of the group size that is at least `count`."""
+    return -(-count // player.group_size) * player.group_size
 
 
 @partial(jax.jit, static_argnames=("player", "num_episodes", "max_steps", "shape"))
@@ -239,7 +253,7 @@ def _in_batches(
     num_batches = -(-num_episodes // together)
     if num_batches == 1:
         return _first_episodes(player, num_episodes, max_steps, policy, key)
-    size = -(-num_episodes // num_batches)
+    size = _whole_groups(player, -(-num_episodes // num_batches))
     keys = jax.random.split(key, num_batches)
     results = jax.lax.map(lambda key: _first_episodes(player, size, max_steps, policy, key), keys)
     return jax.tree.map(lambda x: x.reshape(-1)[:num_episodes], results)
@@ -296,6 +310,8 @@ def _all_finite(tree: PyTree) -> Array:
 
 def _start(player: Player, num_envs: int, key: Array) -> tuple:
     """Return the position of fresh environments: (env_state, obs, rnn_state), leaves [N, ...]."""
+    if player.noise is not None:
+        return *player.reset(key, num_envs), player.initial_rnn_state(num_envs)
     env_state, obs = jax.vmap(player.reset)(jax.random.split(key, num_envs))
     return env_state, obs, player.initial_rnn_state(num_envs)
 
@@ -323,7 +339,10 @@ def _act(player: Player, policy: tuple, position: tuple, is_start: Array, key: A
     rnn_state, distribution, _ = player.apply(params, rnn_state, add_time_axis(seen), is_first)
     distribution = drop_time_axis(distribution)
     action = distribution.to_env(tree_where(greedy, distribution.mode(), distribution.sample(action_key)))
-    env_state, ts = jax.vmap(player.step)(jax.random.split(env_key, num_envs), env_state, action)
+    if player.noise is not None:
+        env_state, ts = player.step(drop_time_axis(player.noise(env_key, 1, num_envs)), env_state, action)
+    else:
+        env_state, ts = jax.vmap(player.step)(jax.random.split(env_key, num_envs), env_state, action)
     return (env_state, ts.obs, rnn_state), action, ts
 
 
@@ -334,7 +353,9 @@ def _record(player: Player, num_steps: int, policy: tuple, greedy: Array, key: A
     def step(position: tuple, t: Array) -> tuple[tuple, Recording]:
         env_state, obs, _ = position
         position, action, ts = _act(player, (*policy, greedy), position, t == 0, jax.random.fold_in(step_key, t))
-        return position, drop_time_axis(Recording(env_state, obs, action, ts.reward, ts.terminated | ts.truncated))
+        first = drop_time_axis(Recording((), obs, action, ts.reward, ts.terminated | ts.truncated))
+        whole = env_state if player.noise is not None else drop_time_axis(env_state)
+        return position, first._replace(env_state=whole)
 
-    _, recording = jax.lax.scan(step, _start(player, 1, reset_key), jnp.arange(num_steps))
+    _, recording = jax.lax.scan(step, _start(player, player.group_size, reset_key), jnp.arange(num_steps))
     return recording

@@ -9,8 +9,10 @@ from probes import endless, reward_by_action, reward_is_observation, scripted
 
 import purejaxppo as pp
 from purejaxppo import Config
+from purejaxppo.envs.auto_reset import auto_reset
 from purejaxppo.envs.protocol import Env, TimeStep
 from purejaxppo.envs.spaces import Discrete, box
+from purejaxppo.envs.wrappers.agents import fold_agents
 from purejaxppo.training import evaluation
 from purejaxppo.training.policy_file import Policy
 
@@ -37,6 +39,37 @@ def test_only_the_first_episode_counts_and_nothing_after_it():
     np.testing.assert_array_equal(result.returns, 606.0)
     np.testing.assert_array_equal(result.lengths, 3)
     assert result.finished.all()
+
+
+def test_a_batch_is_played_up_to_the_end_of_each_first_episode():
+    """A VecEnv resets itself; the steps of the next episode do not count."""
+    algo, state = ready(auto_reset(scripted(terminate_at=(3,), truncate_at=())))
+    result = pp.evaluate(algo, always(state, 2), jax.random.key(1), num_episodes=5, max_steps=20)
+    np.testing.assert_array_equal(result.returns, 606.0)
+    np.testing.assert_array_equal(result.lengths, 3)
+    assert result.finished.all()
+    recording = pp.record(algo, always(state, 2), jax.random.key(1), num_steps=4)
+    np.testing.assert_array_equal(recording.done, [False, False, True, False])
+
+
+def test_episodes_of_a_team_are_played_in_whole_teams(monkeypatch):
+    """An odd number of columns of teams of two, in one batch and in batches of one team."""
+    one = scripted(terminate_at=(3,), truncate_at=())
+
+    def reset(key):
+        state, obs = one.reset(key)
+        return state, jnp.stack([obs, obs])
+
+    def step(key, state, action):
+        state, ts = one.step(key, state, action[0])
+        obs = jnp.stack([ts.obs, ts.obs])
+        return state, ts._replace(obs=obs, final_obs=obs, reward=jnp.stack([ts.reward, ts.reward + 1.0]))
+
+    algo, state = ready(fold_agents(one._replace(reset=reset, step=step), 2))
+    for limit, count in ((evaluation.BATCH_EPISODES, 3), (2, 5)):
+        monkeypatch.setattr(evaluation, "BATCH_EPISODES", limit)
+        result = pp.evaluate(algo, always(state, 2), jax.random.key(1), num_episodes=count, max_steps=20)
+        np.testing.assert_array_equal(result.returns, [606.0, 609.0, 606.0, 609.0, 606.0][:count])
 
 
 def test_truncation_ends_an_episode_and_max_steps_leaves_it_unfinished():
