@@ -98,3 +98,12 @@ def test_an_evaluation_that_does_not_fit_the_memory_is_refused(monkeypatch, fold
     message = capsys.readouterr().err
     assert "parameters" in message
     assert "environment states" in message
+
+
+def test_a_policy_with_parameters_that_are_nan_is_refused(tmp_path, capsys):
+    run, _ = parse_toml(TINY)
+    state = init_state(build(run), jax.random.key(0), run.hyperparams)
+    state = state._replace(params=jax.tree.map(lambda x: x * float("nan"), state.params))
+    save_policy(tmp_path / "policy.safetensors", state, {"config": dump_toml(run)})
+    assert main(["evaluate", str(tmp_path), "--num-episodes", "2"]) == 2
+    assert "parameters that are NaN" in capsys.readouterr().err

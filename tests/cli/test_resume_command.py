@@ -4,9 +4,9 @@ import json
 import shutil
 
 import fakes
-import numpy as np
 import pytest
 from command_line import RUN_FILES, TINY, problems_of
+from same_runs import VARIANTS, assert_same_run, newest
 
 from purejaxppo.cli import resume_command, session, train_command
 from purejaxppo.cli.main import dispatch, main
@@ -16,10 +16,8 @@ from purejaxppo.tracking.csv_file import read_csv
 from purejaxppo.training import runs
 from purejaxppo.training.checkpoint_folder import list_checkpoints
 from purejaxppo.training.errors import CheckpointError
-from purejaxppo.training.manifest import MANIFEST, read_manifest
+from purejaxppo.training.manifest import MANIFEST
 from purejaxppo.training.run_lock import lock_run
-
-FIGURES = {"mean": 1.0, "std": 0.0, "min": 1.0, "median": 1.0, "max": 1.0, "mean_length": 1.0}
 
 
 @pytest.fixture
@@ -49,36 +47,12 @@ def fake(monkeypatch):
 def use(monkeypatch, build):
     for command in (train_command, resume_command):
         monkeypatch.setattr(command, "build", build)
-    monkeypatch.setattr(session, "evaluate_policy", lambda *_: FIGURES | {"episodes": 128, "unfinished": 0})
+    monkeypatch.setattr(session, "evaluate_policy", lambda *_: fakes.FIGURES)
     monkeypatch.setattr(session, "write_results", lambda *_: None)
 
 
 def run(*args) -> int:
     return main([str(arg) for arg in args])
-
-
-def newest(folder):
-    return list_checkpoints(folder)[0]
-
-
-def assert_same_run(one, other):
-    """Everything is equal but the times: every metric, the policy, and every array of the last checkpoint."""
-    first, second = (read_csv(folder / "metrics.csv") for folder in (one, other))
-    assert first.keys() == second.keys()
-    for name in first.keys() - {"wall_time"}:
-        np.testing.assert_array_equal(first[name], second[name], name)
-    assert (np.diff(second["wall_time"]) > 0).all()
-    assert newest(one).name == newest(other).name
-    assert read_manifest(newest(one)).sha256 == read_manifest(newest(other)).sha256
-
-
-VARIANTS = {
-    "plain": ["--target-kl", "0.01", "--lr-anneal", "1"],
-    "gru": ["--kind", "gru", "--rnn-size", "4", "--lr-target-kl", "0.01", "--clip-target-kl", "0.01"],
-    "normalized": ["--normalize-observations", "--scale-rewards"],
-    "kl": ["--objective", "kl", "--beta-target-kl", "0.003"],
-    "two-devices": ["--num-devices", "2", "--normalize-observations"],
-}
 
 
 @pytest.mark.parametrize(

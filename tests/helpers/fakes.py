@@ -11,10 +11,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from purejaxppo.cli import main, resume_command, train_command
+from purejaxppo.cli import main, resume_command, session, train_command
 from purejaxppo.functional.running_stats import init_moments
 from purejaxppo.metrics import Metrics
 from purejaxppo.types import Algorithm
+
+# What evaluating the fake gives, which cannot act.
+FIGURES = dict.fromkeys(("mean", "std", "min", "median", "max", "mean_length"), 1.0) | {
+    "episodes": 128,
+    "unfinished": 0,
+}
 
 FAULTS = ("masked_states", "nonfinite_observations", "nonfinite_rewards", "nonfinite_parameters")
 
@@ -66,4 +72,5 @@ if __name__ == "__main__":
         return fake_algorithm(run.config, cost=cost)
 
     train_command.build = resume_command.build = build
+    session.evaluate_policy = lambda *_: FIGURES
     sys.exit(main.main(sys.argv[2:]))

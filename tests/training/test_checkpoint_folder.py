@@ -4,7 +4,9 @@ import shutil
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from crashes import Crash, crash_after
 from states import OddAlgorithm, odd_state
 
 import purejaxppo as pp
@@ -15,6 +17,7 @@ from purejaxppo.training.checkpoint_folder import (
     list_checkpoints,
     save_in_run,
 )
+from purejaxppo.training.checkpoints import verify_checkpoint
 from purejaxppo.training.manifest import MANIFEST
 
 ALGO = OddAlgorithm()
@@ -113,3 +116,49 @@ def test_the_error_for_another_folder_says_what_is_missing(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(CheckpointError, match="is not a folder"):
         pp.restore(tmp_path / "file", ALGO)
+
+
+def test_a_crash_after_any_file_operation_leaves_a_complete_checkpoint(tmp_path, monkeypatch):
+    """Of a save that removes an older checkpoint: the newest one that is complete is the old one or the new one."""
+    seen, count, finished = [], 0, False
+    while not finished:
+        run_dir = tmp_path / str(count)
+        for num_updates in (1, 2):
+            save_at(run_dir, num_updates, keep=2)
+        with monkeypatch.context() as patch:
+            crash_after(patch, count)
+            try:
+                save_at(run_dir, 3, keep=2)
+                finished = True
+            except Crash:
+                pass
+        folder, sentences = find_checkpoint(run_dir)
+        assert not sentences
+        seen.append(verify_checkpoint(folder).num_updates)
+        save_at(run_dir, 4, keep=2)  # removes what the crash left
+        assert kept(run_dir)[0] == 4
+        assert len(kept(run_dir)) == 2
+        count += 1
+    assert seen == sorted(seen)
+    assert {2, 3} == set(seen)
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "empty"])
+@pytest.mark.parametrize("pattern", ["manifest.json", "arrays-*"])
+def test_a_damaged_file_is_named_and_the_checkpoint_before_is_used(tmp_path, damage, pattern):
+    """At 24 random offsets of the newest checkpoint's files."""
+    rng = np.random.default_rng(0)
+    older, newer = save_at(tmp_path, 1), save_at(tmp_path, 2)
+    (path,) = newer.glob(pattern)
+    whole = path.read_bytes()
+    for place in rng.integers(0, len(whole), 24 if damage in ("flip", "truncate") else 1):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << int(rng.integers(8))
+        content = {"flip": bytes(damaged), "truncate": whole[:place], "empty": b""}.get(damage)
+        path.unlink() if content is None else path.write_bytes(content)
+        folder, sentences = find_checkpoint(tmp_path)
+        assert folder == older
+        if path.exists() or path.name != MANIFEST:  # without a manifest it is a save that was interrupted
+            assert str(newer) in sentences[0]
+    path.write_bytes(whole)
+    assert find_checkpoint(tmp_path) == (newer, ())

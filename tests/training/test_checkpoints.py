@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from crashes import Crash, crash_after
 from safetensors.numpy import load_file
 from states import OddAlgorithm, bits, odd_state
 
@@ -133,30 +134,6 @@ def test_every_truncation_addition_and_loss_is_detected(folder):
         with pytest.raises(DamagedCheckpointError, match=f"{path.name}: No such file"):
             verify_checkpoint(folder)
         path.write_bytes(whole)
-
-
-class Crash(BaseException):
-    """A simulated crash: no later operation reaches the disk."""
-
-
-def crash_after(monkeypatch, count: int) -> list[str]:
-    """Let `count` file operations succeed and raise at all later ones; yield the list of those that succeeded."""
-    done: list[str] = []
-
-    def counted(name):
-        real = getattr(os, name)
-
-        def operation(*args, **kwargs):
-            if len(done) >= count:
-                raise Crash
-            done.append(name)
-            return real(*args, **kwargs)
-
-        return operation
-
-    for name in ("replace", "fsync", "unlink", "mkdir", "rmdir", "open"):
-        monkeypatch.setattr(os, name, counted(name))
-    return done
 
 
 def test_a_crash_after_any_file_operation_leaves_the_old_or_the_new_state(tmp_path, state, monkeypatch):

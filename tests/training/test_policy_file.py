@@ -1,5 +1,8 @@
 """A policy file is restored bitwise, or the error says why it cannot be."""
 
+import json
+import os
+import tracemalloc
 from typing import NamedTuple
 
 import jax
@@ -10,8 +13,9 @@ import pytest
 import purejaxppo as pp
 from purejaxppo.config.schema import Run
 from purejaxppo.functional.running_stats import RunningMoments, init_moments, update_moments
+from purejaxppo.training.described_arrays import write_arrays
 from purejaxppo.training.errors import CheckpointError
-from purejaxppo.training.policy_file import Policy, load_policy, read_metadata, read_run, save_policy
+from purejaxppo.training.policy_file import FORMAT, Policy, load_policy, read_metadata, read_run, save_policy
 
 
 class FakeState(NamedTuple):
@@ -162,3 +166,37 @@ def test_other_files_are_refused(tmp_path):
     save_file({"x": np.zeros(2)}, tmp_path / "other")
     with pytest.raises(CheckpointError, match="not a policy of purejaxppo"):
         load_policy(tmp_path / "other", FakeAlgorithm())
+
+
+@pytest.mark.parametrize("size", [6 << 30, 10**12])
+def test_a_sparse_file_as_large_as_its_header_says_is_refused_without_memory_for_it(tmp_path, size):
+    """The header fits the size of the file, which takes no room on the disk; the network has no such array."""
+    header = {"params/params/actor/kernel": {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}}
+    text = json.dumps({"__metadata__": {"format": FORMAT, "sha256": "0" * 64}, **header}).encode()
+    path = tmp_path / "policy"
+    path.write_bytes(len(text).to_bytes(8, "little") + text)
+    os.truncate(path, 8 + len(text) + size)
+    tracemalloc.start()
+    with pytest.raises(CheckpointError, match="not a policy of this network"):
+        load_policy(path, FakeAlgorithm())
+    assert tracemalloc.get_traced_memory()[1] < 1 << 22
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("length", [10**9, 2**63])
+def test_a_header_of_a_gigabyte_is_not_read(tmp_path, length):
+    path = tmp_path / "policy"
+    path.write_bytes(length.to_bytes(8, "little"))
+    os.truncate(path, 2 * 10**9)
+    tracemalloc.start()
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_policy(path, FakeAlgorithm())
+    assert tracemalloc.get_traced_memory()[1] < 1 << 22
+    tracemalloc.stop()
+
+
+def test_names_of_arrays_open_no_path(tmp_path):
+    write_arrays(tmp_path / "policy", {"../../outside": np.zeros(3, np.float32)}, {"format": FORMAT})
+    with pytest.raises(CheckpointError, match=r"has \.\./\.\./outside, which the network does not have"):
+        load_policy(tmp_path / "policy", FakeAlgorithm())
+    assert [entry.name for entry in tmp_path.iterdir()] == ["policy"]
