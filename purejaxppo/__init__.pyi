@@ -13,6 +13,7 @@ from .networks.actor_critic import mlp as mlp
 from .networks.protocol import Network as Network
 from .training.checkpoints import Checkpoint as Checkpoint
 from .training.checkpoints import save as save
+from .training.doctor.examination import doctor as doctor
 from .training.errors import CheckpointError as CheckpointError
 from .training.evaluation import evaluate as evaluate
 from .training.evaluation import record as record

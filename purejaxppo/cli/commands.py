@@ -2,6 +2,7 @@
 
 from purejaxppo.cli.bench_command import Bench, run_bench
 from purejaxppo.cli.configs_command import Configs, run_configs
+from purejaxppo.cli.doctor_command import Doctor, run_doctor
 from purejaxppo.cli.envs_command import Envs, run_envs
 from purejaxppo.cli.evaluate_command import Evaluate, run_evaluate
 from purejaxppo.cli.options import Command
@@ -12,6 +13,7 @@ COMMANDS = {
     "train": Command(Train, run_train),
     "resume": Command(Resume, run_resume),
     "evaluate": Command(Evaluate, run_evaluate),
+    "doctor": Command(Doctor, run_doctor),
     "envs": Command(Envs, run_envs),
     "configs": Command(Configs, run_configs),
     "bench": Command(Bench, run_bench),

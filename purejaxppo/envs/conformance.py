@@ -221,6 +221,8 @@ def _cast(tree: PyTree, dtypes: PyTree) -> PyTree:
     return jax.tree.map(cast, tree, dtypes)
 
 
+NOT_OF_SPACE = "the observation is not of the observation space"  # how `protocol_problems` begins such a problem
+
 # check_env -----------------------------------------------------------------------------------------------------------
 
 
@@ -238,26 +240,44 @@ def check_env(env: Env | VecEnv, num_envs: int | None = None) -> None:
         ValueError: names everything that is wrong and, if it would help, `conform`; or random play found a state in
             which the mask forbids every action.
     """
+    problems = protocol_problems(env, num_envs)
+    if problems and isinstance(env, VecEnv):
+        count = 2 * env.group_size if num_envs is None else num_envs
+        where = f"the protocol of VecEnv with num_envs = {count}"
+        raise ValueError(f"{describe(env)} does not keep to {where}: {'; '.join(problems)}")
+    if problems:
+        text = "; ".join(problems)
+        raise ValueError(f"{describe(env)} does not keep to the protocol (conform(env) corrects dtypes): {text}")
+    if isinstance(env, Env) and action_mask(env.observation_space) is not None:
+        _check_masks(env)
+
+
+def protocol_problems(env: Env | VecEnv, num_envs: int | None = None) -> list[str]:
+    """List how the shapes and dtypes of an environment break the protocol. Nothing is computed.
+
+    Args:
+        env: the environment.
+        num_envs: number of columns N with which a VecEnv is checked; by default twice its `group_size`.
+
+    Raises:
+        TypeError: it is neither an Env nor a VecEnv.
+        ValueError: a VecEnv does not allow this number of columns, or its noise has no axis of steps.
+    """
     check_is_env(env)
     if isinstance(env, VecEnv):
-        _check_batch(env, 2 * env.group_size if num_envs is None else num_envs)
-        return
+        return _batch_problems(env, 2 * env.group_size if num_envs is None else num_envs)
     state, obs, next_state, timestep = step_avals(env)
     problems = _step_problems(env, (state, obs), (next_state, timestep), ())
     if any(x.weak_type for x in jax.tree.leaves((state, obs))):
         problems.append("the state or the observation is weakly typed, which causes a second compile after a reload")
-    if problems:
-        text = "; ".join(problems)
-        raise ValueError(f"{describe(env)} does not keep to the protocol (conform(env) corrects dtypes): {text}")
-    if action_mask(env.observation_space) is not None:
-        _check_masks(env)
+    return problems
 
 
-def _check_batch(env: VecEnv, num_envs: int) -> None:
-    """Check a VecEnv by shapes.
+def _batch_problems(env: VecEnv, num_envs: int) -> list[str]:
+    """List how the shapes of a VecEnv break its protocol.
 
     Raises:
-        ValueError: names everything that is wrong.
+        ValueError: it does not allow `num_envs` columns, or its noise has no axis of steps.
     """
     if num_envs % env.group_size:
         raise ValueError(
@@ -278,10 +298,7 @@ def _check_batch(env: VecEnv, num_envs: int) -> None:
         lambda key: jax.vmap(partial(sample_space, env.action_space))(jax.random.split(key, num_envs)), key
     )
     result = jax.eval_shape(env.step, row, state, action)
-    problems = _step_problems(env, (state, obs), result, (num_envs,))
-    if problems:
-        text = "; ".join(problems)
-        raise ValueError(f"{describe(env)} does not keep to the protocol of VecEnv with num_envs = {num_envs}: {text}")
+    return _step_problems(env, (state, obs), result, (num_envs,))
 
 
 def _step_problems(
@@ -306,7 +323,7 @@ def _step_problems(
         ("the state after reset and after a step differ", state, next_state, True),
         ("the observation of reset and of a step differ", obs, timestep.obs, True),
         ("obs and final_obs of a step differ", timestep.obs, timestep.final_obs, True),
-        (f"the observation is not of the observation space {env.observation_space}", obs, expected, False),
+        (f"{NOT_OF_SPACE} {env.observation_space}", obs, expected, False),
     )
     problems = [f"{text}: {found}" for text, a, b, weak in comparisons if (found := _difference(a, b, weak))]
     leaves = [

@@ -1,0 +1,92 @@
+"""Patients of `purejaxppo.training.doctor`: a sound environment, and environments with one fault each."""
+
+import jax
+import jax.numpy as jnp
+
+from purejaxppo.envs.protocol import Env, TimeStep
+from purejaxppo.envs.spaces import Discrete, box
+
+
+def walk() -> Env:
+    """A random walk in three places, terminated with probability 1/8 and truncated after 6 steps."""
+
+    def observe(state):
+        return jax.nn.one_hot(state["place"], 3, dtype=jnp.float32)
+
+    def reset(key):
+        state = {"place": jax.random.randint(key, (), 0, 3, jnp.int32), "time": jnp.int32(0)}
+        return state, observe(state)
+
+    def step(key, state, action):
+        move_key, end_key = jax.random.split(key)
+        place = (state["place"] + action + jax.random.bernoulli(move_key).astype(jnp.int32)) % 3
+        state = {"place": place, "time": state["time"] + 1}
+        obs = observe(state)
+        ends = jax.random.bernoulli(end_key, 0.125)
+        return state, TimeStep(obs, jnp.float32(1), ends, state["time"] >= 6, obs)
+
+    return Env(reset, step, box(0, 1, (3,)), Discrete(2))
+
+
+def changed(**fields) -> Env:
+    """`walk` with fields of its TimeStep replaced by functions of (state before, TimeStep)."""
+    env = walk()
+
+    def step(key, state, action):
+        after, ts = env.step(key, state, action)
+        return after, ts._replace(**{name: value(state, ts) for name, value in fields.items()})
+
+    return env._replace(step=step)
+
+
+def reuses_a_key() -> Env:
+    env = walk()
+
+    def step(key, state, action):
+        jump = jax.random.bernoulli(key).astype(jnp.int32)
+        return env.step(key, state, (action + jump) % 2)
+
+    return env._replace(step=step)
+
+
+def fixed_noise(where: str) -> Env:
+    """`walk` that draws from a key of its own: at reset, at every step, or from a key in its state that stays."""
+    env = walk()
+    if where == "reset":
+        return env._replace(reset=lambda key: env.reset(jax.random.key(7)))
+    if where == "step":
+        return env._replace(step=lambda key, state, action: env.step(jax.random.key(7), state, action))
+
+    def reset(key):
+        key, inner = jax.random.split(key)
+        state, obs = env.reset(inner)
+        return (state, jax.random.key_data(key)), obs
+
+    def step(key, state, action):
+        after, ts = env.step(jax.random.wrap_key_data(state[1]), state[0], action)
+        return (after, state[1]), ts
+
+    return env._replace(reset=reset, step=step)
+
+
+def moving_key() -> Env:
+    """`walk` with its key in the state, which it splits in every step."""
+    env = fixed_noise("state")
+
+    def step(key, state, action):
+        inner, use = jax.random.split(jax.random.wrap_key_data(state[1]))
+        (after, _), ts = env.step(key, (state[0], jax.random.key_data(use)), action)
+        return (after, jax.random.key_data(inner)), ts
+
+    return env._replace(step=step)
+
+
+def raises() -> Env:
+    def step(key, state, action):
+        raise KeyError("the pole")
+
+    return walk()._replace(step=step)
+
+
+def endless() -> Env:
+    return changed(terminated=lambda state, ts: jnp.bool_(False), truncated=lambda state, ts: jnp.bool_(False))
