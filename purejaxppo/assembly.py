@@ -9,6 +9,7 @@ import jax
 from purejaxppo import hooks
 from purejaxppo.batching.plan import make_plan
 from purejaxppo.batching.shuffles import SHUFFLES, Shuffle
+from purejaxppo.config.errors import ConfigError, Problem
 from purejaxppo.config.schema import Config
 from purejaxppo.envs.auto_reset import auto_reset
 from purejaxppo.envs.protocol import Env, VecEnv
@@ -62,7 +63,7 @@ def make_ppo(
     plan = make_plan(config, recurrent, PER_ENV_FIELDS)
     objective_name = "none" if config.policy_step == "trpo" else config.objective
     components = Components(
-        env=auto_reset(env, config.resets, pool_size=config.pool_size, stagger=config.stagger),
+        env=_auto_reset(env, config),
         network=network,
         config=config,
         objective=hooks.check_objective(objective) if objective else OBJECTIVES[objective_name],
@@ -79,6 +80,23 @@ def make_ppo(
     if any((objective, target_fn, shuffle, auxiliary_loss, intrinsic, metrics_fn)):
         _trace_update(algo)
     return algo
+
+
+def _auto_reset(env: Env | VecEnv, config: Config) -> VecEnv:
+    """Return the batch of environments that the settings ask for.
+
+    Raises:
+        ConfigError: it is to quarantine columns, but it resets itself and does not.
+    """
+    quarantine = config.on_nonfinite == "quarantine"
+    vec = auto_reset(env, config.resets, pool_size=config.pool_size, stagger=config.stagger, quarantine=quarantine)
+    if quarantine and not vec.quarantines:
+        text = (
+            ' = "quarantine": a VecEnv resets itself; make it with auto_reset or fold_agents(..., quarantine=True), or '
+            'set the nearest valid value: "halt"'
+        )
+        raise ConfigError([Problem("config.on_nonfinite", text, "conflict")])
+    return vec
 
 
 def _trace_update(algo: Algorithm) -> None:

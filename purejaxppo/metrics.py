@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from purejaxppo._util.aliases import Params, PyTree
+from purejaxppo._util.trees import nonfinite
 from purejaxppo.batching.samples import Batch, Transition
 from purejaxppo.config.schema import Hyperparams
 from purejaxppo.envs.masks import action_mask, has_action
@@ -40,6 +41,7 @@ class Metrics(NamedTuple):
     nonfinite_observations: Array  # steps of the rollout with a NaN or infinite observation
     nonfinite_rewards: Array  # steps of the rollout with a NaN or infinite reward
     first_fault_step: Array  # first step of the rollout with one of these three; -1 if there is none
+    quarantined: Array  # steps of the rollout after which an environment that returned NaN or Inf was reset
     nonfinite_parameters: Array  # NaN or infinite parameters after the update
     learning_rate: Array
     clip_eps: Array
@@ -120,6 +122,7 @@ def batch_metrics(batch: Batch, ratio: Array, kl: Array) -> dict[str, Array]:
         "kl_k3": kl_k3(jnp.log(ratio)).mean(),
         "explained_variance": explained_variance(batch.value, batch.target),
         "advantage_std": jnp.std(batch.advantage),
+        "quarantined": jnp.asarray(batch.quarantined, bool).sum(dtype=jnp.float32),
     }
 
 
@@ -132,8 +135,8 @@ def rollout_faults(rollout: Transition, action_space: Space) -> dict[str, Array]
     """
     shape = rollout.reward.shape
     masked = jnp.broadcast_to(~has_action(action_space, action_mask(rollout.obs)), shape)
-    observation = _nonfinite(rollout.obs, shape) | _nonfinite(rollout.final_obs, shape)
-    reward = _nonfinite(rollout.reward, shape)
+    observation = nonfinite((rollout.obs, rollout.final_obs), shape)
+    reward = nonfinite(rollout.reward, shape)
     faulty = (masked | observation | reward).any(axis=1)
     return {
         "masked_states": masked.sum(dtype=jnp.float32),
@@ -141,15 +144,6 @@ def rollout_faults(rollout: Transition, action_space: Space) -> dict[str, Array]
         "nonfinite_rewards": reward.sum(dtype=jnp.float32),
         "first_fault_step": jnp.where(faulty.any(), jnp.argmax(faulty), -1).astype(jnp.float32),
     }
-
-
-def _nonfinite(tree: PyTree, shape: tuple[int, ...]) -> Array:
-    """Return where any element of a tree with leaves [T, N, ...] is NaN or infinite, bool [T, N]."""
-    found = jnp.zeros(shape, bool)
-    for x in jax.tree.leaves(tree):
-        if jnp.issubdtype(x.dtype, jnp.floating):
-            found |= ~jnp.isfinite(x).all(axis=tuple(range(2, x.ndim)))
-    return found
 
 
 def count_nonfinite(params: Params) -> Array:

@@ -107,7 +107,7 @@ def collect_rollout(ppo: Components, state: TrainState, key: PRNGKey) -> tuple[T
         action = distribution.sample_from(action_noise)
         env_state, ts = ppo.env.step(env_noise, env_state, distribution.to_env(action))
         outcome = (ts.reward, ts.terminated, ts.truncated, ts.final_obs)
-        transition = Transition(obs, action, *outcome, distribution, rnn_state, is_first)
+        transition = Transition(obs, action, *outcome, distribution, rnn_state, is_first, ts.quarantined)
         return (env_state, ts.obs, next_rnn_state, ts.terminated | ts.truncated), transition
 
     _, distribution = jax.eval_shape(policy, state.rnn_state, state.obs, state.is_first)
@@ -134,7 +134,7 @@ def process_rewards(
 ) -> tuple[TrainState, Transition, episode_stats.EpisodeSummary, dict[str, Array]]:
     """Sum up the returns of episodes, scale the rewards if the config says so, and add the intrinsic reward."""
     done = rollout.terminated | rollout.truncated
-    episodes, finished = episode_stats.summarize_episodes(state.episodes, rollout.reward, done)
+    episodes, finished = episode_stats.summarize_episodes(state.episodes, rollout.reward, done, rollout.quarantined)
     state = state._replace(episodes=episodes)
     if ppo.config.scale_rewards:
         scaler, rewards = running_stats.scale_rewards(state.reward_scaler, rollout.reward, done, h.gamma, h.reward_clip)
@@ -152,10 +152,12 @@ def compute_targets(ppo: Components, params: Params, state: TrainState, rollout:
     """Return the training data of a rollout: advantages and value targets (9)(10), divided into sequences."""
     values, next_values = state_values(ppo, params, state, rollout)
     rewards, terminated, truncated = rollout.reward, rollout.terminated, rollout.truncated
-    excluded = ()
-    if ppo.config.truncation == "mask":  # terminated, with δ_t = 0, and without effect on the policy
-        excluded = truncated & ~terminated
+    excluded = rollout.quarantined
+    if ppo.config.truncation == "mask":
+        excluded = truncated & ~terminated  # quarantined steps are among them
+    if not isinstance(excluded, tuple):  # terminated, with δ_t = 0, and without effect on the policy
         rewards = jnp.where(excluded, values, rewards)
+        terminated = terminated | excluded
     if ppo.config.truncation != "bootstrap":
         terminated = terminated | truncated
         truncated = jnp.zeros_like(truncated)
@@ -172,6 +174,7 @@ def compute_targets(ppo: Components, params: Params, state: TrainState, rollout:
         target=target,
         excluded=excluded,
         next_obs=() if ppo.auxiliary_loss is hooks.no_auxiliary_loss else observe(ppo, state, rollout.final_obs),
+        quarantined=rollout.quarantined,
     )
     return ppo.plan.to_sequences(batch)
 
@@ -266,7 +269,13 @@ def evaluate_actions(ppo: Components, params: Params, batch: Batch) -> tuple[Arr
     rnn_state = burn_in.start_rnn_state(ppo.network.apply, params, batch.rnn_state, batch.burn_in)
     _, distribution, value = ppo.network.apply(params, rnn_state, batch.obs, batch.is_first)
     ratio = objectives.importance_ratio(distribution.log_prob(batch.action), batch.log_prob)
-    return ratio, batch.distribution.kl(distribution), distribution.entropy(), value
+    kl, entropy = batch.distribution.kl(distribution), distribution.entropy()
+    if not isinstance(batch.quarantined, tuple):  # constants for which the loss (13) of a sample is 0
+        ratio, kl, entropy, value = (
+            jnp.where(batch.quarantined, constant, x)
+            for constant, x in ((1.0, ratio), (0.0, kl), (0.0, entropy), (batch.target, value))
+        )
+    return ratio, kl, entropy, value
 
 
 def trpo_update(ppo: Components, params: Params, batch: Batch, h: Hyperparams) -> Params:

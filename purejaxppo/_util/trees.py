@@ -28,6 +28,23 @@ def drop_time_axis(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda x: x[0], tree)
 
 
+def nonfinite(tree: PyTree, shape: tuple[int, ...]) -> Array:
+    """Return where any floating-point number of a tree is NaN or infinite.
+
+    Args:
+        tree: leaves [*shape, ...].
+        shape: the axes of the result, such as (T, N).
+
+    Returns:
+        bool, of that shape.
+    """
+    found = jnp.zeros(shape, bool)
+    for x in jax.tree.leaves(tree):
+        if jnp.issubdtype(x.dtype, jnp.floating):
+            found |= ~jnp.isfinite(x).all(axis=tuple(range(len(shape), x.ndim)))
+    return found
+
+
 def strong_dtypes(tree: PyTree) -> PyTree:
     """Remove weak types, so that the first update does not trigger a recompilation."""
     is_key = lambda x: jnp.issubdtype(x.dtype, jax.dtypes.prng_key)  # noqa: E731

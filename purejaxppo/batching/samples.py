@@ -22,6 +22,7 @@ class Transition(NamedTuple):
     distribution: Distribution  # π_old(·|s_t)
     rnn_state: RnnState  # before the step
     is_first: Array
+    quarantined: Array | tuple[()] = ()  # bool, the environment returned NaN or Inf and was reset; see TimeStep
 
 
 class Batch(NamedTuple):
@@ -36,6 +37,7 @@ class Batch(NamedTuple):
     value: Array  # V(s_t) before the update, or before the epoch if advantages are recomputed; center of (11)
     advantage: Array  # not normalized
     target: Array  # of the value function
-    excluded: Array | tuple[()] = ()  # bool, without effect on the policy; for truncation "mask" only
+    excluded: Array | tuple[()] = ()  # bool, without effect on the policy: quarantined, or cut with truncation "mask"
     burn_in: BurnInSteps | tuple[()] = ()  # the steps before each sequence, if there is a burn-in
     next_obs: Observation = ()  # normalized, after the action and before any reset; for an auxiliary loss only
+    quarantined: Array | tuple[()] = ()  # bool, without effect on policy and values

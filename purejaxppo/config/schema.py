@@ -42,6 +42,7 @@ class Config:
     scale_rewards: bool = False  # divide rewards by the running standard deviation of the discounted return
     normalize_advantages: bool = True  # to mean 0 and standard deviation 1 in each minibatch
     truncation: Literal["bootstrap", "terminal", "mask"] = "bootstrap"  # after a time limit: V(s), 0, or no sample
+    on_nonfinite: Literal["halt", "quarantine"] = "halt"  # NaN or Inf from an environment: end the run, or reset it
     recompute_advantages: bool = False  # recompute advantages before every epoch, not only before the first
     shuffle: Literal["hash", "permutation"] = "hash"  # order of samples; permutation: exactly uniform, but slower
     microbatch_size: int = 0  # samples per gradient computation; 0: what fits the cache of a CPU, all on a GPU

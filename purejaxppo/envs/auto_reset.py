@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from purejaxppo._util.aliases import Action, EnvState, Noise, Observation, PRNGKey, PyTree
+from purejaxppo._util.trees import nonfinite
 from purejaxppo.envs.protocol import Env, TimeStep, VecEnv
 
 FirstState: TypeAlias = tuple[EnvState, Observation]  # of an episode, leaves [...], [N, ...] or [T, N, ...]
@@ -69,7 +70,13 @@ class FirstStates(NamedTuple):
 
 
 def auto_reset(
-    env: Env | VecEnv, resets: str = "auto", *, pool_size: int = 256, refresh: int = 1, stagger: int = 0
+    env: Env | VecEnv,
+    resets: str = "auto",
+    *,
+    pool_size: int = 256,
+    refresh: int = 1,
+    stagger: int = 0,
+    quarantine: bool = False,
 ) -> VecEnv:
     """Batch copies of an environment and start a new episode where one has ended.
 
@@ -85,6 +92,9 @@ def auto_reset(
         stagger: cut the first episode of each environment (as truncated) after a random number of 1 to `stagger` steps,
             so that environments with the same time limit do not end their episodes in the same step. The cut episodes
             count as finished, with lower returns. 0 cuts nothing.
+        quarantine: start a new episode where an observation or a reward is NaN or infinite. The step is marked as
+            `quarantined` and truncated, with the reward 0 and the first observation of the new episode as `final_obs`.
+            A reset that returns NaN is not mended.
 
     Raises:
         ValueError: an unknown mode, or a size out of range.
@@ -94,12 +104,12 @@ def auto_reset(
     mode = env.resets or "fresh" if resets == "auto" else resets
     _check(mode, pool_size, refresh, stagger)
     if mode == "state_pool":
-        return _batch(env, _state_pool(env, pool_size, refresh), stagger, keeps_pool=True)
+        return _batch(env, _state_pool(env, pool_size, refresh), stagger, quarantine, keeps_pool=True)
     first_states = {"fresh": _fresh, "every_step": _every_step, "pool": partial(_pool, pool_size=pool_size)}[mode](env)
-    return _batch(env, first_states, stagger, keeps_pool=False)
+    return _batch(env, first_states, stagger, quarantine, keeps_pool=False)
 
 
-def _batch(env: Env, first_states: FirstStates, stagger: int, keeps_pool: bool) -> VecEnv:
+def _batch(env: Env, first_states: FirstStates, stagger: int, quarantine: bool, keeps_pool: bool) -> VecEnv:
     """Return the VecEnv whose new episodes begin in the first states given."""
     plain = not keeps_pool and not stagger  # the state is that of the environments alone
 
@@ -121,6 +131,8 @@ def _batch(env: Env, first_states: FirstStates, stagger: int, keeps_pool: bool) 
         # Reset and step are mapped separately: some simulators cannot have both under one map.
         pool, first = first_states.take(pool, noise.reset)
         env_state, timestep = jax.vmap(env.step)(noise.step_key, env_state, action)
+        if quarantine:
+            timestep = _quarantine(timestep)
         if stagger:
             timestep = timestep._replace(truncated=timestep.truncated | (steps_left == 1))
             steps_left = jnp.where(
@@ -129,7 +141,7 @@ def _batch(env: Env, first_states: FirstStates, stagger: int, keeps_pool: bool) 
         env_state, timestep = _start_episodes(first, env_state, timestep)
         return env_state if plain else AutoResetState(env_state, pool, steps_left), timestep
 
-    return VecEnv(reset, noise, step, env.observation_space, env.action_space, env.name)
+    return VecEnv(reset, noise, step, env.observation_space, env.action_space, env.name, quarantines=quarantine)
 
 
 def _check(mode: str, pool_size: int, refresh: int, stagger: int) -> None:
@@ -211,7 +223,26 @@ def _start_episodes(first: FirstState, env_state: EnvState, timestep: TimeStep) 
     done = timestep.terminated | timestep.truncated
     env_state, obs = jax.tree.map(lambda x, y: choose(done, x, y), first, (env_state, timestep.obs))
     truncated = timestep.truncated & ~timestep.terminated
-    return env_state, timestep._replace(obs=obs, truncated=truncated, final_obs=timestep.final_obs)
+    final_obs = timestep.final_obs
+    if not isinstance(timestep.quarantined, tuple):
+        final_obs = jax.tree.map(partial(choose, timestep.quarantined), obs, final_obs)
+    return env_state, timestep._replace(obs=obs, truncated=truncated, final_obs=final_obs)
+
+
+def _quarantine(timestep: TimeStep) -> TimeStep:
+    """Truncate the episodes of environments that returned NaN or infinity, and mark their steps; leaves [N, ...]."""
+    found = nonfinite((timestep.obs, timestep.final_obs, timestep.reward), timestep.terminated.shape)
+
+    def zero(x: jax.Array) -> jax.Array:
+        return choose(found, jnp.zeros_like(x), x)
+
+    return timestep._replace(
+        reward=zero(timestep.reward),
+        terminated=timestep.terminated & ~found,
+        truncated=timestep.truncated | found,
+        info=jax.tree.map(zero, timestep.info),
+        quarantined=found,
+    )
 
 
 def choose(done: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:

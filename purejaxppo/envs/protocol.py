@@ -28,6 +28,9 @@ class TimeStep(NamedTuple):
     # Further quantities of the running episode, such as achievements: a dict of float32 scalars, or () if there are
     # none. The values at the last step of an episode are those of the episode.
     info: dict[str, jax.Array] | tuple[()] = ()
+    # []  bool; the environment returned NaN or infinity and was reset, so that training leaves the step out; see
+    # `auto_reset`. () if nothing looks for such values.
+    quarantined: jax.Array | tuple[()] = ()
 
 
 class Env(NamedTuple):
@@ -64,6 +67,7 @@ class VecEnv(NamedTuple):
     action_space: Space
     name: str = ""  # used in messages
     group_size: int = 1  # num_envs must be a multiple of this, such as the number of agents of a team
+    quarantines: bool = False  # resets columns that return NaN or infinity, and marks their steps
 
 
 def check_is_env(env: Any) -> None:

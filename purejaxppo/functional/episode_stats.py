@@ -57,7 +57,9 @@ class _Extent(NamedTuple):
         return [jnp.where(count > 0.0, value, 0.0) for value in values]
 
 
-def summarize_episodes(stats: EpisodeStats, rewards: Array, done: Array) -> tuple[EpisodeStats, EpisodeSummary]:
+def summarize_episodes(
+    stats: EpisodeStats, rewards: Array, done: Array, dropped: Array | tuple[()] = ()
+) -> tuple[EpisodeStats, EpisodeSummary]:
     """Summarize the episodes that finished in a rollout.
 
     An episode that began in an earlier rollout counts as a whole. One that has not finished is continued in the
@@ -67,23 +69,26 @@ def summarize_episodes(stats: EpisodeStats, rewards: Array, done: Array) -> tupl
         stats: the running episodes before the rollout.
         rewards: unscaled rewards, [T, N].
         done: the episode ended with this step, [T, N] bool.
+        dropped: the episode does not count, [T, N] bool; read where it ended. () counts all.
 
     Returns:
         The running episodes after the rollout, and the summary of the finished ones.
     """
     num_envs = stats.returns.shape[0]
 
-    def step(carry: Carry, inputs: tuple[Array, Array]) -> tuple[Carry, None]:
+    counted = done if isinstance(dropped, tuple) else done & ~dropped
+
+    def step(carry: Carry, inputs: tuple[Array, Array, Array]) -> tuple[Carry, None]:
         (returns, lengths), count, return_extent, length_extent = carry
-        reward, end = inputs
+        reward, end, counts = inputs
         returns, lengths = returns + reward, lengths + 1
-        return_extent = return_extent.add(returns, end)
-        length_extent = length_extent.add(lengths.astype(jnp.float32), end)
+        return_extent = return_extent.add(returns, counts)
+        length_extent = length_extent.add(lengths.astype(jnp.float32), counts)
         stats = EpisodeStats(jnp.where(end, 0.0, returns), jnp.where(end, 0, lengths))
-        return (stats, count + end.astype(jnp.float32), return_extent, length_extent), None
+        return (stats, count + counts.astype(jnp.float32), return_extent, length_extent), None
 
     empty = _Extent.empty(num_envs)
     start = (stats, jnp.zeros(num_envs, jnp.float32), empty, empty)
-    (stats, counts, return_extent, length_extent), _ = lax.scan(step, start, (rewards, done))
+    (stats, counts, return_extent, length_extent), _ = lax.scan(step, start, (rewards, done, counted))
     count = jnp.sum(counts)
     return stats, EpisodeSummary(count, *return_extent.reduce(count), *length_extent.reduce(count))

@@ -22,7 +22,7 @@ FIGURES = dict.fromkeys(("mean", "std", "min", "median", "max", "mean_length"), 
     "unfinished": 0,
 }
 
-FAULTS = ("masked_states", "nonfinite_observations", "nonfinite_rewards", "nonfinite_parameters")
+FAULTS = ("masked_states", "quarantined", "nonfinite_observations", "nonfinite_rewards", "nonfinite_parameters")
 
 
 class FakeState(NamedTuple):

@@ -19,7 +19,7 @@ from purejaxppo.envs.auto_reset import auto_reset
 from purejaxppo.envs.protocol import Env, TimeStep, VecEnv
 
 
-def fold_agents(env: Env, num_agents: int, resets: str = "auto", **sizes: int) -> VecEnv:
+def fold_agents(env: Env, num_agents: int, resets: str = "auto", *, quarantine: bool = False, **sizes: int) -> VecEnv:
     """Fold the agents of a team into the batch axis, so that all of them are trained with one shared policy.
 
     Column t * A + a is agent a of team t. A policy that must tell agents from each other needs an observation that
@@ -29,6 +29,7 @@ def fold_agents(env: Env, num_agents: int, resets: str = "auto", **sizes: int) -
         env: the environment of a team, with a leading agent axis [A, ...].
         num_agents: number of agents A; `num_envs` must be a multiple of it.
         resets: a reset mode.
+        quarantine: start a new episode where NaN or infinity comes out, as `auto_reset` does.
         sizes: `pool_size`, `refresh` and `stagger` of `auto_reset`.
 
     Raises:
@@ -37,7 +38,7 @@ def fold_agents(env: Env, num_agents: int, resets: str = "auto", **sizes: int) -
     """
     if num_agents < 1:
         raise ValueError(f"fold_agents needs at least 1 agent, not {num_agents}")
-    teams = auto_reset(env, resets, **sizes)
+    teams = auto_reset(env, resets, quarantine=quarantine, **sizes)
 
     def num_teams(num_envs: int) -> int:
         if num_envs % num_agents:
@@ -63,7 +64,8 @@ def fold_agents(env: Env, num_agents: int, resets: str = "auto", **sizes: int) -
     def step(noise: Noise, env_state: EnvState, action: Action) -> tuple[EnvState, TimeStep]:
         env_state, ts = teams.step(noise, env_state, unfold(action))
         flags = (per_agent(ts.reward), per_agent(ts.terminated), per_agent(ts.truncated))
-        return env_state, TimeStep(fold(ts.obs), *flags, fold(ts.final_obs), jax.tree.map(per_agent, ts.info))
+        told = jax.tree.map(per_agent, (ts.info, ts.quarantined))
+        return env_state, TimeStep(fold(ts.obs), *flags, fold(ts.final_obs), *told)
 
     return teams._replace(reset=reset, noise=noise, step=step, group_size=num_agents)
 
@@ -88,6 +90,7 @@ def frozen_opponent(
     *,
     seat: int = 0,
     resets: str = "auto",
+    quarantine: bool = False,
     **sizes: int,
 ) -> VecEnv:
     """Play one agent of an environment and let a fixed policy play the others.
@@ -102,6 +105,7 @@ def frozen_opponent(
         params: its first parameters.
         seat: index of the agent that is trained.
         resets: a reset mode.
+        quarantine: start a new episode where NaN or infinity comes out, as `auto_reset` does.
         sizes: `pool_size`, `refresh` and `stagger` of `auto_reset`.
 
     Raises:
@@ -111,7 +115,7 @@ def frozen_opponent(
         raise ValueError(
             f"frozen_opponent needs at least 2 agents and a seat among them, not {num_agents} agents and seat {seat}"
         )
-    games, others = auto_reset(env, resets, **sizes), np.delete(np.arange(num_agents), seat)
+    games, others = auto_reset(env, resets, quarantine=quarantine, **sizes), np.delete(np.arange(num_agents), seat)
     params = strong_dtypes(jax.tree.map(jnp.asarray, params))
 
     def mine(tree: PyTree) -> PyTree:  # [N, A, ...] -> [N, ...]
@@ -135,7 +139,7 @@ def frozen_opponent(
         step_noise, key = noise
         joint = jax.tree.map(join, action, opponent(state.params, key, state.obs))
         env_state, ts = games.step(step_noise, state.env_state, joint)
-        seen = TimeStep(mine(ts.obs), mine(ts.reward), *ts[2:4], mine(ts.final_obs), mine(ts.info))
+        seen = TimeStep(mine(ts.obs), mine(ts.reward), *ts[2:4], mine(ts.final_obs), mine(ts.info), ts.quarantined)
         return OpponentState(env_state, theirs(ts.obs), state.params), seen
 
     return games._replace(reset=reset, noise=noise, step=step)
