@@ -98,6 +98,7 @@ def figures():
         "nonfinite_observations": 0,
         "nonfinite_rewards": 0,
         "first_fault_step": -1,
+        "quarantined": 0,
         "nonfinite_parameters": 0,
         "learning_rate": 0.3,
         "clip_eps": EPS,

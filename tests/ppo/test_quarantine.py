@@ -75,7 +75,7 @@ def test_a_broken_environment_is_reset_and_its_step_is_marked(kind, value, reset
     np.testing.assert_array_equal(steps.reward, np.where(steps.quarantined, 0.0, 1.0))
     for n in range(8):
         ends = np.flatnonzero(steps.truncated[:, n])
-        lengths = np.diff([-1, *ends])
+        lengths = np.diff(ends, prepend=-1)
         np.testing.assert_array_equal(lengths, np.where(steps.quarantined[ends, n], BREAK, LIMIT))
 
 
