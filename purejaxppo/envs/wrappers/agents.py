@@ -139,8 +139,7 @@ def frozen_opponent(
         step_noise, key = noise
         joint = jax.tree.map(join, action, opponent(state.params, key, state.obs))
         env_state, ts = games.step(step_noise, state.env_state, joint)
-        seen = TimeStep(mine(ts.obs), mine(ts.reward), *ts[2:4], mine(ts.final_obs), mine(ts.info), ts.quarantined)
-        return OpponentState(env_state, theirs(ts.obs), state.params), seen
+        return OpponentState(env_state, theirs(ts.obs), state.params), mine(ts)
 
     return games._replace(reset=reset, noise=noise, step=step)
 
