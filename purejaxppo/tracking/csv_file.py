@@ -1,9 +1,8 @@
-"""Write metrics as rows. A sink is any function (rows) -> None; CSV is built in."""
+"""Write metrics as rows, and read the CSV file of a run."""
 
 import csv
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +10,6 @@ import numpy as np
 from purejaxppo.metrics import Metrics, flat
 
 Row = Mapping[str, float]
-
-Sink = Callable[[Sequence[Row]], None]
 
 
 def rows_of(
@@ -48,36 +45,8 @@ def _without_placeholders(row: dict[str, float]) -> dict[str, float]:
     return {name: math.nan if name.startswith("episode_") else value for name, value in row.items()}
 
 
-@contextmanager
-def csv_sink(path: str | Path) -> Iterator[Sink]:
-    """Open a sink that writes rows to a new CSV file as they come; the keys of the first row are its header.
-
-    What was written is on disk after every call, so that a run that is killed leaves its numbers behind.
-
-    Raises:
-        FileExistsError: there is such a file already.
-    """
-    with open(path, "x", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        header: list[str] = []
-
-        def write(rows: Sequence[Row]) -> None:
-            if rows and not header:
-                header.extend(rows[0])
-                writer.writerow(header)
-            writer.writerows([_shown(row[name]) for name in header] for row in rows)
-            file.flush()
-
-        yield write
-
-
-def _shown(value: float) -> str:
-    """Nine digits: every float32 survives the way there and back."""
-    return f"{value:.9g}" if not float(value).is_integer() else f"{value:.0f}"
-
-
 def read_csv(path: str | Path) -> dict[str, np.ndarray]:
-    """Return the columns of a file that `csv_sink` wrote, float64; an incomplete last line is left out."""
+    """Return the columns of a file of metrics, float64; an incomplete last line is left out."""
     with open(path, newline="", encoding="utf-8") as file:
         header, *lines = list(csv.reader(file)) or [[]]
     whole = [line for line in lines if len(line) == len(header)]

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from purejaxppo.config.checks import check
 from purejaxppo.config.errors import ConfigError, Problem
@@ -191,11 +193,14 @@ def load_run(saved: SavedRun, algo: Algorithm, run: Run) -> TrainState | None:
         run: the settings to continue with.
 
     Raises:
-        CheckpointError: the checkpoint is not one of `algo`, or was damaged meanwhile.
+        CheckpointError: the checkpoint is not one of `algo`, was damaged meanwhile, or has parameters that are not
+            finite.
     """
     if saved.checkpoint is None:
         return None
     state = load_checkpoint(saved.checkpoint, algo, saved.manifest).state
+    if bad := sum(int((~np.isfinite(leaf)).sum()) for leaf in jax.tree.leaves(jax.device_get(state.params))):
+        raise CheckpointError(f"{saved.checkpoint}: has {bad} parameters that are NaN or infinite")
     if run.hyperparams.beta == saved.run.hyperparams.beta:
         return state
     return state._replace(control=state.control._replace(beta=jnp.asarray(run.hyperparams.beta, jnp.float32)))

@@ -14,9 +14,11 @@ from purejaxppo.config.checks import check
 from purejaxppo.config.errors import ConfigError, UsageError
 from purejaxppo.tracking.csv_file import read_csv
 from purejaxppo.training import runs
-from purejaxppo.training.checkpoint_folder import list_checkpoints
+from purejaxppo.training.checkpoint_folder import list_checkpoints, save_in_run
+from purejaxppo.training.checkpoints import load_checkpoint
 from purejaxppo.training.errors import CheckpointError
 from purejaxppo.training.manifest import MANIFEST
+from purejaxppo.training.resume import open_run
 from purejaxppo.training.run_lock import lock_run
 
 
@@ -218,3 +220,15 @@ def test_every_file_of_a_run_is_there(fake, tiny, tmp_path, monkeypatch):
     assert run("train", tiny, "--out", folder, "--updates", 2) == 0
     assert run("resume", folder) == 0
     assert {entry.name for entry in folder.iterdir()} == RUN_FILES
+
+
+def test_a_checkpoint_with_parameters_that_are_nan_is_refused(fake, tiny, tmp_path):
+    folder = tmp_path / "run"
+    assert run("train", tiny, "--out", folder, "--updates", 2) == 0
+    saved = open_run(folder)
+    algo = fakes.fake_algorithm(saved.run.config)
+    state = load_checkpoint(newest(folder), algo).state
+    state = state._replace(params=state.params * float("nan"))
+    save_in_run(folder, state, saved.run.hyperparams, algo, saved.manifest.details)
+    with pytest.raises(CheckpointError, match="3 parameters that are NaN"):
+        dispatch(["resume", str(folder)])

@@ -3,9 +3,9 @@
 from typing import NamedTuple
 
 import numpy as np
-import pytest
 
-from purejaxppo.tracking.csv_file import csv_sink, read_csv, rows_of
+from purejaxppo.tracking.csv_file import read_csv, rows_of
+from purejaxppo.tracking.metrics_file import metrics_file
 
 
 class FakeMetrics(NamedTuple):
@@ -28,10 +28,10 @@ def test_a_chunk_shares_its_time_equally_and_counts_on():
 
 def test_every_float32_survives_the_file(tmp_path):
     written = metrics(200)
-    with csv_sink(tmp_path / "m.csv") as write:
-        write(rows_of(written, 0, 2**20, 0.0, 1.0))
-        write([])
-        write(rows_of(metrics(3, seed=1), 200, 2**20, 1.0, 2.0))
+    with metrics_file(tmp_path / "m.csv") as file:
+        file.write(rows_of(written, 0, 2**20, 0.0, 1.0))
+        file.write([])
+        file.write(rows_of(metrics(3, seed=1), 200, 2**20, 1.0, 2.0))
     columns = read_csv(tmp_path / "m.csv")
     assert len(columns["kl"]) == 203
     for name in FakeMetrics._fields:
@@ -40,8 +40,8 @@ def test_every_float32_survives_the_file(tmp_path):
 
 
 def test_nan_and_infinity_survive_the_file(tmp_path):
-    with csv_sink(tmp_path / "m.csv") as write:
-        write([{"a": float("nan"), "b": float("inf"), "c": -0.5}])
+    with metrics_file(tmp_path / "m.csv") as file:
+        file.write([{"a": float("nan"), "b": float("inf"), "c": -0.5}])
     columns = read_csv(tmp_path / "m.csv")
     assert np.isnan(columns["a"][0])
     assert columns["b"][0] == np.inf
@@ -49,9 +49,9 @@ def test_nan_and_infinity_survive_the_file(tmp_path):
 
 
 def test_rows_are_on_disk_as_soon_as_written(tmp_path):
-    with csv_sink(tmp_path / "m.csv") as write:
+    with metrics_file(tmp_path / "m.csv") as file:
         for i in range(3):
-            write([{"a": i}])
+            file.write([{"a": i}])
             assert read_csv(tmp_path / "m.csv")["a"].tolist() == list(range(i + 1))
 
 
@@ -63,13 +63,6 @@ def test_a_line_cut_short_by_a_crash_is_left_out(tmp_path):
 def test_an_empty_file_has_no_columns(tmp_path):
     (tmp_path / "m.csv").write_text("")
     assert read_csv(tmp_path / "m.csv") == {}
-
-
-def test_nothing_is_overwritten(tmp_path):
-    (tmp_path / "m.csv").write_text("precious")
-    with pytest.raises(FileExistsError), csv_sink(tmp_path / "m.csv"):
-        pass
-    assert (tmp_path / "m.csv").read_text() == "precious"
 
 
 class EpisodeMetrics(NamedTuple):
