@@ -43,19 +43,21 @@ def make_ppo(
         env: an Env, which never resets itself, or a VecEnv, a batch that does.
         network: the actor-critic.
         config: static settings.
-        objective: replaces `config.objective`: (ratio, advantage, kl, hyperparams) -> surrogate per sample.
-        target_fn: replaces `config.targets`: see `purejaxppo.functional.bindings.TargetFn`.
-        shuffle: replaces `config.shuffle`: (key, size) -> permutation of 0..size-1.
+        objective: replaces `config.objective`: (ratio, advantage, kl, hyperparams) -> surrogate, arrays [L, C].
+        target_fn: replaces `config.targets`: (rewards, values, next_values, terminated, truncated, hyperparams, n_step)
+            -> (advantages, value targets), arrays [T, N]. `next_values` are those of the states before a reset.
+        shuffle: replaces `config.shuffle`: (key, size) -> permutation of 0..size-1, int32 [size].
         optimizer: replaces Adam: (hyperparams) -> optax.GradientTransformation on the parameter tree. The
             hyperparameters are traced and those of the iteration, so that schedules and sweeps stay one program.
-        auxiliary_loss: (params, batch, hyperparams) -> scalar that is added to the loss (13).
-        intrinsic: a reward with its own state, which is added to the environment's.
-        metrics_fn: (state, rollout, batch, hyperparams) -> scalars by name, for `Metrics.extra`.
+        auxiliary_loss: (params, batch [L, C, ...], hyperparams) -> float32 scalar that is added to the loss (13).
+            `batch.next_obs` is the observation after each action.
+        intrinsic: an added reward, IntrinsicReward(init, apply): (key, obs [N, ...]) -> state, and
+            (state, rollout [T, N, ...], hyperparams) -> (state, reward [T, N], scalars by name).
+        metrics_fn: (state, rollout [T, N, ...], batch [L, M, ...], hyperparams) -> scalars, for `Metrics.extra`.
 
     Raises:
         ConfigError: the config is invalid; lists every problem.
-        ValueError: the environment or the network breaks its protocol (lists every problem), or a function handed in
-            returns other shapes or dtypes than expected (names it).
+        ValueError: the environment, the network or a function handed in breaks its protocol; names it.
     """
     config = config or Config()
     recurrent = check_fit(env, network, config, objective)

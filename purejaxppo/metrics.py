@@ -54,7 +54,7 @@ class Metrics(NamedTuple):
     episode_length_min: Array
     episode_length_max: Array
     diagnostics: Diagnostics | tuple[()]  # () unless Config(diagnostics=True)
-    extra: dict[str, Array] | tuple[()] = ()  # dict of scalars by name, of the hooks handed to `make_ppo`
+    extra: dict[str, Array] | tuple[()] = ()  # dict of scalars by name: `episode_info_...` and those of hooks
 
 
 def flat(metrics: PyTree) -> dict[str, Array]:
@@ -169,7 +169,7 @@ def reduce_metrics(
         episodes: finished in the iteration.
         whole: of `batch_metrics`.
         diagnostics: if enabled.
-        extra: of the hooks.
+        extra: of `mean_info` and of the hooks.
     """
     stats, taken = steps
     totals = jnp.sum(stats, (0, 1), where=taken[..., None])

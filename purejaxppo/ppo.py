@@ -107,7 +107,7 @@ def collect_rollout(ppo: Components, state: TrainState, key: PRNGKey) -> tuple[T
         action = distribution.sample_from(action_noise)
         env_state, ts = ppo.env.step(env_noise, env_state, distribution.to_env(action))
         outcome = (ts.reward, ts.terminated, ts.truncated, ts.final_obs)
-        transition = Transition(obs, action, *outcome, distribution, rnn_state, is_first, ts.quarantined)
+        transition = Transition(obs, action, *outcome, distribution, rnn_state, is_first, ts.quarantined, ts.info)
         return (env_state, ts.obs, next_rnn_state, ts.terminated | ts.truncated), transition
 
     _, distribution = jax.eval_shape(policy, state.rnn_state, state.obs, state.is_first)
@@ -140,9 +140,10 @@ def process_rewards(
         scaler, rewards = running_stats.scale_rewards(state.reward_scaler, rollout.reward, done, h.gamma, h.reward_clip)
         state = state._replace(reward_scaler=scaler)
         rollout = rollout._replace(reward=rewards)
-    extra: dict[str, Array] = {}
+    extra = episode_stats.mean_info(rollout.info, done, rollout.quarantined)
     if ppo.intrinsic:
-        intrinsic, bonus, extra = ppo.intrinsic.apply(state.intrinsic, rollout, h)
+        intrinsic, bonus, told = ppo.intrinsic.apply(state.intrinsic, rollout, h)
+        extra |= told
         state = state._replace(intrinsic=intrinsic)
         rollout = rollout._replace(reward=rollout.reward + bonus)
     return state, rollout, finished, extra

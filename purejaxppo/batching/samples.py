@@ -23,6 +23,7 @@ class Transition(NamedTuple):
     rnn_state: RnnState  # before the step
     is_first: Array
     quarantined: Array | tuple[()] = ()  # bool, the environment returned NaN or Inf and was reset; see TimeStep
+    info: dict[str, Array] | tuple[()] = ()  # further quantities that the environment reports; see TimeStep
 
 
 class Batch(NamedTuple):

@@ -326,6 +326,9 @@ def _step_problems(
         (f"{NOT_OF_SPACE} {env.observation_space}", obs, expected, False),
     )
     problems = [f"{text}: {found}" for text, a, b, weak in comparisons if (found := _difference(a, b, weak))]
+    info = timestep.info
+    if info != () and not (isinstance(info, dict) and all(hasattr(x, "shape") for x in info.values())):
+        return [*problems, f"info must be a flat dict of scalars by name, or (), not {jax.tree.structure(info)}"]
     leaves = [
         ("reward", timestep.reward, "float32"),
         *((name, getattr(timestep, name), "bool") for name in ("terminated", "truncated")),

@@ -75,8 +75,7 @@ def summarize_episodes(
         The running episodes after the rollout, and the summary of the finished ones.
     """
     num_envs = stats.returns.shape[0]
-
-    counted = done if isinstance(dropped, tuple) else done & ~dropped
+    counted = _counted(done, dropped)
 
     def step(carry: Carry, inputs: tuple[Array, Array, Array]) -> tuple[Carry, None]:
         (returns, lengths), count, return_extent, length_extent = carry
@@ -92,3 +91,28 @@ def summarize_episodes(
     (stats, counts, return_extent, length_extent), _ = lax.scan(step, start, (rewards, done, counted))
     count = jnp.sum(counts)
     return stats, EpisodeSummary(count, *return_extent.reduce(count), *length_extent.reduce(count))
+
+
+def mean_info(info: dict[str, Array] | tuple[()], done: Array, dropped: Array | tuple[()] = ()) -> dict[str, Array]:
+    """Return the means of further quantities over the episodes that finished in a rollout, by "episode_info_" + name.
+
+    Args:
+        info: quantities by name, [T, N] each; only the values at the last step of an episode count. () if there are
+            none.
+        done: the episode ended with this step, [T, N] bool.
+        dropped: as of `summarize_episodes`.
+
+    Returns:
+        float32 scalars; 0 if no episode finished.
+    """
+    if not info:
+        return {}
+    counted = _counted(done, dropped)
+    count = jnp.maximum(counted.sum(dtype=jnp.float32), 1.0)
+    means = {name: jnp.where(counted, x, 0.0).sum() / count for name, x in dict(info).items()}
+    return {f"episode_info_{name}": mean for name, mean in means.items()}
+
+
+def _counted(done: Array, dropped: Array | tuple[()]) -> Array:
+    """Return which steps end an episode that counts."""
+    return done if isinstance(dropped, tuple) else done & ~dropped

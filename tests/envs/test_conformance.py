@@ -336,6 +336,10 @@ def test_a_valid_batch_passes_in_every_mode() -> None:
             r"the observation of reset and of a step differ: .*\(4, 5\) against .*\(3, 5\)",
         ),
         (
+            changed_step(info=lambda x: {"team": {"wins": jnp.zeros(4)}}),
+            r"info must be a flat dict of scalars by name, or \(\), not",
+        ),
+        (
             changed_step(info=lambda x: {"wins": jnp.float32(1)}),
             r"info\['wins'\] must be float32 \(4,\), not float32 \(\)",
         ),

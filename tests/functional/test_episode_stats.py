@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purejaxppo.functional.episode_stats import init_episode_stats, summarize_episodes
+from purejaxppo.functional.episode_stats import init_episode_stats, mean_info, summarize_episodes
 
 
 def slow_episodes(blocks, num_envs):
@@ -47,3 +47,17 @@ def test_episode_summary_counts_finished_episodes_over_two_blocks_only():
     done = jnp.zeros((3, 2), bool).at[1, 0].set(True)
     _, summary = summarize_episodes(state, jnp.ones((3, 2)), done)
     assert np.array(summary).tolist() == [1.0, 7.0, 7.0, 7.0, 7.0, 7.0, 7.0]
+
+
+def test_info_is_averaged_over_the_last_steps_of_counted_episodes():
+    info = {"won": jnp.arange(8.0).reshape(4, 2), "nan_before_the_end": jnp.full((4, 2), jnp.nan).at[3].set(2.0)}
+    done = jnp.zeros((4, 2), bool).at[3].set(True)
+    assert mean_info({"won": info["won"]}, done.at[0, 1].set(True)) == {"episode_info_won": (1 + 6 + 7) / 3}
+    assert mean_info(info, done) == {"episode_info_won": 6.5, "episode_info_nan_before_the_end": 2.0}
+    assert mean_info(info, done, jnp.zeros((4, 2), bool).at[3, 0].set(True))["episode_info_won"] == 7.0
+
+
+def test_info_without_entries_or_finished_episodes():
+    never = jnp.zeros((4, 2), bool)
+    assert mean_info((), never) == {}
+    assert mean_info({"won": jnp.ones((4, 2))}, never) == {"episode_info_won": 0.0}

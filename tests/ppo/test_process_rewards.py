@@ -1,5 +1,7 @@
 """Reward scaling within updates: discount, resets at the ends of episodes, and unscaled returns in the metrics."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,9 @@ from probes import endless
 
 import purejaxppo as pp
 from purejaxppo import Config, Hyperparams
+from purejaxppo.envs.protocol import Env, TimeStep
+from purejaxppo.envs.spaces import Discrete, box
+from purejaxppo.tracking.csv_file import rows_of
 
 N, T, LIMIT, GAMMA = 3, 10, 4, 0.7
 ENV = endless(limit=LIMIT)  # reward 1 at every step, truncated after 4
@@ -44,3 +49,22 @@ def test_without_scaling_rewards_are_as_the_environment_gave_them():
     state, metrics = pp.train(algo, 0, num_updates=1)
     assert metrics.extra["scaled"] == 1.0
     assert state.reward_scaler.moments.count == jnp.float32(0)
+
+
+def test_what_an_environment_reports_is_averaged_over_finished_episodes():
+    """Episodes of 4 steps that report their time, in updates of 3 steps: none finishes in the first one."""
+
+    def step(key, time, action):
+        time = time + jnp.int32(1)
+        obs = time.astype(jnp.float32)[None]
+        end = time == LIMIT
+        return time, TimeStep(obs, jnp.float32(1), jnp.bool_(False), end, obs, {"time": time.astype(jnp.float32)})
+
+    env = Env(lambda key: (jnp.int32(0), jnp.zeros(1)), step, box(0, 9, (1,)), Discrete(2))
+    config = Config(N, 3, num_epochs=1, num_minibatches=1, total_timesteps=N * 3 * 2)
+    algo = pp.make_ppo(env, plain(env), config)
+    _, metrics = pp.train(algo, jax.random.key(0))
+    np.testing.assert_array_equal(metrics.extra["episode_info_time"], [0.0, LIMIT])
+    first, second = (row["episode_info_time"] for row in rows_of(metrics, 0, N * 3, 0.0, 1.0))
+    assert math.isnan(first)
+    assert second == LIMIT
