@@ -11,6 +11,8 @@ from .networks.actor_critic import from_module as from_module
 from .networks.actor_critic import make_network as make_network
 from .networks.actor_critic import mlp as mlp
 from .networks.protocol import Network as Network
+from .training.acting import LoadedPolicy as LoadedPolicy
+from .training.acting import load as load
 from .training.checkpoints import Checkpoint as Checkpoint
 from .training.checkpoints import save as save
 from .training.doctor.examination import doctor as doctor
@@ -24,6 +26,7 @@ from .training.loop import init_state as init_state
 from .training.loop import iterate as iterate
 from .training.loop import rollout as rollout
 from .training.loop import train as train
+from .training.policy_file import save_policy as save_policy
 from .training.resume import restore as restore
 from .training.sweeps import sweep as sweep
 from .types import Algorithm as Algorithm

@@ -170,7 +170,7 @@ def check_policy(state: Any, caller: str) -> None:
     if isinstance(state, dict):
         hint = "; for parameters alone write state._replace(params=params)"
     elif isinstance(state, str) or hasattr(state, "__fspath__"):
-        hint = "; read the file with load_policy(path, algo)"
+        hint = "; read the file with load(path)"
     raise TypeError(f"{caller} takes a TrainState or a Policy, not {describe(state)}{hint}")
 
 

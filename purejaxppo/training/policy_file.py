@@ -1,10 +1,12 @@
-"""Keep a policy on disk: parameters, observation statistics, and the settings that acting needs, in one file.
+"""Keep a policy on disk: parameters, observation statistics, spaces, and the settings that acting needs, in one file.
 
 The format is safetensors, which other programs can read. Equal policies give equal bytes. Loading executes no code.
+`docs/checkpoints.md` lists the texts in a file, and says which versions read it.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +21,8 @@ from purejaxppo._util.version import __version__
 from purejaxppo.config.errors import ConfigError
 from purejaxppo.config.schema import Hyperparams, Run
 from purejaxppo.config.toml import dump_toml, parse_toml
+from purejaxppo.envs.space_text import read_space, write_space
+from purejaxppo.envs.spaces import Space
 from purejaxppo.functional.running_stats import RunningMoments
 from purejaxppo.training.arguments import check_policy
 from purejaxppo.training.described_arrays import Entry, read_arrays, read_header, verify, write_arrays
@@ -35,8 +39,21 @@ class Policy(NamedTuple):
     obs_moments: RunningMoments
 
 
+class Spaces(NamedTuple):
+    """The facts about an environment that acting needs."""
+
+    observation_space: Space
+    action_space: Space
+    normalize_observations: bool
+
+
 def save_policy(
-    path: str | Path, state: TrainState | Policy, metadata: Mapping[str, str] | None = None, *, run: Run | None = None
+    path: str | Path,
+    state: TrainState | Policy,
+    metadata: Mapping[str, str] | None = None,
+    *,
+    run: Run | None = None,
+    algo: Algorithm | None = None,
 ) -> None:
     """Write `state.params` and `state.obs_moments` to `path`, replacing the file in one step.
 
@@ -44,7 +61,8 @@ def save_policy(
         path: the file to write.
         state: a TrainState or a Policy.
         metadata: texts to keep with the arrays.
-        run: settings to keep with the arrays, so that the file alone is enough to act (`read_run`).
+        run: settings to keep with the arrays (`read_run`).
+        algo: of `make_ppo`; its spaces are kept, so that `load` needs no environment.
 
     Raises:
         TypeError: `state` is neither.
@@ -54,14 +72,27 @@ def save_policy(
     texts = {**(metadata or {}), "format": FORMAT}
     if run is not None:
         texts |= run_metadata(run)
+    if algo is not None:
+        env = algo.env
+        spaces = {
+            "observation_space": write_space(env.observation_space),
+            "action_space": write_space(env.action_space),
+        }
+        normalize = json.dumps(algo.config.normalize_observations)
+        texts |= {**version_metadata(), **spaces, "normalize_observations": normalize}
     write_arrays(path, tensors, texts)
 
 
 def run_metadata(run: Run) -> dict[str, str]:
     """Return what a policy file says about the run that it comes from: environment, settings, versions."""
+    return {"env": run.env, "config": dump_toml(run), **version_metadata()}
+
+
+def version_metadata() -> dict[str, str]:
+    """Return the versions of this package and of the libraries that decide the numbers."""
     versions = {name: version(name) for name in ("flax", "jax", "jaxlib")}
     listed = ", ".join(f"{name} {number}" for name, number in versions.items())
-    return {"env": run.env, "config": dump_toml(run), "purejaxppo": __version__, "versions": listed}
+    return {"purejaxppo": __version__, "versions": listed}
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
@@ -96,6 +127,22 @@ def read_run(path: str | Path) -> Run:
     return run
 
 
+def read_spaces(path: str | Path) -> Spaces | None:
+    """Return the spaces that a policy file keeps, or None if it was saved without `algo`.
+
+    Raises:
+        CheckpointError: as `read_metadata`, or the spaces cannot be read.
+    """
+    metadata = read_metadata(path)
+    if "observation_space" not in metadata:
+        return None
+    try:
+        spaces = (read_space(metadata["observation_space"]), read_space(metadata["action_space"]))
+        return Spaces(*spaces, json.loads(metadata["normalize_observations"]) is True)
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{path}: its spaces cannot be read: {error}") from None
+
+
 def load_policy(path: str | Path, algo: Algorithm) -> Policy:
     """Return the policy that `save_policy` wrote, for the environment and network of `algo`.
 
@@ -106,7 +153,15 @@ def load_policy(path: str | Path, algo: Algorithm) -> Policy:
             listed.
     """
     state = jax.eval_shape(algo.init, jax.random.key(0), Hyperparams())
-    policy = Policy(state.params, state.obs_moments)
+    return read_policy(path, Policy(state.params, state.obs_moments))
+
+
+def read_policy(path: str | Path, policy: Policy) -> Policy:
+    """Return the policy that `save_policy` wrote, of the names, shapes and dtypes of `policy`.
+
+    Raises:
+        CheckpointError: as `load_policy`.
+    """
     expected = _named(policy)
     header = read_header(path)
     _checked_format(path, header.metadata)

@@ -111,7 +111,7 @@ class Recorder:
 
     def _save_policy(self, state: TrainState, num_updates: int) -> None:
         self._require_folder()
-        save_policy(self._folder / POLICY_FILE, state, run=self._run)
+        save_policy(self._folder / POLICY_FILE, state, run=self._run, algo=self._algo)
         self._kept = num_updates
 
     def _require_folder(self) -> None:

@@ -1,14 +1,21 @@
 """The README is true: its code runs, its links and tests exist, its tables and messages are those of the repository."""
 
 import re
+import sys
 import tomllib
+import types
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
+from nets import params_of
 
 import purejaxppo as pp
 from purejaxppo.cli.main import main
+from purejaxppo.config.schema import Run
+from purejaxppo.functional.running_stats import init_moments
+from purejaxppo.training.policy_file import Policy
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "README.md").read_text()
@@ -58,6 +65,38 @@ def test_your_own_environment_and_networks_train(script):
         state, metrics = pp.train(pp.make_ppo(algo.env, algo.network, config), jax.random.key(0))
         assert state.num_updates == 2
         assert (metrics.first_ratio_error < 1e-5).all()
+
+
+def test_the_loop_with_a_trained_policy_runs(tmp_path, monkeypatch):
+    """In an environment with the interface of gymnasium that moves a point by the action; the folder is of a run."""
+    (block,) = (block for block in BLOCKS if "pp.load" in block)
+    env = pp.make("CartPole-v1")
+    run = Run("CartPole-v1", network=pp.NetworkConfig(hidden_sizes=(4,)))
+    algo = pp.make_ppo(env, pp.make_network(env, run.network))
+    state = Policy(params_of(algo.network), init_moments(jax.numpy.zeros(4)))
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    pp.save_policy(tmp_path / "runs" / "mine" / "policy.safetensors", state, run=run, algo=algo)
+
+    class CartPole:
+        time = 0
+
+        def reset(self, seed):
+            return np.full(4, 0.01, np.float32), {}
+
+        def step(self, action):
+            assert action.dtype == np.int32
+            assert action in (0, 1)
+            self.time += 1
+            return np.full(4, action - 0.5), 1.0, False, self.time == 3, {}
+
+    world = CartPole()
+    monkeypatch.setitem(sys.modules, "gymnasium", types.SimpleNamespace(make=lambda name: world))
+    monkeypatch.chdir(tmp_path)
+    names = {"pp": pp}
+    exec(block, names)
+    assert len(lines_of(block)) <= 8
+    assert names["truncated"]
+    assert world.time == 3
 
 
 def test_targets_of_links_exist():

@@ -149,7 +149,7 @@ MISTAKES = {
     "evaluate the result of train": (lambda: pp.evaluate(ALGO, (STATE, None), KEY), "first element of the pair"),
     "evaluate a file": (
         lambda: pp.evaluate(ALGO, "policy.safetensors", KEY),
-        r"not a str; .*load_policy\(path, algo\)",
+        r"not a str; .*load\(path\)",
     ),
     "record parameters": (lambda: pp.record(ALGO, STATE.params, KEY), "record takes a TrainState or a Policy"),
     "rollout of a policy": (lambda: pp.rollout(ALGO, POLICY, KEY), "rollout continues from a TrainState"),
