@@ -12,7 +12,7 @@ from purejaxppo import Config
 from purejaxppo.envs.auto_reset import auto_reset
 from purejaxppo.envs.protocol import Env, TimeStep
 from purejaxppo.envs.spaces import Discrete, box
-from purejaxppo.envs.wrappers.agents import fold_agents
+from purejaxppo.envs.wrappers.agents import fold_agents, frozen_opponent
 from purejaxppo.training import evaluation
 from purejaxppo.training.policy_file import Policy
 
@@ -70,6 +70,28 @@ def test_episodes_of_a_team_are_played_in_whole_teams(monkeypatch):
         monkeypatch.setattr(evaluation, "BATCH_EPISODES", limit)
         result = pp.evaluate(algo, always(state, 2), jax.random.key(1), num_episodes=count, max_steps=20)
         np.testing.assert_array_equal(result.returns, [606.0, 609.0, 606.0, 609.0, 606.0][:count])
+
+
+def test_a_frozen_opponent_acts_in_the_episodes_of_an_evaluation():
+    """The action of the opponent, 1 in each of three steps, is subtracted from the rewards 102, 202, 302."""
+    one = scripted(terminate_at=(3,), truncate_at=())
+
+    def reset(key):
+        state, obs = one.reset(key)
+        return state, jnp.stack([obs, obs])
+
+    def step(key, state, action):
+        state, ts = one.step(key, state, action[0])
+        obs, reward = jnp.stack([ts.obs, ts.obs]), ts.reward - action[1].astype(jnp.float32)
+        return state, ts._replace(obs=obs, final_obs=obs, reward=jnp.stack([reward, -reward]))
+
+    def constant(params, key, obs):
+        return jnp.broadcast_to(params, obs.shape[:2])
+
+    match = one._replace(reset=reset, step=step)
+    algo, state = ready(frozen_opponent(match, 2, constant, jnp.int32(1)))
+    result = pp.evaluate(algo, always(state, 2), jax.random.key(1), num_episodes=3, max_steps=20)
+    np.testing.assert_array_equal(result.returns, 606.0 - 3.0)
 
 
 def test_truncation_ends_an_episode_and_max_steps_leaves_it_unfinished():
