@@ -224,7 +224,7 @@ def _advantages(algo: Algorithm, state: TrainState, h: Hyperparams) -> tuple[Arr
 
     def value_after(step: tuple[RnnState, Observation, Observation, Array]) -> Array:
         rnn_state, obs, final_obs, is_first = step
-        pair = jax.tree.map(lambda a, b: observe(ppo, state, jnp.stack([a, b])), obs, final_obs)
+        pair = observe(ppo, state, jax.tree.map(lambda a, b: jnp.stack([a, b]), obs, final_obs))
         return algo.network.apply(state.params, rnn_state, pair, jnp.stack([is_first, jnp.zeros_like(is_first)]))[2][1]
 
     after_step = jax.lax.map(value_after, (rollout.rnn_state, rollout.obs, rollout.final_obs, rollout.is_first))
