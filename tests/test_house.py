@@ -20,7 +20,7 @@ FLOORS = (
     {"ppo"},
     {"assembly"},
     {"training"},
-    {"bench"},
+    {"bench", "sweeps"},
     {"cli"},
     {"__main__"},
 )

@@ -7,11 +7,13 @@ from purejaxppo.cli.envs_command import Envs, run_envs
 from purejaxppo.cli.evaluate_command import Evaluate, run_evaluate
 from purejaxppo.cli.options import Command
 from purejaxppo.cli.resume_command import Resume, run_resume
+from purejaxppo.cli.sweep_command import SweepCommand, run_sweep_command
 from purejaxppo.cli.train_command import Train, run_train
 
 COMMANDS = {
     "train": Command(Train, run_train),
     "resume": Command(Resume, run_resume),
+    "sweep": Command(SweepCommand, run_sweep_command),
     "evaluate": Command(Evaluate, run_evaluate),
     "doctor": Command(Doctor, run_doctor),
     "envs": Command(Envs, run_envs),

@@ -1,0 +1,136 @@
+"""The programs of a sweep: start, continue and evaluate a fixed number of runs side by side on every device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from purejaxppo.config.schema import Hyperparams
+from purejaxppo.training.evaluation import MAX_STEPS, evaluate
+from purejaxppo.training.loop import call_update
+from purejaxppo.training.many_runs import map_runs
+from purejaxppo.training.policy_file import Policy
+from purejaxppo.training.results import EVALUATION_KEY
+from purejaxppo.types import Algorithm, TrainState
+
+
+class Engine(NamedTuple):
+    """How the runs of one program are executed. Every call takes `width` runs, so that all calls share one program.
+
+    A run's result depends on its seed, its hyperparameters and `lanes`, on nothing else: lanes do not see each other.
+    Programs of two lanes or more give bitwise equal results on a CPU; one lane is the program of `train`, whose results
+    differ by rounding.
+    """
+
+    algo: Algorithm
+    lanes: int  # runs side by side on each device
+    num_devices: int
+    segment: int  # most updates of one call
+    episodes: int = 32  # of the evaluation
+    greedy: bool = True
+    runs: int = 0  # of every call; 0: lanes * num_devices
+
+    @property
+    def width(self) -> int:
+        """Return the number of runs of every call."""
+        return self.runs or self.lanes * self.num_devices
+
+    def start(self, seeds: Sequence[int], h: Hyperparams) -> TrainState:
+        """Return the states before the first update, leaves [R, ...]."""
+        return _start(self.algo.init, self.num_devices, self.lanes, _seeds(seeds), h)
+
+    def advance(self, states: TrainState, h: Hyperparams, num_updates: int) -> tuple[TrainState, Any]:
+        """Return the states after some updates, and metrics as NumPy arrays [R, num_updates]."""
+        static = (self.algo.update, self.segment, self.num_devices, self.lanes)
+        states, metrics = _advance(*static, states, h, jnp.int32(num_updates))
+        return states, jax.tree.map(lambda x: np.asarray(x)[:, :num_updates], jax.device_get(metrics))
+
+    def play(self, states: TrainState, seeds: Sequence[int]) -> np.ndarray:
+        """Return the returns of the episodes of the evaluation, [R, E].
+
+        The key is that of `purejaxppo train`, so that a run evaluated alone meets the same environments.
+        """
+        policies = Policy(states.params, states.obs_moments)
+        static = (_Play(self.algo, self.episodes, self.greedy), self.num_devices, self.lanes)
+        return np.asarray(_play(*static, policies, _seeds(seeds)), np.float64)
+
+    def compiled(self) -> Any:
+        """Return the compiled program of `advance`, for its memory analysis."""
+        states, h = self.shapes()
+        static = (self.algo.update, self.segment, self.num_devices, self.lanes)
+        return _advance.lower(*static, states, h, jax.ShapeDtypeStruct((), jnp.int32)).compile()
+
+    def shapes(self) -> tuple[Any, Any]:
+        """Return the shapes of the states and the hyperparameters of a call."""
+        h: Any = jax.eval_shape(lambda: Hyperparams(*[jnp.zeros(self.width)] * len(Hyperparams._fields)))
+        seeds = jax.ShapeDtypeStruct((self.width,), jnp.uint32)
+        return jax.eval_shape(partial(_start, self.algo.init, self.num_devices, self.lanes), seeds, h), h
+
+
+def stack_hyperparams(settings: Sequence[Hyperparams]) -> Hyperparams:
+    """Return the hyperparameters of several runs, float32 [R] each."""
+    return Hyperparams(*(jnp.asarray(np.asarray(x, np.float32)) for x in zip(*settings, strict=True)))
+
+
+def _seeds(seeds: Sequence[int]) -> Array:
+    return jnp.asarray(np.asarray(seeds, np.uint32))
+
+
+@partial(jax.jit, static_argnames=("init", "num_devices", "lanes"))
+def _start(init: Callable[..., Any], num_devices: int, lanes: int, seeds: Array, h: Hyperparams) -> Any:
+    def run(one: tuple, shared: tuple[()]) -> Any:
+        seed, h = one
+        return init(jax.random.key(seed), h)
+
+    return map_runs(run, num_devices, lanes, (seeds, h), ())
+
+
+@partial(jax.jit, static_argnames=("update", "segment", "num_devices", "lanes"))
+def _advance(
+    update: Callable[..., Any], segment: int, num_devices: int, lanes: int, states: Any, h: Hyperparams, length: Array
+) -> Any:
+    """Run `length` updates of each run and return their metrics in arrays [R, segment]."""
+
+    def run(one: tuple, length: Array) -> Any:
+        state, h = one
+        shapes = jax.eval_shape(partial(call_update, update), state, h)[1]
+        room = jax.tree.map(lambda x: jnp.zeros((segment, *x.shape), x.dtype), shapes)
+
+        def body(i: Array, carry: tuple) -> tuple:
+            state, metrics = call_update(update, carry[0], h)
+            return state, jax.tree.map(lambda all_updates, new: all_updates.at[i].set(new), carry[1], metrics)
+
+        return jax.lax.fori_loop(0, length, body, (state, room))
+
+    return map_runs(run, num_devices, lanes, (states, h), length)
+
+
+class _Play(NamedTuple):
+    """The static arguments of an evaluation; equal if they are the same objects."""
+
+    algo: Algorithm
+    episodes: int
+    greedy: bool
+
+    def __hash__(self) -> int:
+        return hash((self.algo.init, self.episodes, self.greedy))
+
+    def __eq__(self, other: object) -> bool:
+        same = isinstance(other, _Play) and self.algo.init is other.algo.init
+        return same and self[1:] == other[1:]  # type: ignore[index]
+
+
+@partial(jax.jit, static_argnames=("static", "num_devices", "lanes"))
+def _play(static: _Play, num_devices: int, lanes: int, policies: Any, seeds: Array) -> Array:
+    def run(one: tuple, shared: tuple[()]) -> Array:
+        policy, seed = one
+        key = jax.random.fold_in(jax.random.key(seed), EVALUATION_KEY)
+        return evaluate(static.algo, policy, key, static.episodes, static.greedy, MAX_STEPS).returns
+
+    return map_runs(run, num_devices, lanes, (policies, seeds), ())

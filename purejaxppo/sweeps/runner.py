@@ -1,0 +1,304 @@
+"""Run a sweep piece by piece: every piece is on disk when it is finished, so that a sweep goes on after a kill."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from purejaxppo._util.text import duration, short
+from purejaxppo.analysis.statistics import failed_as_worst, interquartile_mean
+from purejaxppo.config.schema import Run
+from purejaxppo.devices.sharding import largest_device_count
+from purejaxppo.sweeps import store
+from purejaxppo.sweeps.engine import Engine, stack_hyperparams
+from purejaxppo.sweeps.execution import Execution
+from purejaxppo.sweeps.points import COLUMNS, point_updates, summarize
+from purejaxppo.sweeps.spec import Sweep, structure_of
+from purejaxppo.sweeps.store import Piece
+from purejaxppo.training.health import faults_of_runs
+from purejaxppo.training.policy_file import Policy, save_policy
+from purejaxppo.types import Algorithm
+
+Trial = tuple[int, int]  # (setting, seed)
+
+SAVE_SECONDS = 20.0  # between two saves of the piece that runs
+
+
+class Group(NamedTuple):
+    """The settings that share one program."""
+
+    index: int
+    settings: tuple[int, ...]
+    run: Run  # settings of the group; its hyperparameters are those of the first setting
+    algo: Algorithm
+
+
+class Span(NamedTuple):
+    """A part of the runs, between two evaluation points."""
+
+    name: str  # of the pieces: stage0, stage1, ... or test
+    first: int  # points before it
+    last: int  # points up to its end
+    is_last: bool
+
+
+def group_settings(sweep: Sweep) -> list[tuple[int, ...]]:
+    """Return the settings by structure: those of one group differ in hyperparameters only."""
+    groups: dict[str, list[int]] = {}
+    for i, setting in enumerate(sweep.settings):
+        groups.setdefault(json.dumps(structure_of(setting), sort_keys=True), []).append(i)
+    return [tuple(settings) for settings in groups.values()]
+
+
+def spans_of(halvings: int, points: int) -> list[Span]:
+    """Return the stages of successive halving: they end at 1/2^h, ..., 1/2 and 1 of the run."""
+    ends = sorted({max(1, points // 2 ** (halvings - k)) for k in range(halvings + 1)})
+    starts = [0, *ends[:-1]]
+    return [
+        Span(f"stage{k}", *ends_of, ends_of[1] == points) for k, ends_of in enumerate(zip(starts, ends, strict=True))
+    ]
+
+
+class Runner:
+    """Runs the pieces of a sweep that are not in its folder yet."""
+
+    def __init__(
+        self,
+        folder: Path,
+        sweep: Sweep,
+        groups: Sequence[Group],
+        executions: Sequence[Execution],
+        say: Callable[[str], None] = print,
+        save_seconds: float = SAVE_SECONDS,
+    ):
+        self.folder, self.sweep, self.groups, self.say = folder, sweep, list(groups), say
+        self.save_seconds = save_seconds
+        self.group_of = {setting: group for group in groups for setting in group.settings}
+        self.engines = [self._engine(group, executions[group.index]) for group in groups]
+        self.places: dict[Trial, tuple[str, int]] = {}  # piece and row with the newest results of a trial
+        self.started, self.steps, self.total_steps = time.monotonic(), 0, 0
+
+    def _engine(self, group: Group, execution: Execution) -> Engine:
+        options, runs = self.sweep.options, execution.lanes * execution.num_devices
+        # A sweep that goes on with fewer devices keeps the size of its pieces.
+        num_devices = largest_device_count(execution.num_devices, runs)
+        segment = segment_of(group.run, options.points)
+        return Engine(group.algo, execution.lanes, num_devices, segment, options.episodes, options.greedy, runs)
+
+    def points(self, group: Group) -> list[int]:
+        """Return after how many updates the evaluation points of a group lie."""
+        return point_updates(group.run.config.num_updates, self.sweep.options.points)
+
+    def run(self) -> dict[str, tuple[int, ...]]:
+        """Run everything: the stages, then the test of the winners. Returns the winners by task."""
+        alive = list(range(len(self.sweep.settings)))
+        count = min(len(self.points(group)) for group in self.groups)
+        stages = spans_of(min(self.sweep.options.halvings, count.bit_length() - 1), count)
+        self.total_steps = self._steps_of(stages)
+        for k, span in enumerate(stages):
+            self._run_span(span, [(setting, seed) for setting in alive for seed in self.sweep.seeds])
+            if k + 1 < len(stages):
+                alive = self._better_half(alive)
+                self.say(f"halving {k + 1}: {len(alive)} settings go on")
+        winners = {task: (ranked[0],) for task, ranked in self._ranked(alive).items()}
+        if self.sweep.test_seeds:
+            everything = Span("test", 0, count, True)
+            self._run_span(everything, [(w[0], seed) for w in winners.values() for seed in self.sweep.test_seeds])
+        return winners
+
+    def _steps_of(self, stages: Sequence[Span]) -> int:
+        """Return the environment steps of the whole sweep, up to the rounding of halves."""
+        per_setting = {
+            s: g.run.config.num_updates * g.run.config.timesteps_per_update for g in self.groups for s in g.settings
+        }
+        points = stages[-1].last
+        share = sum((span.last - span.first) / points / 2**k for k, span in enumerate(stages))
+        test = max(per_setting.values()) * len({g.run.env for g in self.groups}) * len(self.sweep.test_seeds)
+        return int(sum(per_setting.values()) * len(self.sweep.seeds) * share) + test
+
+    # ---- one span
+
+    def _run_span(self, span: Span, trials: Sequence[Trial]) -> None:
+        for group in self.groups:
+            mine = [trial for trial in trials if trial[0] in group.settings]
+            width = self.engines[group.index].width
+            chunks = [mine[i : i + width] for i in range(0, len(mine), width)]
+            for i, chunk in enumerate(chunks):
+                name = f"{span.name}-{group.index:02d}-{i:04d}"
+                piece = store.read_piece(self.folder, name)
+                if piece is None:
+                    piece = self._run_piece(name, group, span, chunk)
+                    store.write_piece(self.folder, name, piece)
+                    store.remove_running(self.folder, name)
+                self.places |= {trial: (name, row) for row, trial in enumerate(chunk)}
+                self._report(span, group, piece)
+
+    def _run_piece(self, name: str, group: Group, span: Span, trials: Sequence[Trial]) -> Piece:
+        """Train some trials from one point to another, and evaluate them at the end of the runs."""
+        engine, points, started = self.engines[group.index], self.points(group), time.monotonic()
+        count, padded = len(trials), [*trials, *[trials[-1]] * (engine.width - len(trials))]
+        h = stack_hyperparams([self.sweep.run(setting).hyperparams for setting, _ in padded])
+        seeds = [seed for _, seed in padded]
+        running = store.read_piece(self.folder, store.running_name(name))
+        if running is not None and running.trials == tuple(trials):
+            columns, failed, arrays, seconds = running.columns, running.failed, running.states, running.seconds
+        else:
+            columns, failed, arrays, seconds = {}, np.zeros(count, np.int64), self._arrays_before(span, padded), 0.0
+        shapes = engine.shapes()[0]
+        states = store.states_of(arrays, shapes) if arrays else engine.start(seeds, h)
+        done = span.first + (len(next(iter(columns.values()))[0]) if columns else 0)
+        saved = time.monotonic()
+        for point in range(done, span.last):
+            before = points[point - 1] if point else 0
+            states, row, faults = self._to_point(engine, group, states, h, before, points[point])
+            failed = np.where(failed > 0, failed, faults[:count])
+            columns = {
+                key: np.concatenate([columns.get(key, np.zeros((count, 0))), row[key][:count, None]], axis=1)
+                for key in COLUMNS
+            }
+            if time.monotonic() - saved >= self.save_seconds and point + 1 < span.last:
+                spent = seconds + time.monotonic() - started
+                kept = Piece(tuple(trials), columns, failed, store.state_arrays(states), np.zeros(0), spent)
+                store.write_piece(self.folder, store.running_name(name), kept)
+                saved = time.monotonic()
+        score = np.full(count, np.nan)
+        if span.is_last:
+            returns = engine.play(states, seeds).mean(1)[:count]
+            score = np.where(failed > 0, np.nan, returns)
+        kept_states = Policy(states.params, states.obs_moments) if span.is_last else states
+        rows = store.take_rows(store.state_arrays(kept_states), range(count))
+        seconds += time.monotonic() - started
+        return Piece(tuple(trials), columns, failed, rows, score, seconds)
+
+    def _to_point(
+        self, engine: Engine, group: Group, states: Any, h: Any, before: int, after: int
+    ) -> tuple[Any, dict[str, np.ndarray], np.ndarray]:
+        """Return the states at the next point, its row, and the update of the first fault of each run (0: none)."""
+        states, metrics = engine.advance(states, h, after - before)
+        row = summarize(metrics, after * group.run.config.timesteps_per_update)
+        faults = np.zeros(engine.width, np.int64)
+        for (run,), fault in faults_of_runs(metrics, group.run.env, before).items():
+            faults[run] = fault.update
+        self.steps += (after - before) * group.run.config.timesteps_per_update * engine.width
+        return states, row, faults
+
+    def _arrays_before(self, span: Span, trials: Sequence[Trial]) -> dict[str, np.ndarray]:
+        """Return the states of trials that the stage before left; {} at the start of the runs."""
+        if span.first == 0:
+            return {}
+        names = {self.places[trial][0] for trial in trials}
+        pieces = {name: store.read_piece(self.folder, name) for name in names}
+        rows = []
+        for trial in trials:
+            name, row = self.places[trial]
+            rows.append(store.take_rows(pieces[name].states, [row]))  # type: ignore[union-attr]
+        return {key: np.concatenate([row[key] for row in rows]) for key in rows[0]}
+
+    def run_alone(self, trial: Trial) -> Piece:
+        """Return the results of one trial from the start to the end of its run; nothing is written."""
+        group = self.group_of[trial[0]]
+        save_seconds, self.save_seconds = self.save_seconds, float("inf")
+        piece = self._run_piece("alone", group, Span("alone", 0, len(self.points(group)), True), [trial])
+        self.save_seconds = save_seconds
+        return piece
+
+    # ---- selection
+
+    def _scores(self, settings: Sequence[int]) -> dict[int, np.ndarray]:
+        """Return the scores of the seeds of each setting so far; the runs that failed have NaN."""
+        pieces = {name: store.read_piece(self.folder, name) for name, _ in set(self.places.values())}
+        found: dict[int, np.ndarray] = {}
+        for setting in settings:
+            rows = [self.places[setting, seed] for seed in self.sweep.seeds]
+            found[setting] = np.array([self._score(pieces[name], row) for name, row in rows])
+        return found
+
+    def _score(self, piece: Any, row: int) -> float:
+        """Return the score of a trial: its final evaluation, or before it the return at the last point."""
+        if piece.failed[row]:
+            return np.nan
+        if np.isfinite(piece.score[row]) and self.sweep.options.score == "final":
+            # Equal evaluations, such as the best possible ones, are told apart by the returns of training.
+            return float(piece.score[row]) + 1e-6 * float(np.nan_to_num(piece.columns["return"][row, -1]))
+        curve = piece.columns["return"][row]
+        known = curve[np.isfinite(curve)]
+        if not known.size:
+            return np.nan
+        return float(known.mean() if self.sweep.options.score == "area" else known[-1])
+
+    def _ranked(self, settings: Sequence[int]) -> dict[str, list[int]]:
+        """Return the settings of each task, best first; failed runs count as the worst run of their task."""
+        scores = self._scores(settings)
+        tasks: dict[str, list[int]] = {}
+        for setting in settings:
+            tasks.setdefault(self.group_of[setting].run.env, []).append(setting)
+        ranked = {}
+        for task, members in tasks.items():
+            everything = np.concatenate([scores[setting] for setting in members])
+            worst = {
+                s: interquartile_mean(np.nan_to_num(failed_as_worst(scores[s], everything), nan=-np.inf))
+                for s in members
+            }
+            ranked[task] = sorted(members, key=lambda setting: (-worst[setting], setting))
+        return ranked
+
+    def _better_half(self, settings: Sequence[int]) -> list[int]:
+        kept = [s for ranked in self._ranked(settings).values() for s in ranked[: -(-len(ranked) // 2)]]
+        return sorted(kept)
+
+    # ---- what the user sees
+
+    def _report(self, span: Span, group: Group, piece: Piece) -> None:
+        """Print the progress, and the best settings so far."""
+        spent = time.monotonic() - self.started
+        done = min(self.steps / max(self.total_steps, 1), 1.0)
+        rate = self.steps / max(spent, 1e-9)
+        known = {trial[0] for trial in self.places}
+        whole = [s for s in known if all((s, seed) in self.places for seed in self.sweep.seeds)]
+        best = ""
+        if whole and span.name != "test":
+            ranked = self._ranked([s for s in whole if self.group_of[s].run.env == group.run.env])
+            scores = self._scores([ranked[group.run.env][0]])
+            leader, values = next(iter(scores.items()))
+            best = f"  best so far: {self.sweep.labels[leader]}, IQM {interquartile_mean(failed_as_worst(values)):.4g}"
+        failed = f"  {int((piece.failed > 0).sum())} failed" if (piece.failed > 0).any() else ""
+        self.say(f"{done:4.0%}  {duration(spent)}  {short(self.steps)} env steps  {short(rate)} steps/s{failed}{best}")
+
+    # ---- results
+
+    def pieces(self) -> dict[str, Piece]:
+        """Return all finished pieces by name."""
+        found = {name: store.read_piece(self.folder, name) for name in store.piece_names(self.folder)}
+        return {name: piece for name, piece in found.items() if piece is not None}
+
+    def keep_policies(self, best: Sequence[tuple[str, int, int]]) -> None:
+        """Write the policies of trials, then remove all states from the folder.
+
+        Args:
+            best: (piece, row, number of the trial) of each policy to keep.
+        """
+        pieces = self.pieces()
+        for name, row, number in best:
+            piece = pieces[name]
+            setting, seed = piece.trials[row]
+            group = self.group_of[setting]
+            shapes = jax.eval_shape(group.algo.init, jax.random.key(0), self.sweep.run(setting).hyperparams)
+            policy = store.states_of(piece.states, Policy(shapes.params, shapes.obs_moments))
+            policy = jax.tree.map(lambda x, row=row: x[row], policy)
+            file = self.folder / store.POLICIES / f"{number:05d}.safetensors"
+            save_policy(file, policy, run=self.sweep.run(setting, seed))
+        for name in pieces:
+            store.drop_states(self.folder, name)
+
+
+def segment_of(run: Run, points: int) -> int:
+    """Return the most updates between two evaluation points."""
+    ends = [0, *point_updates(run.config.num_updates, points)]
+    return max(b - a for a, b in itertools.pairwise(ends))

@@ -1,0 +1,204 @@
+"""A whole sweep: check everything, choose the execution, run, write the tables."""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from purejaxppo._util.files import write_atomic
+from purejaxppo.config.checks import ignored_settings
+from purejaxppo.config.errors import ConfigError, Problem, UsageError
+from purejaxppo.config.schema import RECURRENT_KINDS
+from purejaxppo.config.toml import dump_toml, from_tables
+from purejaxppo.networks.policy_heads import num_means
+from purejaxppo.sweeps import store
+from purejaxppo.sweeps.engine import Engine
+from purejaxppo.sweeps.execution import Execution, choose_execution
+from purejaxppo.sweeps.runner import SAVE_SECONDS, Group, Runner, group_settings, segment_of
+from purejaxppo.sweeps.spec import Sweep, is_numeric, with_changes
+from purejaxppo.sweeps.table import TABLE, TRIALS, read_table, trial_rows, write_tables
+from purejaxppo.training.manifest import library_versions
+from purejaxppo.training.run_lock import lock_run
+from purejaxppo.training.runs import build
+
+
+def check_sweep(sweep: Sweep, problems: Sequence[Problem] = (), source: str = "sweep") -> list[Group]:
+    """Return the groups of a sweep after all checks. Nothing is compiled yet.
+
+    Args:
+        sweep: the specification.
+        problems: problems that are already known; they are reported with the others.
+        source: where the sweep comes from, for the message.
+
+    Raises:
+        ConfigError: with every problem at once, those of every group's environment and network included.
+    """
+    found, groups = list(problems), []
+    if found:  # the settings are not complete
+        raise ConfigError([*found, *_base_problems(sweep, found)], source)
+    for index, settings in enumerate(group_settings(sweep)):
+        tables = with_changes(sweep.base, sweep.settings[settings[0]])
+        run, known = from_tables(tables)
+        try:
+            algo = build(run, known)
+        except ConfigError as error:
+            new = [problem for problem in error.problems if problem not in found]
+            found += new
+            continue
+        found += [problem for problem in _axis_problems(sweep, settings, run, algo) if problem not in found]
+        groups.append(Group(index, settings, run, algo))
+    if found:
+        raise ConfigError(found, source)
+    return groups
+
+
+def _base_problems(sweep: Sweep, known: Sequence[Problem]) -> list[Problem]:
+    """Return the problems of the base settings that are not known yet."""
+    keys = {problem.key for problem in known}
+    return [problem for problem in from_tables(sweep.base)[1] if problem.key not in keys]
+
+
+def _axis_problems(sweep: Sweep, settings: Sequence[int], run: Any, algo: Any) -> list[Problem]:
+    """Return a problem for each hyperparameter that varies in a group and cannot change its results."""
+    continuous = num_means(algo.env.action_space) > 0
+    recurrent = run.network.kind in RECURRENT_KINDS
+    ignored = ignored_settings(run.config, run.network, recurrent=recurrent, continuous=continuous)
+    varied = {
+        key
+        for key in {key for s in settings for key in sweep.settings[s] if is_numeric(key)}
+        if len({sweep.settings[s].get(key) for s in settings}) > 1
+    }
+    return [
+        Problem(key, f": all its values give the same result; it {ignored[key]}", "conflict")
+        for key in sorted(varied & ignored.keys())
+    ]
+
+
+def start_sweep(
+    sweep: Sweep,
+    groups: Sequence[Group],
+    folder: Path,
+    lanes: int | None = None,
+    command: str = "",
+    say: Callable[[str], None] = print,
+    **options: Any,
+) -> None:
+    """Run a sweep in a new folder; for the options see `_run`.
+
+    Raises:
+        ConfigError: the folder is not new or empty, or the runs do not fit memory.
+    """
+    if (folder / store.SWEEP_FILE).exists():
+        store.create_folder(folder, sweep, {})  # says what the folder is
+    about = {"command": command, "fingerprint": sweep.fingerprint, "executions": [], **_platform()}
+    executions = [_execution(sweep, group, lanes, say) for group in groups]
+    about["executions"] = [execution._asdict() for execution in executions]
+    store.create_folder(folder, sweep, about)
+    for i in range(len(sweep.settings)):
+        write_atomic(folder / store.SETTINGS / f"{i}.toml", dump_toml(sweep.run(i, sweep.seeds[0])))
+    _run(folder, sweep, about, groups, say, **options)
+
+
+def resume_sweep(folder: Path, say: Callable[[str], None] = print, **options: Any) -> None:
+    """Go on with the sweep of a folder; for the options see `_run`.
+
+    Raises:
+        UsageError: the folder has no sweep.
+    """
+    sweep, about = store.read_sweep(folder)
+    groups = check_sweep(sweep, source=str(folder))
+    _run(folder, sweep, about, groups, say, **options)
+
+
+def _execution(sweep: Sweep, group: Group, lanes: int | None, say: Callable[[str], None]) -> Execution:
+    options, config = sweep.options, group.run.config
+    engine = Engine(group.algo, 1, 1, segment_of(group.run, options.points), options.episodes, options.greedy)
+    num_runs = len(group.settings) * options.seeds
+    execution = choose_execution(engine, num_runs, config.num_updates, lanes, say)
+    if config.num_devices > 1:  # the devices share each run
+        execution = execution._replace(num_devices=1)
+    memory = execution.bytes_per_run * execution.lanes * execution.num_devices
+    say(
+        f"{group.run.env}: {num_runs} runs, {execution.lanes} side by side on each of {execution.num_devices} "
+        f"device(s), forecast {memory / 1e6:.0f} MB"
+    )
+    return execution
+
+
+def _run(
+    folder: Path,
+    sweep: Sweep,
+    about: dict[str, Any],
+    groups: Sequence[Group],
+    say: Callable[[str], None],
+    save_seconds: float = SAVE_SECONDS,
+    parquet: bool = False,
+) -> None:
+    """Run what is missing and write the tables.
+
+    Args:
+        folder: the results folder.
+        sweep: the specification.
+        about: what is known of the sweep beside it.
+        groups: of `check_sweep`.
+        say: receives lines for the user.
+        save_seconds: between two saves of the piece that runs.
+        parquet: also write the tables as Parquet.
+    """
+    executions = [Execution(**given) for given in about["executions"]]
+    with lock_run(folder):
+        started = time.monotonic()
+        runner = Runner(folder, sweep, groups, executions, say, save_seconds)
+        winners = runner.run()
+        table, trials, places = trial_rows(sweep, runner.pieces())
+        write_tables(folder, {TABLE: table, TRIALS: trials}, parquet)
+        ranked = sorted(range(len(trials)), key=lambda i: -np.nan_to_num(trials[i]["score"], nan=-np.inf))
+        keep = len(trials) if sweep.options.keep < 0 else sweep.options.keep
+        finished = [i for i in ranked if trials[i]["status"] == "finished"][:keep]
+        if not about.get("finished"):
+            runner.keep_policies([(*places[i], int(trials[i]["trial"])) for i in finished])
+        spent = time.monotonic() - started
+        about["seconds"] = about.get("seconds", 0.0) + spent
+        about |= {"winners": {task: list(w) for task, w in winners.items()}, "finished": True}
+        store.write_about(folder, sweep, about)
+
+
+def rerun_trial(folder: Path, number: int, say: Callable[[str], None] = print) -> bool:
+    """Train one trial of a finished sweep again, alone, and print its rows beside those of the table.
+
+    Returns:
+        Whether all numbers agree to 1e-5.
+
+    Raises:
+        UsageError: there is no such trial.
+    """
+    sweep, about = store.read_sweep(folder)
+    trials = read_table(folder / f"{TRIALS}.csv")
+    if not 0 <= number < len(trials):
+        raise UsageError(f"--trial {number}: no such trial; {folder} has 0 to {len(trials) - 1}")
+    row = trials[number]
+    setting, seed = int(row["setting"]), int(row["seed"])
+    groups = check_sweep(sweep, source=str(folder))
+    executions = [Execution(**given)._replace(num_devices=1) for given in about["executions"]]
+    runner = Runner(folder, sweep, groups, executions, say)
+    piece = runner.run_alone((setting, seed))
+    kept = [entry for entry in read_table(folder / f"{TABLE}.csv") if entry["trial"] == number]
+    returns = piece.columns["return"][0][: len(kept)]
+    before = np.array([entry["return"] for entry in kept], np.float64)
+    for entry, now in zip(kept, returns, strict=True):
+        say(f"{int(entry['timesteps']):>12,} env steps  return {entry['return']:.7g} in the table, {now:.7g} alone")
+    equal = bool(np.allclose(before, returns, rtol=1e-5, atol=1e-5, equal_nan=True))
+    if isinstance(row["score"], float) and np.isfinite(row["score"]):
+        say(f"score {row['score']:.7g} in the table, {piece.score[0]:.7g} alone")
+        equal &= bool(np.isclose(row["score"], piece.score[0], rtol=1e-5, atol=1e-5))
+    return equal
+
+
+def _platform() -> dict[str, Any]:
+    device = jax.devices()[0]
+    versions = {"python": ".".join(map(str, sys.version_info[:3])), **library_versions()}
+    return {"device": device.device_kind, "platform": device.platform, "versions": versions}

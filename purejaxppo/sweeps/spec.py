@@ -1,0 +1,334 @@
+"""The specification of a sweep: what a sweep file or a command line asks for, resolved to settings and seeds."""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, get_type_hints
+
+from purejaxppo.config.errors import Problem
+from purejaxppo.config.names import suggestion
+from purejaxppo.config.schema import TABLES, Hyperparams, Run, table_names
+from purejaxppo.config.toml import from_tables
+from purejaxppo.config.values import number_problems, value_problems, wrong_type
+from purejaxppo.sweeps.axes import METHODS, SAMPLED, Axis, combine, parse_axis
+
+INTERVALS = {
+    "seeds": "[1, 1000000]",
+    "first_seed": "[0, 4000000000]",
+    "test_seeds": "[0, 1000000]",
+    "num_settings": "[1, 10000000]",
+    "sampling_seed": "[0, 4294967295]",
+    "points": "[1, 10000]",
+    "episodes": "[1, 1000000]",
+    "halvings": "[0, 20]",
+    "keep": "[-1, 1000000]",
+}
+"""Options of a sweep that are integers."""
+
+SCORES = ("final", "area")
+HYPERPARAMS = tuple(Hyperparams._fields)
+TABLE_OF = {name: table for table, names in table_names().items() for name in names}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The keys at the top of a sweep file, beside `config`."""
+
+    seeds: int = 8  # seeds of every setting
+    first_seed: int = 0  # the seeds are this one and those after it
+    test_seeds: int = 0  # fresh seeds with which the best setting is trained again
+    method: str = "grid"  # how the axes are combined: grid, zip, random, quasi_random
+    num_settings: int = 16  # settings of a sample. Methods random and quasi_random only
+    sampling_seed: int = 0  # of a sample
+    points: int = 20  # evaluation points of a run, equally spaced
+    episodes: int = 32  # of the evaluation after training
+    greedy: bool = True  # evaluate the most likely actions; false: sampled ones
+    score: str = "final"  # what ranks the settings: the final evaluation, or the area under the learning curve
+    halvings: int = 0  # how often the worse half of the settings is stopped: at 1/2, 1/4, ... of the run
+    keep: int = 1  # trials whose policies are kept, the best ones; -1: all
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """A resolved sweep: every setting is written out."""
+
+    base: Mapping[str, Any]  # tables of a config file
+    settings: tuple[Mapping[str, Any], ...]  # changes of the base by dotted key
+    labels: tuple[str, ...]  # one per setting
+    options: Options = Options()
+    space: tuple[str, ...] = ()  # the axes as text, for the report
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Return the seeds that every setting is trained with."""
+        first = self.options.first_seed
+        return tuple(range(first, first + self.options.seeds))
+
+    @property
+    def test_seeds(self) -> tuple[int, ...]:
+        """Return the seeds of the test, which the selection does not see."""
+        first = self.options.first_seed + self.options.seeds
+        return tuple(range(first, first + self.options.test_seeds))
+
+    @property
+    def fingerprint(self) -> str:
+        """Return a checksum of everything that determines the results."""
+        return hashlib.sha256(json.dumps(to_json(self), sort_keys=True).encode()).hexdigest()[:16]
+
+    def run(self, setting: int, seed: int = 0) -> Run:
+        """Return the complete settings of one trial; the sweep has been checked, so they have no problems."""
+        return from_tables(with_changes(self.base, {**self.settings[setting], "seed": seed}))[0]
+
+
+def to_json(sweep: Sweep) -> dict[str, Any]:
+    """Return a sweep as JSON data; `from_json` returns the same sweep."""
+    return {
+        "base": sweep.base,
+        "settings": [dict(setting) for setting in sweep.settings],
+        "labels": list(sweep.labels),
+        "options": dataclasses.asdict(sweep.options),
+        "space": list(sweep.space),
+    }
+
+
+def from_json(data: Mapping[str, Any]) -> Sweep:
+    """Return the sweep of JSON data."""
+    return Sweep(
+        data["base"], tuple(data["settings"]), tuple(data["labels"]), Options(**data["options"]), tuple(data["space"])
+    )
+
+
+def with_changes(tables: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return tables of a config file with changes by dotted key laid over them."""
+    joined = dict(tables)
+    for key, value in changes.items():
+        table, dot, name = key.partition(".")
+        if not dot:
+            joined[table] = value
+        elif isinstance(joined.get(table, {}), Mapping):
+            joined[table] = {**joined.get(table, {}), name: value}
+    return joined
+
+
+def is_numeric(key: str) -> bool:
+    """Return whether the values of this setting may vary within one program."""
+    return key.startswith("hyperparams.")
+
+
+def structure_of(setting: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the changes of a setting that need a program for themselves."""
+    return {key: value for key, value in setting.items() if not is_numeric(key)}
+
+
+# ---- parsing
+
+
+def parse_sweep(given: Mapping[str, Any], base: Mapping[str, Any]) -> tuple[Sweep, list[Problem]]:
+    """Return the sweep that the tables of a sweep file describe, and its problems.
+
+    Args:
+        given: content of the file without `config`: options, and the tables base, axes, structure and settings.
+        base: tables of the config file that it refers to.
+    """
+    options, problems = _parse_options(given)
+    tables: dict[str, Any] = {}
+    for name, kind, what in (("base", dict, "a table"), ("axes", dict, "a table"), ("structure", dict, "a table")):
+        tables[name] = given.get(name, {})
+        if not isinstance(tables[name], kind):
+            problems.append(wrong_type(name, tables[name], f"{what} [{name}]"))
+            tables[name] = {}
+    base = with_changes(base, flatten(tables["base"]))
+    axes, found = _parse_axes(tables["axes"], options.method)
+    problems += found
+    structure, found = _parse_structure(tables["structure"])
+    problems += found
+    listed, labels, found = _parse_settings(given.get("settings", [{}]))
+    problems += found + _axis_problems(axes, options, given)
+    if problems:
+        return Sweep(base, ({},), ("",), options), problems
+    settings, names = _join(
+        listed, labels, structure, combine(axes, options.method, options.num_settings, options.sampling_seed)
+    )
+    space = tuple(f"{axis.key}: {axis}" for axis in (*structure, *axes))
+    sweep = Sweep(base, settings, names, options, space)
+    return sweep, _value_problems(sweep)
+
+
+def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the entries of nested tables by dotted key; short names of settings become whole ones."""
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        nested = not prefix and key in (*TABLES, "env_params")
+        if nested and isinstance(value, Mapping):
+            found |= {f"{key}.{name}": x for name, x in value.items()}
+        else:
+            found[full_key(key)] = value
+    return found
+
+
+def full_key(key: str) -> str:
+    """Return the dotted key of a setting: learning_rate is hyperparams.learning_rate. Unknown keys stay as they are."""
+    return f"{TABLE_OF[key]}.{key}" if key in TABLE_OF else key
+
+
+def _parse_options(given: Mapping[str, Any]) -> tuple[Options, list[Problem]]:
+    """Return the options of a sweep file and the problems of its keys."""
+    hints = get_type_hints(Options)
+    tables = ("config", "base", "axes", "structure", "settings")
+    values, problems = {}, []
+    for key, value in given.items():
+        if key in tables:
+            continue
+        if key not in hints:
+            problems.append(_unknown_option(key, (*hints, *tables)))
+            continue
+        found = _option_problems(key, value)
+        problems += found
+        if not found:
+            values[key] = value
+    return Options(**values), problems
+
+
+def _unknown_option(key: str, names: Iterable[str]) -> Problem:
+    """Return the problem of a key that a sweep file does not have; a setting belongs in one of its tables."""
+    full = full_key(key)
+    if is_numeric(full):
+        return Problem(key, ": no such key here; its values belong in [axes], a single value in [base]", "unknown")
+    if full.partition(".")[0] in (*TABLES, "env", "env_params", "seed"):
+        return Problem(key, ": no such key here; its values belong in [structure], a single value in [base]", "unknown")
+    near = suggestion(key, names)
+    return Problem(key, ": no such key" + (f"; did you mean {near}?" if near else ""), "unknown")
+
+
+def _option_problems(key: str, value: Any) -> list[Problem]:
+    if key in INTERVALS:
+        return number_problems(key, value, int, INTERVALS[key])
+    if key == "greedy":
+        return [] if isinstance(value, bool) else [wrong_type(key, value, "true or false")]
+    choices = METHODS if key == "method" else SCORES
+    if value in choices:
+        return []
+    near = suggestion(str(value), choices)
+    hint = f'did you mean "{near}"? ' if near else ""
+    return [Problem(key, f' = "{value}": no such choice; {hint}(one of {", ".join(choices)})', "choice")]
+
+
+def _parse_axes(given: Mapping[str, Any], method: str) -> tuple[list[Axis], list[Problem]]:
+    axes, problems = [], []
+    for key, value in flatten(given).items():
+        problem = _misplaced(key)
+        axis, found = (None, [problem]) if problem else parse_axis(key, value, method)
+        problems += found
+        axes += [axis] if axis else []
+    return axes, problems
+
+
+def _misplaced(key: str) -> Problem | None:
+    """Return the problem of a key in [axes] that is no hyperparameter."""
+    if key.partition(".")[2] in HYPERPARAMS and is_numeric(key):
+        return None
+    table, _, name = key.rpartition(".")
+    if key in ("env", "seed") or (table in TABLES and name in table_names()[table]) or table == "env_params":
+        if key == "seed":
+            return Problem(key, ": not an axis; `seeds` says how many seeds each setting gets", "conflict")
+        text = ": changes the compiled program and cannot vary within it; it belongs in [structure]"
+        return Problem(f"axes.{key}", text, "conflict")
+    near = suggestion(name, HYPERPARAMS)
+    return Problem(f"axes.{key}", ": no such hyperparameter" + (f"; did you mean {near}?" if near else ""), "unknown")
+
+
+def _parse_structure(given: Mapping[str, Any]) -> tuple[list[Axis], list[Problem]]:
+    axes, problems = [], []
+    for key, value in flatten(given).items():
+        table, _, name = key.rpartition(".")
+        if is_numeric(key) and name in HYPERPARAMS:
+            text = ": a hyperparameter; it belongs in [axes], where all of its values share one program"
+            problems.append(Problem(f"structure.{key}", text, "conflict"))
+        elif key != "env" and table != "env_params" and not (table in TABLES and name in table_names()[table]):
+            near = suggestion(name, TABLE_OF)
+            hint = f"; did you mean {near}?" if near else ""
+            problems.append(Problem(f"structure.{key}", f": no such setting{hint}", "unknown"))
+        else:
+            axis, found = parse_axis(f"structure.{key}", value, "grid")
+            problems += found
+            axes += [axis._replace(key=key)] if axis else []
+    return axes, problems
+
+
+def _parse_settings(given: Any) -> tuple[list[dict[str, Any]], list[str], list[Problem]]:
+    """Return the explicit list [[settings]]: changes by dotted key, and the name of each."""
+    if not isinstance(given, list) or not all(isinstance(entry, Mapping) for entry in given):
+        return [{}], [""], [wrong_type("settings", given, "a list of tables [[settings]]")]
+    if not given:
+        return [{}], [""], [Problem("settings", ": an empty list; give at least one setting", "range")]
+    problems, listed = [], []
+    for i, entry in enumerate(given):
+        changes = flatten({key: value for key, value in entry.items() if key != "name"})
+        for key in changes:
+            table, _, name = key.rpartition(".")
+            if key != "env" and table != "env_params" and not (table in TABLES and name in table_names()[table]):
+                near = suggestion(name, TABLE_OF)
+                hint = f"; did you mean {near}?" if near else ""
+                problems.append(Problem(f"settings[{i}].{key}", f": no such setting{hint}", "unknown"))
+        listed.append(changes)
+    labels = [str(entry.get("name", "")) for entry in given]
+    return listed, labels, problems
+
+
+def _axis_problems(axes: Sequence[Axis], options: Options, given: Mapping[str, Any]) -> list[Problem]:
+    """Check what concerns all axes together."""
+    problems = []
+    if options.method == "zip":
+        sizes = {axis.key: len(axis.values) or axis.count for axis in axes}
+        if len(set(sizes.values())) > 1:
+            listed = ", ".join(f"{key} has {size}" for key, size in sizes.items())
+            problems.append(Problem("axes", f': method "zip" needs axes of one length, but {listed}', "conflict"))
+    if options.method in SAMPLED and not axes:
+        problems.append(Problem("axes", f': method "{options.method}" needs at least one axis', "missing"))
+    if options.method not in SAMPLED and "num_settings" in given:
+        text = f': the axes of method "{options.method}" determine it; it needs method = "random"'
+        problems.append(Problem("num_settings", text, "conflict"))
+    return problems
+
+
+def _join(
+    listed: Sequence[Mapping[str, Any]],
+    labels: Sequence[str],
+    structure: Sequence[Axis],
+    numeric: Sequence[Mapping[str, Any]],
+) -> tuple[tuple[dict[str, Any], ...], tuple[str, ...]]:
+    """Return every combination of the explicit list, the structural axes and the numeric settings, with its label."""
+    settings, names = [], []
+    outer = combine(structure, "grid")
+    for changes, name in zip(listed, labels, strict=True):
+        for structural, numbers in itertools.product(outer, numeric):
+            setting = {**changes, **structural, **numbers}
+            settings.append({key: list(x) if isinstance(x, tuple) else x for key, x in setting.items()})
+            own = {**structural, **numbers} if name else setting
+            names.append(", ".join([*([name] if name else []), *(show_change(k, v) for k, v in own.items())]) or "base")
+    return tuple(settings), tuple(names)
+
+
+def show_change(key: str, value: Any) -> str:
+    """Write one change of a setting as a label: learning_rate=0.001."""
+    shown = (
+        f"{value:.4g}" if isinstance(value, float) else "x".join(map(str, value)) if isinstance(value, list) else value
+    )
+    return f"{shown}" if key == "env" else f"{key.rpartition('.')[2]}={shown}"
+
+
+def _value_problems(sweep: Sweep) -> list[Problem]:
+    """Check every value that a setting changes, each once; values of hyperparameters, also against their interval."""
+    problems: list[Problem] = []
+    seen: set[tuple[str, str]] = set()
+    for setting in sweep.settings:
+        for key, value in setting.items():
+            table, _, name = key.rpartition(".")
+            if (key, repr(value)) in seen or table == "env_params":
+                continue
+            seen.add((key, repr(value)))
+            hint = str if key == "env" else get_type_hints(TABLES[table])[name]
+            problems += value_problems(key, value, hint)
+    return problems
