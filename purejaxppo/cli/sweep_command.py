@@ -102,6 +102,12 @@ def _resume(args: SweepCommand, problems: Sequence[Problem]) -> int:
 
 
 def _finish(folder: Path) -> int:
+    """Write the report, and print its tables."""
+    from purejaxppo.analysis.report import write_report
+    from purejaxppo.sweeps.studies import read_study
+
+    write_report(read_study([folder]), folder / "report")
+    print((folder / "report" / "report.md").read_text(encoding="utf-8").split("\nAll scores")[0])
     print(f"kept in {folder}: {', '.join(sorted(entry.name for entry in folder.iterdir()))}")
     return FINISHED
 

@@ -50,6 +50,17 @@ def bytes_per_run(compiled: Any, runs: int = 1) -> int:
     return int(sum(sizes) / runs)
 
 
+_FORECASTS: dict[Any, int] = {}
+
+
+def forecast(engine: Engine) -> int:
+    """Return the memory that one run needs, from the program of one run alone, which is compiled once."""
+    key = (engine.algo.init, engine.algo.update, engine.segment)
+    if key not in _FORECASTS:
+        _FORECASTS[key] = bytes_per_run(engine._replace(lanes=1, num_devices=1, runs=0).compiled())
+    return _FORECASTS[key]
+
+
 def most_lanes(per_run: int, num_devices: int, limit: int) -> int:
     """Return how many runs fit side by side on each device; `limit` bytes are those of `free_memory`, 0: unknown."""
     shared = num_devices if jax.default_backend() == "cpu" else 1
@@ -86,7 +97,7 @@ def choose_execution(
     """
     num_devices = max(1, min(jax.local_device_count(), num_runs))
     single = engine._replace(lanes=1, num_devices=1)
-    per_run, limit = bytes_per_run(single.compiled()), free_memory()
+    per_run, limit = forecast(single), free_memory()
     problem = memory_problem(per_run, lanes or 1, num_devices, limit)
     if problem:
         raise ConfigError([problem], "sweep")

@@ -156,7 +156,7 @@ def states_of(arrays: Mapping[str, np.ndarray], shapes: Any) -> Any:
     for i, leaf in enumerate(leaves):
         x = jnp.asarray(arrays[f"{i:04d}"])
         key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        made.append(jax.random.wrap_key_data(x, impl=jax.random.key_impl(leaf)) if key else x)
+        made.append(jax.random.wrap_key_data(x) if key else x)
     return jax.tree.unflatten(structure, made)
 
 

@@ -1,0 +1,143 @@
+"""The figures of a study: learning curves, performance profiles, comparison with the best, sensitivity."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from purejaxppo.analysis.figures import new_figure
+from purejaxppo.analysis.statistics import FEW_SEEDS_NOTE, curve_interval, profile_interval, too_few
+from purejaxppo.analysis.study import Ranked, filled_curves
+
+# Okabe and Ito (2008): told apart with any color vision, and in grey by the dashes.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
+MOST_LINES = len(COLORS)
+MOST_BARS = 20
+
+
+def curves_figure(task: str, ranked: Sequence[Ranked]) -> Any:
+    """Return the learning curves of the best arms: interquartile mean and 95 % interval over the seeds."""
+    figure = new_figure(4.6, f"{task}: learning curves")
+    axes = figure.add_subplot()
+    for i, r in enumerate(ranked[:MOST_LINES]):
+        steps, interval = r.arm.timesteps, curve_interval(filled_curves(r.arm))
+        axes.plot(steps, interval.value, color=COLORS[i], ls=DASHES[i], lw=2, label=_shorten(r.arm.label))
+        axes.fill_between(steps, interval.low, interval.high, color=COLORS[i], alpha=0.2, lw=0)
+    axes.set_xlabel("environment steps")
+    axes.set_ylabel("return of training episodes (sampled actions)\nIQM over seeds, 95 % interval")
+    _format_steps(axes)
+    _finish(axes, ranked[:MOST_LINES])
+    return figure
+
+
+def profiles_figure(task: str, ranked: Sequence[Ranked], score: str) -> Any:
+    """Return the performance profiles of the best arms: which share of runs scores above a threshold."""
+    figure = new_figure(4.2, f"{task}: performance profiles")
+    axes = figure.add_subplot()
+    shown = ranked[:MOST_LINES]
+    values = np.concatenate([r.scores for r in shown])
+    low, high = float(values.min()), float(values.max())
+    margin = 0.03 * (high - low) or 1.0
+    thresholds = np.linspace(low - margin, high + margin, 301)
+    for i, r in enumerate(shown):
+        profile = profile_interval(r.scores, thresholds)
+        axes.step(
+            thresholds, profile.value, where="post", color=COLORS[i], ls=DASHES[i], lw=2, label=_shorten(r.arm.label)
+        )
+        axes.fill_between(thresholds, profile.low, profile.high, color=COLORS[i], alpha=0.12, lw=0, step="post")
+    axes.set_xlabel(f"score τ ({score})")
+    axes.set_ylabel("share of runs with a score above τ")
+    axes.set_ylim(-0.02, 1.02)
+    _finish(axes, shown)
+    return figure
+
+
+def scores_figure(task: str, ranked: Sequence[Ranked], score: str) -> Any:
+    """Return the scores of all seeds of each arm, and the probability that the best arm improves on it."""
+    shown = ranked[:MOST_BARS]
+    figure = new_figure(1.9 + 0.32 * len(shown), f"{task}: all scores, and comparison with the best")
+    grid = figure.add_gridspec(1, 2, width_ratios=[1.5, 1.0])
+    left = figure.add_subplot(grid[0, 0])
+    right = figure.add_subplot(grid[0, 1], sharey=left)
+    y = np.arange(len(shown))
+    for i, r in enumerate(shown):
+        left.plot(r.scores, np.full(len(r.scores), i), "o", ms=4, mfc="none", color="#777777", alpha=0.8)
+        left.plot([r.interval.low, r.interval.high], [i, i], color=COLORS[0], lw=5, alpha=0.5, solid_capstyle="butt")
+        left.plot(r.interval.value, i, "|", color=COLORS[1], ms=14, mew=2.5)
+        if i:
+            right.plot(
+                [r.improvement.low, r.improvement.high], [i, i], color=COLORS[0], lw=5, alpha=0.5, solid_capstyle="butt"
+            )
+            right.plot(r.improvement.value, i, "|", color=COLORS[1], ms=14, mew=2.5)
+    left.set_yticks(y, [_shorten(r.arm.label) for r in shown], fontsize=8)
+    left.invert_yaxis()
+    left.set_xlabel(f"score ({score})\ncircles: runs; bar: 95 % interval of the IQM")
+    right.axvline(0.5, color="#777777", lw=1, ls=":")
+    right.set_xlim(-0.02, 1.02)
+    right.set_xlabel("P(a run of the best setting scores higher)\nbar: 95 % interval")
+    right.tick_params(labelleft=False)
+    for axes in (left, right):
+        axes.grid(alpha=0.3, axis="x")
+        axes.spines[["top", "right"]].set_visible(False)
+    _note_few(left, shown)
+    return figure
+
+
+def sensitivity_figure(task: str, ranked: Sequence[Ranked], names: Sequence[str], score: str) -> Any:
+    """Return the score against each hyperparameter: every run, and the interval of each setting."""
+    columns = min(len(names), 3)
+    rows = -(-len(names) // columns)
+    figure = new_figure(0.9 + 3.4 * rows, f"{task}: sensitivity to each hyperparameter")
+    grid = figure.add_gridspec(rows, columns)
+    for i, name in enumerate(names):
+        axes = figure.add_subplot(grid[i // columns, i % columns])
+        x = np.array([r.arm.hyperparams[name] for r in ranked], np.float64)
+        order = np.argsort(x, kind="stable")
+        for j in order:
+            axes.plot(
+                np.full(len(ranked[j].scores), x[j]),
+                ranked[j].scores,
+                "o",
+                ms=3,
+                mfc="none",
+                color="#999999",
+                alpha=0.6,
+            )
+            axes.plot([x[j], x[j]], ranked[j].interval[1:], color=COLORS[0], lw=4, alpha=0.5, solid_capstyle="butt")
+        level = np.array([r.interval.value for r in ranked])
+        single = len(set(x.tolist())) == len(x) and len(names) == 1
+        axes.plot(x[order], level[order], "-o" if single else "o", color=COLORS[1], ms=5, lw=1.5)
+        if (x > 0).all() and x.max() / x.min() >= 20:
+            axes.set_xscale("log")
+        axes.set_xlabel(name)
+        axes.set_ylabel(f"score ({score})" if i % columns == 0 else "")
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        if i == 0:
+            _note_few(axes, ranked)
+    return figure
+
+
+def _shorten(label: str, length: int = 44) -> str:
+    return label if len(label) <= length else label[: length - 1] + "…"
+
+
+def _format_steps(axes: Any) -> None:
+    from matplotlib.ticker import EngFormatter
+
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def _finish(axes: Any, shown: Sequence[Ranked]) -> None:
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False, handlelength=3.5)
+    _note_few(axes, shown)
+
+
+def _note_few(axes: Any, shown: Sequence[Ranked]) -> None:
+    """Say below a figure that its intervals are too short."""
+    if too_few([len(r.arm.seeds) for r in shown]):
+        axes.text(0.0, 1.02, FEW_SEEDS_NOTE, transform=axes.transAxes, fontsize=7, color="#444444", va="bottom")

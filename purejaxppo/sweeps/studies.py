@@ -1,0 +1,223 @@
+"""Read results folders, of sweeps and of plain runs, as a study for the report."""
+
+import json
+import math
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from purejaxppo._util.text import duration, short
+from purejaxppo.analysis.curves import learning_curve
+from purejaxppo.analysis.statistics import area_under_curve
+from purejaxppo.analysis.study import Arm, Study
+from purejaxppo.config.errors import ConfigError, Problem, UsageError
+from purejaxppo.config.schema import Hyperparams, Run
+from purejaxppo.config.toml import load_toml
+from purejaxppo.sweeps.spec import Sweep, show_change
+from purejaxppo.sweeps.store import SWEEP_FILE, read_sweep
+from purejaxppo.sweeps.table import TABLE, TRIALS, Row, filled, read_table
+from purejaxppo.tracking.csv_file import read_csv
+from purejaxppo.training.run_folder import CONFIG_FILE, METRICS_FILE, SUMMARY_FILE
+
+GRID = 50  # points of the curves of plain runs
+
+
+def is_sweep_folder(folder: Path) -> bool:
+    """Return whether a folder holds a sweep."""
+    return (folder / SWEEP_FILE).is_file()
+
+
+def folder_problems(folders: Sequence[Path], key: str) -> list[Problem]:
+    """Return a problem for each folder that holds neither a sweep nor a run, or an unfinished sweep."""
+    problems = []
+    for folder in folders:
+        if is_sweep_folder(folder):
+            if not (folder / f"{TRIALS}.csv").is_file():
+                text = f": is not finished; `purejaxppo sweep --resume {folder}` goes on with it"
+                problems.append(Problem(str(folder), text, "file"))
+        elif not (folder / CONFIG_FILE).is_file() or not (folder / METRICS_FILE).is_file():
+            text = f": no results folder of `purejaxppo sweep` or `purejaxppo train` ({key})"
+            problems.append(Problem(str(folder), text, "file"))
+    return problems
+
+
+def read_study(folders: Sequence[Path], title: str = "") -> Study:
+    """Return the study of some folders: the settings of every sweep, and plain runs grouped by their settings.
+
+    Raises:
+        ConfigError: a folder has no results.
+    """
+    problems = folder_problems(folders, "DIR")
+    if problems:
+        raise ConfigError(problems, "report")
+    arms: list[Arm] = []
+    facts: dict[str, str] = {}
+    sweeps = [folder for folder in folders if is_sweep_folder(folder)]
+    score = "greedy evaluation"
+    for folder in sweeps:
+        prefix = f"{folder.name}: " if len(folders) > 1 else ""
+        own, own_facts, score = _read_sweep_folder(folder, prefix)
+        arms += own
+        facts |= {f"{prefix}{name}": text for name, text in own_facts.items()}
+    runs = [folder for folder in folders if not is_sweep_folder(folder)]
+    if runs:
+        own, own_facts = _read_runs(runs)
+        arms += own
+        facts |= own_facts
+    return Study(title or ", ".join(folder.name for folder in folders[:4]), tuple(arms), facts, score)
+
+
+# ---- sweeps
+
+
+def _read_sweep_folder(folder: Path, prefix: str) -> tuple[list[Arm], dict[str, str], str]:
+    sweep, about = read_sweep(folder)
+    table, trials = read_table(folder / f"{TABLE}.csv"), read_table(folder / f"{TRIALS}.csv")
+    points: dict[float, list[Row]] = {}
+    for row in table:
+        points.setdefault(row["trial"], []).append(row)
+    groups: dict[tuple[str, float], list[Row]] = {}
+    for trial in trials:
+        groups.setdefault((trial["part"], trial["setting"]), []).append(trial)
+    area = sweep.options.score == "area"
+    arms = [_arm_of(members, points, prefix, part == "test", area) for (part, _), members in groups.items()]
+    kind = "greedy" if sweep.options.greedy else "sampled"
+    score = "area under the learning curve" if area else f"{kind} evaluation, {sweep.options.episodes} episodes"
+    return arms, _facts_of(sweep, about, trials), score
+
+
+def _arm_of(
+    members: Sequence[Row], points: Mapping[float, Sequence[Row]], prefix: str, is_test: bool, area: bool
+) -> Arm:
+    """Return the arm of the trials of one setting."""
+    first = members[0]
+    own = [points[member["trial"]] for member in members]
+    names = [name for name in Hyperparams._fields if isinstance(first.get(name), float)]
+    return Arm(
+        label=f"{prefix}{first['label']}",
+        task=str(first["env"]),
+        seeds=tuple(int(member["seed"]) for member in members),
+        scores=np.array([member["area" if area else "score"] for member in members], np.float64),
+        timesteps=np.array([row["timesteps"] for row in own[0]], np.float64),
+        curves=np.stack([_curve(rows) for rows in own]),
+        areas=np.array([member["area"] for member in members], np.float64),
+        status=tuple(str(member["status"]) for member in members),
+        hyperparams={name: first[name] for name in names},
+        is_test=is_test,
+    )
+
+
+def _curve(rows: Sequence[Row]) -> np.ndarray:
+    """Return a curve without gaps, but with NaN from a failure on."""
+    curve = np.array([row["return"] for row in rows], np.float64)
+    failed = np.isnan(np.array([row["kl"] for row in rows], np.float64))
+    return np.where(failed, np.nan, filled(curve))
+
+
+def _facts_of(sweep: Sweep, about: Mapping[str, Any], trials: Sequence[Row]) -> dict[str, str]:
+    """Return what a reviewer asks for."""
+    options = sweep.options
+    steps = sum(trial["timesteps"] for trial in trials)
+    selection = f"{sweep.seeds[0]} to {sweep.seeds[-1]} ({len(sweep.seeds)})"
+    test = f"{sweep.test_seeds[0]} to {sweep.test_seeds[-1]} ({len(sweep.test_seeds)})" if sweep.test_seeds else "none"
+    versions = ", ".join(f"{name} {number}" for name, number in about.get("versions", {}).items())
+    statuses = [trial["status"] for trial in trials]
+    return {
+        "search space": "; ".join(sweep.space) or ", ".join(sweep.labels),
+        "search": f"{options.method}, {len(sweep.settings)} settings, {options.halvings} halvings",
+        "budget": f"{len(trials)} runs, {short(steps)} environment steps in all, "
+        f"{short(max(trial['timesteps'] for trial in trials))} per run",
+        "seeds of the selection": selection,
+        "seeds of the test": test,
+        "runs": ", ".join(f"{statuses.count(s)} {s}" for s in ("finished", "stopped", "failed") if s in statuses),
+        "score": f"{'greedy' if options.greedy else 'sampled'} actions, {options.episodes} episodes after training"
+        if options.score == "final"
+        else "area under the learning curve, sampled actions",
+        "learning curves": "returns of training episodes, sampled actions",
+        "comparison": "settings are compared as independent samples (unpaired)",
+        "time": f"{duration(float(about.get('seconds', math.nan)))} h:mm:ss or m:ss, compilation included",
+        "device": f"{about.get('platform', '')} ({about.get('device', '')})",
+        "versions": versions,
+        "command": str(about.get("command", "")),
+    }
+
+
+# ---- plain runs
+
+
+def _read_runs(folders: Sequence[Path]) -> tuple[list[Arm], dict[str, str]]:
+    """Return an arm for every group of runs that differ in their seed only."""
+    runs = {folder: load_toml(folder / CONFIG_FILE) for folder in folders}
+    groups: dict[str, list[Path]] = {}
+    for folder, run in runs.items():
+        groups.setdefault(json.dumps(_settings(run), sort_keys=True, default=str), []).append(folder)
+    every = [_settings(runs[members[0]]) for members in groups.values()]
+    names = [key for key in every[0] if len({json.dumps(s.get(key), default=str) for s in every}) > 1]
+    arms = []
+    for members, settings in zip(groups.values(), every, strict=True):
+        changes = [show_change(key, _plain(settings[key])) for key in names if key != "env"]
+        arms.append(_arm_of_runs(members, runs, ", ".join(changes) or members[0].name, names))
+    summaries = [_summary(folder) for folder in folders]
+    facts = {
+        "plain runs": ", ".join(str(folder) for folder in folders),
+        "score": "mean of the greedy evaluation after training",
+        "learning curves": "returns of training episodes, sampled actions",
+        "device": ", ".join(sorted({str(summary.get("device", "unknown")) for summary in summaries})),
+        "versions": "; ".join(
+            sorted({", ".join(f"{k} {v}" for k, v in summary.get("versions", {}).items()) for summary in summaries})
+        ),
+    }
+    return arms, facts
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    """Return all settings but the seed by dotted key."""
+    found: dict[str, Any] = {"env": run.env}
+    found |= {f"env_params.{name}": value for name, value in run.env_params.items()}
+    for name in ("config", "network"):
+        found |= {f"{name}.{key}": value for key, value in vars(getattr(run, name)).items()}
+    return found | {f"hyperparams.{key}": value for key, value in run.hyperparams._asdict().items()}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _arm_of_runs(members: Sequence[Path], runs: Mapping[Path, Run], label: str, names: Sequence[str]) -> Arm:
+    curves = [learning_curve(read_csv(folder / METRICS_FILE)) for folder in members]
+    empty = [folder for folder, curve in zip(members, curves, strict=True) if not len(curve["timesteps"])]
+    if empty:
+        raise UsageError(f"{empty[0]}: no episode finished in this run, so there is nothing to compare")
+    end = min(curve["timesteps"][-1] for curve in curves)
+    steps = np.linspace(end / GRID, end, GRID)
+    heights = np.stack([np.interp(steps, curve["timesteps"], curve["mean"]) for curve in curves])
+    summaries = [_summary(folder) for folder in members]
+    scores = [summary.get("evaluation", {}).get("greedy", {}).get("mean", math.nan) for summary in summaries]
+    status = ["finished" if summary.get("status") == "finished" else "failed" for summary in summaries]
+    run = runs[members[0]]
+    numbers = {
+        key.removeprefix("hyperparams."): float(getattr(run.hyperparams, key.removeprefix("hyperparams.")))
+        for key in names
+        if key.startswith("hyperparams.")
+    }
+    return Arm(
+        label,
+        run.env,
+        tuple(runs[folder].seed for folder in members),
+        np.array(scores, np.float64),
+        steps,
+        heights,
+        np.asarray(area_under_curve(steps, heights)),
+        tuple(status),
+        numbers,
+    )

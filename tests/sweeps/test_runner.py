@@ -1,0 +1,318 @@
+"""A trial has the same result in every piece, beside every other trial, and after every interruption."""
+
+import math
+import os
+import random
+import signal
+import subprocess
+import time
+
+import jax
+import numpy as np
+import pytest
+from command_line import ROOT, problems_of, start
+
+import purejaxppo as pp
+from purejaxppo.config.errors import UsageError
+from purejaxppo.config.toml import load_toml
+from purejaxppo.sweeps import session, store
+from purejaxppo.sweeps.engine import Engine
+from purejaxppo.sweeps.execution import bytes_per_run, memory_problem
+from purejaxppo.sweeps.points import point_updates
+from purejaxppo.sweeps.runner import spans_of
+from purejaxppo.sweeps.session import check_sweep, rerun_trial, resume_sweep, start_sweep
+from purejaxppo.sweeps.spec import parse_sweep
+from purejaxppo.sweeps.table import filled, read_table
+from purejaxppo.training.policy_file import load_policy
+from purejaxppo.training.results import evaluate_policy
+from purejaxppo.training.runs import build
+
+BASE = {
+    "env": "CartPole-v1",
+    "config": {"num_envs": 4, "num_steps": 16, "num_epochs": 1, "num_minibatches": 2, "total_timesteps": 64 * 8},
+    "network": {"hidden_sizes": [8]},
+}
+GIVEN = {
+    "seeds": 2,
+    "test_seeds": 2,
+    "points": 4,
+    "episodes": 2,
+    "keep": 2,
+    "axes": {"learning_rate": [1e-3, 1e25, 1e-2]},
+}
+
+
+ALGORITHMS = {}
+
+
+def build_once(settings, problems=()):
+    """`build`, which returns the same Algorithm for the same structure, so that nothing is compiled twice."""
+    key = repr((settings.env, settings.config, settings.network))
+    if problems or key not in ALGORITHMS:
+        ALGORITHMS[key] = build(settings, problems)
+    return ALGORITHMS[key]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _compile_once():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "build", build_once)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _keys_move():
+    with jax.debug_key_reuse(False):  # the checker takes the move of a vmapped scan's keys for a use of them
+        yield
+
+
+def silent(_):
+    pass
+
+
+def run(folder, lanes, given=GIVEN, **options):
+    sweep, problems = parse_sweep(given, BASE)
+    assert not problems
+    start_sweep(sweep, check_sweep(sweep, problems), folder, lanes, "the command", silent, **options)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, _compile_once):
+    """The results folder of an uninterrupted sweep, two runs side by side on two devices."""
+    with jax.debug_key_reuse(False):
+        return run(tmp_path_factory.mktemp("sweep") / "whole", 2)
+
+
+def table(folder, name="table"):
+    return (folder / f"{name}.csv").read_text()
+
+
+def assert_same_rows(a, b, rtol):
+    assert len(a) == len(b)
+    for x, y in zip(a, b, strict=True):
+        assert x.keys() == y.keys()
+        for key, value in x.items():
+            if isinstance(value, float):
+                np.testing.assert_allclose(value, y[key], rtol=rtol, atol=1e-6, err_msg=key)
+            else:
+                assert value == y[key]
+
+
+def test_the_table_has_a_row_per_trial_and_point(whole):
+    rows, trials = read_table(whole / "table.csv"), read_table(whole / "trials.csv")
+    assert len(trials) == 3 * 2 + 2
+    assert len(rows) == len(trials) * 4
+    assert [row["timesteps"] for row in rows[:4]] == [128, 256, 384, 512]
+    assert {row["seed"] for row in trials if row["part"] == "selection"} == {0, 1}
+    assert {row["seed"] for row in trials if row["part"] == "test"} == {2, 3}
+    assert [trial["learning_rate"] for trial in trials[:6:2]] == pytest.approx([1e-3, 1e25, 1e-2])
+    assert {trial["gamma"] for trial in trials} == {0.99000001}
+
+
+def test_the_size_of_the_pieces_and_the_other_trials_change_nothing(whole, tmp_path):
+    """Three lanes instead of two, and a sweep without the diverging setting."""
+    wider = run(tmp_path / "wider", 3)
+    assert_same_rows(read_table(whole / "table.csv"), read_table(wider / "table.csv"), 1e-5)
+    without = run(tmp_path / "without", 3, GIVEN | {"axes": {"learning_rate": [1e-3, 1e-2]}, "test_seeds": 0})
+    kept = [row for row in read_table(whole / "table.csv") if row["setting"] != 1 and row["part"] == "selection"]
+    for a, b in zip(kept, read_table(without / "table.csv"), strict=True):
+        assert (a["learning_rate"], a["seed"]) == (b["learning_rate"], b["seed"])
+        np.testing.assert_allclose(
+            [a[key] for key in ("return", "kl", "value_loss")],
+            [b[key] for key in ("return", "kl", "value_loss")],
+            rtol=1e-5,
+            atol=1e-6,
+        )
+
+
+def test_a_trial_is_the_run_of_train_and_its_evaluation(whole):
+    """Its settings are in the folder, so that `purejaxppo train settings/2.toml --seed 1` is the same run."""
+    settings = load_toml(whole / "settings" / "2.toml")
+    algo = build_once(settings)
+    state, metrics = pp.train(algo, 1, settings.hyperparams)
+    rows = [r for r in read_table(whole / "table.csv") if (r["setting"], r["seed"], r["part"]) == (2, 1, "selection")]
+    np.testing.assert_allclose([row["value_loss"] for row in rows], metrics.value_loss.reshape(4, 2).mean(1), rtol=1e-4)
+    episodes, means = metrics.num_episodes.reshape(4, 2), metrics.episode_return_mean.reshape(4, 2)
+    np.testing.assert_allclose([r["return"] for r in rows], (episodes * means).sum(1) / episodes.sum(1), rtol=1e-5)
+    (trial,) = [
+        r for r in read_table(whole / "trials.csv") if (r["setting"], r["seed"], r["part"]) == (2, 1, "selection")
+    ]
+    assert trial["score"] == pytest.approx(evaluate_policy(algo, state, 1, 2, True)["mean"], rel=1e-5)
+
+
+def test_a_failed_trial_is_reported_and_never_wins(whole):
+    trials = read_table(whole / "trials.csv")
+    for trial in trials:
+        assert (trial["status"] == "failed") == (trial["setting"] == 1)
+        assert math.isnan(trial["score"]) == (trial["setting"] == 1)
+    assert all(trial["setting"] != 1 for trial in trials if trial["part"] == "test")
+
+
+def test_policies_of_the_best_trials_are_kept_and_states_removed(whole):
+    trials = read_table(whole / "trials.csv")
+    best = sorted(trials, key=lambda t: -np.nan_to_num(t["score"], nan=-np.inf))[:2]
+    files = sorted((whole / "policies").iterdir())
+    assert [int(file.stem) for file in files] == sorted(int(trial["trial"]) for trial in best)
+    policy = load_policy(files[0], build_once(load_toml(whole / "settings" / f"{best[0]['setting']:.0f}.toml")))
+    trial = trials[int(files[0].stem)]
+    algo = build_once(load_toml(whole / "settings" / f"{trial['setting']:.0f}.toml"))
+    assert evaluate_policy(algo, policy, int(trial["seed"]), 2, True)["mean"] == pytest.approx(trial["score"], rel=1e-5)
+    assert not any(store.read_piece(whole, name).states for name in store.piece_names(whole))
+
+
+def test_one_trial_alone_has_the_numbers_of_the_table(whole):
+    said = []
+    assert rerun_trial(whole, 5, said.append)
+    assert len(said) == 5
+    with pytest.raises(UsageError, match="0 to 7"):
+        rerun_trial(whole, 8, silent)
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("instant", [1, 4, 5, 9])
+def test_after_an_interruption_the_table_is_the_uninterrupted_one(whole, tmp_path, monkeypatch, instant):
+    """Every write is an instant: states of the running piece, and finished pieces; what is half written is lost."""
+    writes, write = [0], store.write_piece
+
+    def dying(folder, name, piece):
+        writes[0] += 1
+        if writes[0] == instant:
+            raise Killed
+        write(folder, name, piece)
+
+    folder = tmp_path / "killed"
+    monkeypatch.setattr(store, "write_piece", dying)
+    with pytest.raises(Killed):
+        run(folder, 2, save_seconds=0.0)
+    monkeypatch.undo()
+    resume_sweep(folder, silent)
+    assert table(folder) == table(whole)
+    assert table(folder, "trials") == table(whole, "trials")
+
+
+def test_a_damaged_piece_is_made_again(whole, tmp_path):
+    folder = run(tmp_path / "damaged", 2)
+    file = sorted((folder / "pieces").iterdir())[1]
+    file.write_bytes(file.read_bytes()[:-9])
+    resume_sweep(folder, silent)
+    assert table(folder) == table(whole)
+
+
+def test_halving_stops_the_worse_half_and_the_rest_goes_on_exactly(tmp_path):
+    given = GIVEN | {"halvings": 2, "test_seeds": 0, "axes": {"learning_rate": [1e-3, 1e-2, 1e25, 3e-3]}}
+    halved = read_table(run(tmp_path / "halved", 2, given) / "table.csv")
+    full = read_table(run(tmp_path / "full", 2, given | {"halvings": 0}) / "table.csv")
+    lengths = {s: sum(row["setting"] == s and row["seed"] == 0 for row in halved) for s in range(4)}
+    assert sorted(lengths.values()) == [1, 1, 2, 4]
+    assert lengths[2] == 1, "the diverging setting counts as the worst"
+    for row in halved:
+        (same,) = [r for r in full if all(r[key] == row[key] for key in ("setting", "seed", "point"))]
+        np.testing.assert_allclose([row["return"], row["kl"]], [same["return"], same["kl"]], rtol=1e-5)
+
+
+def test_stages_of_halving():
+    assert [(span.first, span.last, span.is_last) for span in spans_of(2, 20)] == [
+        (0, 5, False),
+        (5, 10, False),
+        (10, 20, True),
+    ]
+    assert [(span.first, span.last, span.is_last) for span in spans_of(0, 7)] == [(0, 7, True)]
+
+
+def test_points_divide_the_updates():
+    assert point_updates(10, 4) == [3, 5, 8, 10]
+    assert point_updates(3, 20) == [1, 2, 3]
+
+
+def test_gaps_of_a_curve_are_filled_with_the_value_before():
+    nan = math.nan
+    np.testing.assert_array_equal(filled(np.array([nan, 2, nan, nan, 5, nan])), [2, 2, 2, 2, 5, 5])
+
+
+def test_another_sweep_and_the_same_one_in_a_folder_are_refused(whole):
+    for given, text in ((GIVEN, "--resume"), (GIVEN | {"seeds": 3}, "another sweep")):
+        with pytest.raises(pp.ConfigError, match=text):
+            run(whole, 2, given)
+
+
+def test_a_batch_that_does_not_fit_says_what_would(monkeypatch, tmp_path):
+    assert memory_problem(1000, 5, 2, 10_000) is None
+    assert "nearest valid value: 5" in memory_problem(1000, 6, 2, 10_000).text
+    monkeypatch.setattr("purejaxppo.sweeps.execution.free_memory", lambda: 1_000_000)
+    with pytest.raises(pp.ConfigError, match=r"--lanes = 4000.*nearest valid value"):
+        run(tmp_path / "large", 4000)
+    assert not (tmp_path / "large").exists()
+
+
+def test_the_memory_of_a_program_is_linear_in_its_runs():
+    sweep, _ = parse_sweep(GIVEN, BASE)
+    (group,) = check_sweep(sweep)
+    engine = Engine(group.algo, 1, 1, 2)
+    one = bytes_per_run(engine.compiled())
+    wide = bytes_per_run(engine._replace(lanes=3, num_devices=2).compiled(), 3)  # the analysis is that of one device
+    assert wide <= one <= 1.4 * wide, "small programs have a part that does not grow"
+
+
+@pytest.mark.parametrize(
+    ("given", "key"),
+    [
+        ({"axes": {"beta": [0.1, 0.2]}}, "hyperparams.beta"),
+        ({"axes": {"clip_eps": [0.1, 0.2]}, "structure": {"objective": ["clip", "kl"]}}, "hyperparams.clip_eps"),
+    ],
+)
+def test_an_axis_that_cannot_matter_is_refused(given, key):
+    sweep, problems = parse_sweep(given, BASE)
+    with pytest.raises(pp.ConfigError) as caught:
+        check_sweep(sweep, problems)
+    assert [(problem.key, problem.kind) for problem in caught.value.problems] == [(key, "conflict")]
+
+
+def test_problems_of_every_group_are_found_at_once():
+    given = {"structure": {"num_minibatches": [2, 7], "env": ["CartPole-v1", "CartPoll-v1"]}}
+    sweep, problems = parse_sweep(given, BASE)
+    with pytest.raises(pp.ConfigError) as caught:
+        check_sweep(sweep, problems)
+    assert {problem.key for problem in caught.value.problems} == {"env", "config.num_minibatches"}
+
+
+def test_the_command_line_reports_every_problem(tmp_path):
+    file = tmp_path / "sweep.toml"
+    file.write_text('config = "cartpole"\nsedes = 3\n[axes]\nlearning_rat = [1e-3]\nnum_envs = [4]\n')
+    assert problems_of("sweep", file, "--gamma", "0.9,1.5", "--halvings", "99") == {
+        ("sedes", "unknown"),
+        ("axes.learning_rat", "unknown"),
+        ("axes.config.num_envs", "conflict"),
+        ("--halvings", "range"),
+    }
+    assert problems_of("sweep", "CartPole-v1", "--gamma", "0.9,1.5") == {("hyperparams.gamma", "range")}
+    assert problems_of("sweep") == {("SWEEP", "missing")}
+    assert problems_of("sweep", "--resume", tmp_path, "--lanes", "3") == {("--lanes", "conflict")}
+
+
+@pytest.mark.slow
+def test_a_killed_process_goes_on_to_the_same_table(tmp_path):
+    """SIGKILL at 20 random instants."""
+    file = tmp_path / "sweep.toml"
+    file.write_text(
+        'config = "cartpole"\nseeds = 8\npoints = 5\nhalvings = 1\n[base]\ntotal_timesteps = 40_000\n'
+        "[axes]\nlearning_rate = [1e-3, 2e-3, 4e-3, 8e-3]\n"
+    )
+    args = ["sweep", file, "--lanes", 2, "--test-seeds", 4, "--out"]
+    environment = {"XLA_FLAGS": "", "PUREJAXPPO_COMPILE_CACHE": str(tmp_path / "cache")}
+    began = time.monotonic()
+    assert start([*args, tmp_path / "whole"], environment, cwd=ROOT).wait(600) == 0
+    length = time.monotonic() - began
+    rng = random.Random(0)
+    for i in range(20):
+        folder = tmp_path / f"killed{i}"
+        process = start([*args, folder], environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
+        time.sleep(rng.uniform(0.2, 1.0) * length)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        again = [*args, folder] if not (folder / "sweep.json").exists() else ["sweep", "--resume", folder]
+        assert start(again, environment, cwd=ROOT).wait(600) == 0
+        assert table(folder) == table(tmp_path / "whole")

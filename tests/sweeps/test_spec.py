@@ -1,0 +1,95 @@
+"""A sweep file says what is trained, and every mistake in it is found at once."""
+
+import pytest
+
+from purejaxppo.sweeps.spec import from_json, parse_sweep, to_json
+
+BASE = {"env": "CartPole-v1", "config": {"num_envs": 8, "total_timesteps": 10_000}}
+
+
+def problems_of(given, base=None):
+    return {(problem.key, problem.kind) for problem in parse_sweep(given, base or BASE)[1]}
+
+
+def test_settings_are_every_combination_of_list_structure_and_axes():
+    given = {
+        "seeds": 3,
+        "first_seed": 5,
+        "test_seeds": 2,
+        "axes": {"learning_rate": [1e-3, 1e-2]},
+        "structure": {"config": {"num_envs": [4, 16]}},
+        "settings": [{"name": "clip"}, {"name": "kl", "objective": "kl", "beta": 3.0}],
+    }
+    sweep, problems = parse_sweep(given, BASE)
+    assert not problems
+    assert len(sweep.settings) == 8
+    assert sweep.labels[0] == "clip, num_envs=4, learning_rate=0.001"
+    last = sweep.run(7, seed=6)
+    assert (last.config.objective, last.config.num_envs, last.seed) == ("kl", 16, 6)
+    assert (last.hyperparams.learning_rate, last.hyperparams.beta) == (1e-2, 3.0)
+    assert last.config.total_timesteps == 10_000
+    assert sweep.seeds == (5, 6, 7)
+    assert sweep.test_seeds == (8, 9)
+
+
+def test_short_and_dotted_names_and_changes_of_the_base():
+    given = {
+        "base": {"total_timesteps": 5000, "hyperparams": {"gamma": 0.9}},
+        "axes": {"hyperparams": {"clip_eps": [0.1]}},
+    }
+    sweep, problems = parse_sweep(given, BASE)
+    assert not problems
+    run = sweep.run(0)
+    assert (run.config.total_timesteps, run.hyperparams.gamma, run.hyperparams.clip_eps) == (5000, 0.9, 0.1)
+
+
+def test_json_there_and_back_is_the_same_sweep():
+    given = {"axes": {"gamma": {"low": 0.9, "high": 0.999}}, "method": "random", "num_settings": 4}
+    sweep, _ = parse_sweep(given, BASE)
+    again = from_json(to_json(sweep))
+    assert again == sweep
+    assert again.fingerprint == sweep.fingerprint
+    other, _ = parse_sweep(given | {"sampling_seed": 1}, BASE)
+    assert other.fingerprint != sweep.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("given", "key", "kind"),
+    [
+        ({"axes": {"learning_rat": [1.0]}}, "axes.learning_rat", "unknown"),
+        ({"axes": {"num_envs": [4, 8]}}, "axes.config.num_envs", "conflict"),
+        ({"axes": {"env": ["a"]}}, "env", "conflict"),
+        ({"axes": {"learning_rate": []}}, "hyperparams.learning_rate", "range"),
+        ({"axes": {"gamma": [0.9, 1.5]}}, "hyperparams.gamma", "range"),
+        ({"axes": {"gamma": ["high"]}}, "hyperparams.gamma", "type"),
+        ({"structure": {"gamma": [0.9]}}, "structure.hyperparams.gamma", "conflict"),
+        ({"structure": {"num_env": [4]}}, "structure.num_env", "unknown"),
+        ({"structure": {"num_envs": [4.5]}}, "config.num_envs", "type"),
+        ({"structure": {"objective": ["clop"]}}, "config.objective", "choice"),
+        ({"settings": []}, "settings", "range"),
+        ({"settings": [{"gama": 1.0}]}, "settings[0].gama", "unknown"),
+        ({"seed": 3}, "seed", "unknown"),
+        ({"learning_rate": [1.0]}, "learning_rate", "unknown"),
+        ({"seeds": 0}, "seeds", "range"),
+        ({"method": "sobol"}, "method", "choice"),
+        ({"method": "random"}, "axes", "missing"),
+        ({"num_settings": 5}, "num_settings", "conflict"),
+        ({"method": "zip", "axes": {"gamma": [0.9], "clip_eps": [0.1, 0.2]}}, "axes", "conflict"),
+    ],
+)
+def test_one_mistake_is_one_problem(given, key, kind):
+    found = problems_of(given)
+    assert {(k.removeprefix("axes."), x) for k, x in found} == {(key.removeprefix("axes."), kind)}
+
+
+def test_mistakes_say_where_the_setting_belongs_and_what_is_near():
+    texts = {
+        problem.key: problem.text
+        for problem in parse_sweep(
+            {"axes": {"num_envs": [4], "learning_rat": [1.0]}, "structure": {"gamma": [1.0]}, "gae_lambda": [1.0]}, BASE
+        )[1]
+    }
+    assert "belongs in [structure]" in texts["axes.config.num_envs"]
+    assert "did you mean learning_rate?" in texts["axes.learning_rat"]
+    assert "belongs in [axes]" in texts["structure.hyperparams.gamma"]
+    assert "belong in [axes]" in texts["gae_lambda"]
