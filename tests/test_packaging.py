@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from purejaxppo.config.shipped import PACKAGE, shipped_configs
+from purejaxppo.config.shipped import PACKAGE, shipped_configs, shipped_sweeps
 
 ROOT = Path(__file__).parents[1]
 
@@ -36,7 +36,7 @@ def test_a_wheel_holds_the_shipped_settings_and_trains_by_id(tmp_path):
     (file,) = tmp_path.glob("*.whl")
     zipfile.ZipFile(file).extractall(tmp_path / "site")
     names = {path.stem for path in (tmp_path / "site" / "purejaxppo" / "configs").rglob("*.toml")}
-    assert names == {path.stem for path in shipped_configs().values()}
+    assert names == {path.stem for path in (*shipped_configs().values(), *shipped_sweeps().values())}
     short = ["--total-timesteps", "4096", "--hidden-sizes", "8", "--out", "run"]
     command = [sys.executable, "-m", "purejaxppo", "train", "CartPole-v1", *short]
     env = {"PYTHONPATH": str(tmp_path / "site"), "PATH": "", "PUREJAXPPO_COMPILE_CACHE": "off"}

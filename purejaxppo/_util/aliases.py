@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -30,6 +30,10 @@ SuiteObject: TypeAlias = Any  # an object of a suite's package, which is importe
 Carry: TypeAlias = Any  # carry of a scan
 
 Device: TypeAlias = Any  # a `jax.Device`
+
+Value: TypeAlias = Any  # of a TOML or JSON file, or of a table
+Tables: TypeAlias = Mapping[str, Any]  # content of a TOML or JSON file
+Estimate: TypeAlias = Any  # a float, or an array of floats
 
 # What users may pass as keys.
 KeyLike: TypeAlias = jax.Array | np.ndarray | int  # a typed key, a raw key, or an integer seed

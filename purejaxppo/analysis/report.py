@@ -1,10 +1,12 @@
 """Write the report of a study: an HTML page that contains its figures, tables in Markdown and LaTeX, figures as PNG."""
 
+from __future__ import annotations
+
 import base64
 import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from purejaxppo._util.files import write_atomic
 from purejaxppo.analysis import study_figures as figures
@@ -19,6 +21,15 @@ STYLE = (
 )
 
 
+class _Section(NamedTuple):
+    """The texts and figure files of one task."""
+
+    markdown: str
+    html: str
+    latex: str
+    files: list[Path]
+
+
 def write_report(study: Study, folder: Path) -> list[Path]:
     """Write index.html, report.md, table.tex and the figures, and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -27,24 +38,24 @@ def write_report(study: Study, folder: Path) -> list[Path]:
         [
             f"# {study.title}",
             *(f"> Note: {note}." for note in notes(study)),
-            *(s["markdown"] for s in sections),
+            *(s.markdown for s in sections),
             _facts_markdown(study),
         ]
     )
-    page = "\n".join([_head(study), *(s["html"] for s in sections), _facts_html(study), "</body></html>"])
-    latex = "\n\n".join(s["latex"] for s in sections)
+    page = "\n".join([_head(study), *(s.html for s in sections), _facts_html(study), "</body></html>"])
+    latex = "\n\n".join(s.latex for s in sections)
     texts = {"index.html": page, "report.md": markdown + "\n", "table.tex": latex + "\n"}
     for name, text in texts.items():
         write_atomic(folder / name, text)
-    return [folder / name for name in texts] + [file for s in sections for file in s["files"]]
+    return [folder / name for name in texts] + [file for s in sections for file in s.files]
 
 
-def _section(study: Study, task: str, folder: Path, index: int) -> dict[str, Any]:
+def _section(study: Study, task: str, folder: Path, index: int) -> _Section:
     """Return the texts and the figure files of one task."""
     ranked = rank(study, task)
     if not ranked:
         text = f"{task}: no setting reached the end of its runs"
-        return {"markdown": text, "html": f"<p>{html.escape(text)}</p>", "latex": f"% {text}", "files": []}
+        return _Section(text, f"<p>{html.escape(text)}</p>", f"% {text}", [])
     rows = table_rows(ranked)
     drawn = _draw(study, task, ranked, folder, index)
     tested = _test_lines(study, task, ranked)
@@ -65,7 +76,7 @@ def _section(study: Study, task: str, folder: Path, index: int) -> dict[str, Any
     )
     listed = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
     page = f"<h2>{html.escape(task)}</h2>{_html_table(rows)}{images}<ul>{listed}</ul>"
-    return {"markdown": markdown, "html": page, "latex": _latex_table(task, rows, study), "files": drawn}
+    return _Section(markdown, page, _latex_table(task, rows, study), drawn)
 
 
 def _draw(study: Study, task: str, ranked: Sequence[Ranked], folder: Path, index: int) -> list[Path]:

@@ -4,10 +4,17 @@ Agarwal et al. (2021), "Deep reinforcement learning at the edge of the statistic
 recommend these for the few seeds that a paper can afford. A failed run scores NaN; `failed_as_worst` replaces it.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from purejaxppo._util.aliases import Estimate
 
 FEW_SEEDS = 10
 """Below this many seeds a bootstrap interval is too short."""
@@ -20,9 +27,9 @@ RESAMPLES = 2000
 class Interval(NamedTuple):
     """An estimate with its confidence interval; arrays if the statistic is one."""
 
-    value: Any
-    low: Any
-    high: Any
+    value: Estimate
+    low: Estimate
+    high: Estimate
 
 
 class Spread(NamedTuple):
@@ -35,7 +42,7 @@ class Spread(NamedTuple):
     best: float
 
 
-def failed_as_worst(scores: Any, among: Any = None) -> np.ndarray:
+def failed_as_worst(scores: ArrayLike, among: ArrayLike | None = None) -> np.ndarray:
     """Return the scores with those of failed runs (NaN) replaced by the lowest score.
 
     Args:
@@ -48,7 +55,7 @@ def failed_as_worst(scores: Any, among: Any = None) -> np.ndarray:
     return np.where(np.isnan(scores), finite.min(), scores) if finite.size else scores
 
 
-def interquartile_mean(x: Any, axis: int | None = None) -> Any:
+def interquartile_mean(x: ArrayLike, axis: int | None = None) -> Estimate:
     """Return the mean of the middle half of the sorted values.
 
     Sorted value i of n has the weight |[i, i+1] ∩ [n/4, 3n/4]| / (n/2). This is defined for every n, and if 4 divides n
@@ -72,8 +79,8 @@ def interquartile_mean(x: Any, axis: int | None = None) -> Any:
 
 
 def stratified_interval(
-    scores: Any,
-    statistic: Callable[..., Any] = interquartile_mean,
+    scores: ArrayLike,
+    statistic: Callable[..., Estimate] = interquartile_mean,
     level: float = 0.95,
     num_resamples: int = RESAMPLES,
     seed: int = 0,
@@ -98,7 +105,7 @@ def stratified_interval(
     return Interval(value, *_percentiles(statistic(resampled.reshape(num_resamples, -1), axis=1), level))
 
 
-def curve_interval(curves: Any, level: float = 0.95, num_resamples: int = 1000, seed: int = 0) -> Interval:
+def curve_interval(curves: ArrayLike, level: float = 0.95, num_resamples: int = 1000, seed: int = 0) -> Interval:
     """Return the interquartile mean over seeds at every point of a curve, with its pointwise bootstrap interval.
 
     Args:
@@ -116,7 +123,7 @@ def curve_interval(curves: Any, level: float = 0.95, num_resamples: int = 1000, 
     return Interval(interquartile_mean(curves, axis=0), *_percentiles(replicates, level))
 
 
-def performance_profile(scores: Any, thresholds: Any) -> np.ndarray:
+def performance_profile(scores: ArrayLike, thresholds: ArrayLike) -> np.ndarray:
     """Return the share of scores above each threshold, the empirical tail distribution.
 
     ``P̂(τ) = 1/n Σ_i 1[x_i > τ]``, Agarwal et al. (2021), arXiv:2108.13264; Dolan and Moré (2002).
@@ -130,7 +137,7 @@ def performance_profile(scores: Any, thresholds: Any) -> np.ndarray:
 
 
 def profile_interval(
-    scores: Any, thresholds: Any, level: float = 0.95, num_resamples: int = 1000, seed: int = 0
+    scores: ArrayLike, thresholds: ArrayLike, level: float = 0.95, num_resamples: int = 1000, seed: int = 0
 ) -> Interval:
     """Return the performance profile of scores [S] with its pointwise bootstrap interval, [P] each."""
     scores = np.asarray(scores, np.float64)
@@ -140,7 +147,7 @@ def profile_interval(
 
 
 def probability_of_improvement(
-    x: Any, y: Any, level: float = 0.95, num_resamples: int = RESAMPLES, seed: int = 0
+    x: ArrayLike, y: ArrayLike, level: float = 0.95, num_resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval:
     """Return the probability that a run of x scores higher than a run of y, with its bootstrap interval.
 
@@ -163,7 +170,7 @@ def probability_of_improvement(
     return Interval(wins.mean(), *_percentiles(replicates, level))
 
 
-def area_under_curve(timesteps: Any, values: Any) -> Any:
+def area_under_curve(timesteps: ArrayLike, values: ArrayLike) -> Estimate:
     """Return the mean height of curves over their steps: the area by the trapezoidal rule, divided by its width.
 
     The height before the first point is that of the first point, so that a curve of one value has this value.
@@ -181,12 +188,12 @@ def area_under_curve(timesteps: Any, values: Any) -> Any:
     return (np.diff(steps) * (heights[..., 1:] + heights[..., :-1]) / 2).sum(-1) / steps[-1]
 
 
-def spread(scores: Any) -> Spread:
+def spread(scores: ArrayLike) -> Spread:
     """Return the worst, the 10th, 50th and 90th percentile, and the best of all scores."""
     return Spread(*(float(x) for x in np.percentile(np.asarray(scores, np.float64), [0, 10, 50, 90, 100])))
 
 
-def optimism(selected_on: Any, tested_on: Any) -> float:
+def optimism(selected_on: ArrayLike, tested_on: ArrayLike) -> float:
     """Return by how much the score of a selected setting exceeds its score on fresh seeds.
 
     The best of many settings is partly the luckiest one, so its score on the seeds that selected it is too high.
@@ -203,7 +210,7 @@ def too_few(counts: Sequence[int]) -> bool:
     return any(count < FEW_SEEDS for count in counts)
 
 
-def _percentiles(replicates: np.ndarray, level: float) -> tuple[Any, Any]:
+def _percentiles(replicates: np.ndarray, level: float) -> tuple[Estimate, Estimate]:
     """Return the ends of the percentile interval of replicates [R, ...]."""
     tail = 50.0 * (1.0 - level)
     low, high = np.percentile(replicates, [tail, 100.0 - tail], axis=0)

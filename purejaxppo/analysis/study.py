@@ -1,7 +1,9 @@
 """The numbers of a study: settings that were trained with several seeds, ranked and compared."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -105,7 +107,7 @@ def filled_curves(arm: Arm) -> np.ndarray:
     return failed_as_worst(arm.curves)
 
 
-def table_rows(ranked: Sequence[Ranked]) -> list[dict[str, Any]]:
+def table_rows(ranked: Sequence[Ranked]) -> list[dict[str, str]]:
     """Return the ranked table: a dict per line, with texts."""
     rows = []
     for place, r in enumerate(ranked, start=1):

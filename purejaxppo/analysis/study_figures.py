@@ -1,13 +1,19 @@
 """The figures of a study: learning curves, performance profiles, comparison with the best, sensitivity."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from purejaxppo.analysis.figures import new_figure
 from purejaxppo.analysis.statistics import FEW_SEEDS_NOTE, curve_interval, profile_interval, too_few
 from purejaxppo.analysis.study import Ranked, filled_curves
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Okabe and Ito (2008): told apart with any color vision, and in grey by the dashes.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -16,11 +22,13 @@ MOST_LINES = len(COLORS)
 MOST_BARS = 20
 
 
-def curves_figure(task: str, ranked: Sequence[Ranked]) -> Any:
+def curves_figure(task: str, ranked: Sequence[Ranked]) -> Figure:
     """Return the learning curves of the best arms: interquartile mean and 95 % interval over the seeds."""
     figure = new_figure(4.6, f"{task}: learning curves")
     axes = figure.add_subplot()
     for i, r in enumerate(ranked[:MOST_LINES]):
+        if not np.isfinite(r.arm.curves).any():
+            continue
         steps, interval = r.arm.timesteps, curve_interval(filled_curves(r.arm))
         axes.plot(steps, interval.value, color=COLORS[i], ls=DASHES[i], lw=2, label=_shorten(r.arm.label))
         axes.fill_between(steps, interval.low, interval.high, color=COLORS[i], alpha=0.2, lw=0)
@@ -31,7 +39,7 @@ def curves_figure(task: str, ranked: Sequence[Ranked]) -> Any:
     return figure
 
 
-def profiles_figure(task: str, ranked: Sequence[Ranked], score: str) -> Any:
+def profiles_figure(task: str, ranked: Sequence[Ranked], score: str) -> Figure:
     """Return the performance profiles of the best arms: which share of runs scores above a threshold."""
     figure = new_figure(4.2, f"{task}: performance profiles")
     axes = figure.add_subplot()
@@ -53,7 +61,7 @@ def profiles_figure(task: str, ranked: Sequence[Ranked], score: str) -> Any:
     return figure
 
 
-def scores_figure(task: str, ranked: Sequence[Ranked], score: str) -> Any:
+def scores_figure(task: str, ranked: Sequence[Ranked], score: str) -> Figure:
     """Return the scores of all seeds of each arm, and the probability that the best arm improves on it."""
     shown = ranked[:MOST_BARS]
     figure = new_figure(1.9 + 0.32 * len(shown), f"{task}: all scores, and comparison with the best")
@@ -71,7 +79,7 @@ def scores_figure(task: str, ranked: Sequence[Ranked], score: str) -> Any:
             )
             right.plot(r.improvement.value, i, "|", color=COLORS[1], ms=14, mew=2.5)
     left.set_yticks(y, [_shorten(r.arm.label) for r in shown], fontsize=8)
-    left.invert_yaxis()
+    left.set_ylim(len(shown) - 0.5, -0.5)
     left.set_xlabel(f"score ({score})\ncircles: runs; bar: 95 % interval of the IQM")
     right.axvline(0.5, color="#777777", lw=1, ls=":")
     right.set_xlim(-0.02, 1.02)
@@ -84,7 +92,7 @@ def scores_figure(task: str, ranked: Sequence[Ranked], score: str) -> Any:
     return figure
 
 
-def sensitivity_figure(task: str, ranked: Sequence[Ranked], names: Sequence[str], score: str) -> Any:
+def sensitivity_figure(task: str, ranked: Sequence[Ranked], names: Sequence[str], score: str) -> Figure:
     """Return the score against each hyperparameter: every run, and the interval of each setting."""
     columns = min(len(names), 3)
     rows = -(-len(names) // columns)
@@ -123,21 +131,21 @@ def _shorten(label: str, length: int = 44) -> str:
     return label if len(label) <= length else label[: length - 1] + "…"
 
 
-def _format_steps(axes: Any) -> None:
+def _format_steps(axes: Axes) -> None:
     from matplotlib.ticker import EngFormatter
 
     axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
-def _finish(axes: Any, shown: Sequence[Ranked]) -> None:
+def _finish(axes: Axes, shown: Sequence[Ranked]) -> None:
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False, handlelength=3.5)
     _note_few(axes, shown)
 
 
-def _note_few(axes: Any, shown: Sequence[Ranked]) -> None:
+def _note_few(axes: Axes, shown: Sequence[Ranked]) -> None:
     """Say below a figure that its intervals are too short."""
     if too_few([len(r.arm.seeds) for r in shown]):
         axes.text(0.0, 1.02, FEW_SEEDS_NOTE, transform=axes.transAxes, fontsize=7, color="#444444", va="bottom")

@@ -9,6 +9,8 @@ from purejaxppo.cli.exit_codes import FINISHED
 from purejaxppo.cli.options import Argument
 from purejaxppo.config.errors import ConfigError, Problem
 
+MOST = 10
+
 
 @dataclass(frozen=True)
 class Compare:
@@ -16,14 +18,7 @@ class Compare:
 
     first: Annotated[Path, Argument("RUN")]  # run folder, or results folder of a sweep
     second: Annotated[Path, Argument("RUN")]  # another one
-    third: Annotated[Path | None, Argument("RUN")] = None  # and so on, up to ten
-    fourth: Annotated[Path | None, Argument("RUN")] = None  # another one
-    fifth: Annotated[Path | None, Argument("RUN")] = None  # another one
-    sixth: Annotated[Path | None, Argument("RUN")] = None  # another one
-    seventh: Annotated[Path | None, Argument("RUN")] = None  # another one
-    eighth: Annotated[Path | None, Argument("RUN")] = None  # another one
-    ninth: Annotated[Path | None, Argument("RUN")] = None  # another one
-    tenth: Annotated[Path | None, Argument("RUN")] = None  # another one
+    more: Annotated[tuple[str, ...], Argument("RUN ...")] = ()  # up to eight more
     out: Path | None = None  # folder of a report; default: none is written
 
 
@@ -31,9 +26,10 @@ def run_compare(args: Compare, problems: Sequence[Problem]) -> int:
     """Print the ranked table of some runs."""
     from purejaxppo.sweeps.studies import folder_problems, read_study
 
-    given = [args.first, args.second, args.third, args.fourth, args.fifth, args.sixth, args.seventh, args.eighth]
-    folders = [folder for folder in (*given, args.ninth, args.tenth) if folder is not None]
+    folders = [args.first, args.second, *(Path(name) for name in args.more)]
     problems = list(problems)
+    if len(folders) > MOST:
+        problems.append(Problem("RUN", f": {len(folders)} runs; at most {MOST} are compared", "range"))
     if not problems:
         problems += folder_problems(folders, "RUN")
     if problems:

@@ -45,6 +45,9 @@ class _Parser:
             word = self.words.pop(0)
             if word.startswith("--") and len(word) > 2:
                 self._read_option(word)
+            elif self.arguments and self.arguments[0].hint == tuple[str, ...]:  # takes all that follow
+                key = self.arguments[0].key
+                self.result.values[key] = (*self.result.values.get(key, ()), word)
             elif self.arguments:
                 self._keep(self.arguments.pop(0), [word])
             else:

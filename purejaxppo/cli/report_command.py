@@ -19,7 +19,7 @@ class Report:
     """
 
     folder: Annotated[Path, Argument("DIR")]  # results folder of a sweep, or a run folder
-    more: tuple[str, ...] = ()  # further folders
+    more: Annotated[tuple[str, ...], Argument("DIR ...")] = ()  # further folders
     out: Path | None = None  # folder of the report; default: DIR/report
     title: str = ""  # of the page; default: the names of the folders
 

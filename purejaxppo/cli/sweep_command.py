@@ -1,21 +1,27 @@
 """`purejaxppo sweep`."""
 
+from __future__ import annotations
+
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from purejaxppo.cli.exit_codes import FAILED, FINISHED
 from purejaxppo.cli.options import Argument, Interval, Settings
 from purejaxppo.cli.parser import read_value
 from purejaxppo.cli.train_command import find_settings
 from purejaxppo.config.errors import ConfigError, Problem
+from purejaxppo.config.shipped import shipped_sweeps
 from purejaxppo.config.toml import from_tables, parse_tables
 from purejaxppo.devices.compile_cache import use_compile_cache
 from purejaxppo.training.run_folder import folder_problems
+
+if TYPE_CHECKING:
+    from purejaxppo._util.aliases import Tables, Value
 
 
 @dataclass(frozen=True)
@@ -112,7 +118,7 @@ def _finish(folder: Path) -> int:
     return FINISHED
 
 
-def _until_interrupted(folder: Path, run: Any) -> None:
+def _until_interrupted(folder: Path, run: Callable[[], None]) -> None:
     """Run; on Ctrl-C say how to go on."""
     try:
         run()
@@ -132,7 +138,7 @@ def _folder_problems(out: Path | None) -> list[Problem]:
     return folder_problems(out)
 
 
-def _prepare(base: Mapping[str, Any]) -> None:
+def _prepare(base: Tables) -> None:
     """Configure JAX and XLA for many runs of the size of the base settings."""
     from purejaxppo.devices.cpu import prepare_cpu
 
@@ -148,7 +154,7 @@ def _prepare(base: Mapping[str, Any]) -> None:
 SWEEP_TABLES = ("axes", "structure", "settings", "base", "config")
 
 
-def read_files(name: str) -> tuple[dict[str, Any], dict[str, Any], str]:
+def read_files(name: str) -> tuple[dict[str, Value], dict[str, Value], str]:
     """Return the tables of a sweep file, those of the config file that it refers to, and where they come from.
 
     A config file, or the id of an environment, is a sweep without axes.
@@ -156,12 +162,13 @@ def read_files(name: str) -> tuple[dict[str, Any], dict[str, Any], str]:
     Raises:
         ConfigError: a file cannot be read.
     """
-    text, source = find_settings(name)
+    shipped = shipped_sweeps().get(name)
+    text, source = find_settings(str(shipped) if shipped else name)
     tables = parse_tables(text, source)
     if not is_sweep_file(tables):
         return {}, tables, source
     reference = tables.pop("config", "")
-    base: dict[str, Any] = {}
+    base: dict[str, Value] = {}
     if isinstance(reference, str) and reference:
         beside = Path(source).parent / reference
         base_text, base_source = find_settings(str(beside) if beside.is_file() else reference)
@@ -171,14 +178,14 @@ def read_files(name: str) -> tuple[dict[str, Any], dict[str, Any], str]:
     return tables, base, source
 
 
-def is_sweep_file(tables: Mapping[str, Any]) -> bool:
+def is_sweep_file(tables: Tables) -> bool:
     """Return whether a TOML file is a sweep file: it names a config, or has one of its tables."""
     return isinstance(tables.get("config"), str) or bool({"axes", "structure", "settings", "base"} & tables.keys())
 
 
 def with_options(
-    given: Mapping[str, Any], base: Mapping[str, Any], args: SweepCommand
-) -> tuple[dict[str, Any], dict[str, Any], list[Problem]]:
+    given: Tables, base: Tables, args: SweepCommand
+) -> tuple[dict[str, Value], dict[str, Value], list[Problem]]:
     """Return the tables of a sweep file and of its base with the options of the command line laid over them."""
     from purejaxppo.sweeps.spec import flatten, is_numeric, with_changes
 
@@ -204,7 +211,7 @@ def with_options(
     return joined, dict(base), problems
 
 
-def _several(value: Any) -> list[Any] | None:
+def _several(value: Value) -> list[Value] | None:
     """Return the values of an option such as 1e-4,3e-4; None if it has one value."""
     if not isinstance(value, str) or "," not in value:
         return None

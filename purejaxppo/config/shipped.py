@@ -13,12 +13,23 @@ PREFERRED = {
     "Breakout-MinAtar": "minatar_breakout_cnn",
 }
 
+SWEEPS = "sweeps"  # the folder of the sweep files
+
 # Suites whose environments need no prefix: gymnax/CartPole-v1 is CartPole-v1.
 DEFAULT_SUITES = ("gymnax", "examples")
 
 
 def shipped_configs() -> dict[str, Path]:
     """Return the shipped files by name, such as "cartpole", or "suites/brax_ant" for one in a subfolder."""
+    return {name: file for name, file in _shipped_files().items() if not name.startswith(f"{SWEEPS}/")}
+
+
+def shipped_sweeps() -> dict[str, Path]:
+    """Return the shipped sweep files by name, such as "sweeps/cartpole_lr"."""
+    return {name: file for name, file in _shipped_files().items() if name.startswith(f"{SWEEPS}/")}
+
+
+def _shipped_files() -> dict[str, Path]:
     folder = PACKAGE / "configs"  # in a wheel
     folder = folder if folder.is_dir() else PACKAGE.parent / "configs"  # in a clone of the repository
     files = sorted(folder.rglob("*.toml"))

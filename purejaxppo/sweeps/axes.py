@@ -1,12 +1,15 @@
 """Axes of a sweep: which values a setting takes, and how the axes are combined to settings."""
 
+from __future__ import annotations
+
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
+from purejaxppo._util.aliases import Value
 from purejaxppo.config.errors import Problem
 from purejaxppo.config.names import suggestion
 from purejaxppo.config.values import is_int
@@ -22,7 +25,7 @@ class Axis(NamedTuple):
     """Values of one setting: a list, or an interval."""
 
     key: str  # dotted name of the setting
-    values: tuple[Any, ...] = ()  # () for an interval
+    values: tuple[Value, ...] = ()  # () for an interval
     low: float = 0.0
     high: float = 0.0
     scale: str = "linear"
@@ -35,7 +38,7 @@ class Axis(NamedTuple):
         return f"{self.low:g} to {self.high:g}, {self.scale}{grid}"
 
 
-def parse_axis(key: str, given: Any, method: str) -> tuple[Axis | None, list[Problem]]:
+def parse_axis(key: str, given: Value, method: str) -> tuple[Axis | None, list[Problem]]:
     """Return the axis that a value of a sweep file describes, and its problems.
 
     Args:
@@ -57,7 +60,7 @@ def parse_axis(key: str, given: Any, method: str) -> tuple[Axis | None, list[Pro
     return Axis(key, tuple(tuple(value) if isinstance(value, list) else value for value in given)), []
 
 
-def _range_problems(key: str, given: Mapping[str, Any], method: str) -> list[Problem]:
+def _range_problems(key: str, given: Mapping[str, Value], method: str) -> list[Problem]:
     problems = []
     for name in given:
         if name not in RANGE_KEYS:
@@ -83,7 +86,7 @@ def _range_problems(key: str, given: Mapping[str, Any], method: str) -> list[Pro
     return problems
 
 
-def quantile(axis: Axis, u: float) -> Any:
+def quantile(axis: Axis, u: float) -> Value:
     """Return the value of an axis at u in [0, 1]: all values of an interval, or of a list, have the same density."""
     if axis.values:
         return axis.values[min(int(u * len(axis.values)), len(axis.values) - 1)]
@@ -96,12 +99,12 @@ def quantile(axis: Axis, u: float) -> Any:
     return min(max(value, axis.low), axis.high)
 
 
-def grid_values(axis: Axis) -> list[Any]:
+def grid_values(axis: Axis) -> list[Value]:
     """Return the values of an axis of a grid; those of an interval are equally spaced, its ends included."""
     return list(axis.values) or [quantile(axis, i / (axis.count - 1)) for i in range(axis.count)]
 
 
-def combine(axes: Sequence[Axis], method: str, count: int = 0, seed: int = 0) -> list[dict[str, Any]]:
+def combine(axes: Sequence[Axis], method: str, count: int = 0, seed: int = 0) -> list[dict[str, Value]]:
     """Return the settings of a sweep, each a value by key; one empty setting if there is no axis.
 
     Args:

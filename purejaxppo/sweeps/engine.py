@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.stages import Compiled
 
+from purejaxppo._util.aliases import PyTree, Shapes
 from purejaxppo.config.schema import Hyperparams
+from purejaxppo.metrics import Metrics
 from purejaxppo.training.evaluation import MAX_STEPS, evaluate
 from purejaxppo.training.loop import call_update
 from purejaxppo.training.many_runs import map_runs
@@ -45,7 +48,7 @@ class Engine(NamedTuple):
         """Return the states before the first update, leaves [R, ...]."""
         return _start(self.algo.init, self.num_devices, self.lanes, _seeds(seeds), h)
 
-    def advance(self, states: TrainState, h: Hyperparams, num_updates: int) -> tuple[TrainState, Any]:
+    def advance(self, states: TrainState, h: Hyperparams, num_updates: int) -> tuple[TrainState, Metrics]:
         """Return the states after some updates, and metrics as NumPy arrays [R, num_updates]."""
         static = (self.algo.update, self.segment, self.num_devices, self.lanes)
         states, metrics = _advance(*static, states, h, jnp.int32(num_updates))
@@ -60,15 +63,15 @@ class Engine(NamedTuple):
         static = (_Play(self.algo, self.episodes, self.greedy), self.num_devices, self.lanes)
         return np.asarray(_play(*static, policies, _seeds(seeds)), np.float64)
 
-    def compiled(self) -> Any:
+    def compiled(self) -> Compiled:
         """Return the compiled program of `advance`, for its memory analysis."""
         states, h = self.shapes()
         static = (self.algo.update, self.segment, self.num_devices, self.lanes)
         return _advance.lower(*static, states, h, jax.ShapeDtypeStruct((), jnp.int32)).compile()
 
-    def shapes(self) -> tuple[Any, Any]:
+    def shapes(self) -> tuple[Shapes, Shapes]:
         """Return the shapes of the states and the hyperparameters of a call."""
-        h: Any = jax.eval_shape(lambda: Hyperparams(*[jnp.zeros(self.width)] * len(Hyperparams._fields)))
+        h: Shapes = jax.eval_shape(lambda: Hyperparams(*[jnp.zeros(self.width)] * len(Hyperparams._fields)))
         seeds = jax.ShapeDtypeStruct((self.width,), jnp.uint32)
         return jax.eval_shape(partial(_start, self.algo.init, self.num_devices, self.lanes), seeds, h), h
 
@@ -83,8 +86,8 @@ def _seeds(seeds: Sequence[int]) -> Array:
 
 
 @partial(jax.jit, static_argnames=("init", "num_devices", "lanes"))
-def _start(init: Callable[..., Any], num_devices: int, lanes: int, seeds: Array, h: Hyperparams) -> Any:
-    def run(one: tuple, shared: tuple[()]) -> Any:
+def _start(init: Callable[..., PyTree], num_devices: int, lanes: int, seeds: Array, h: Hyperparams) -> PyTree:
+    def run(one: tuple, shared: tuple[()]) -> PyTree:
         seed, h = one
         return init(jax.random.key(seed), h)
 
@@ -93,11 +96,17 @@ def _start(init: Callable[..., Any], num_devices: int, lanes: int, seeds: Array,
 
 @partial(jax.jit, static_argnames=("update", "segment", "num_devices", "lanes"))
 def _advance(
-    update: Callable[..., Any], segment: int, num_devices: int, lanes: int, states: Any, h: Hyperparams, length: Array
-) -> Any:
+    update: Callable[..., PyTree],
+    segment: int,
+    num_devices: int,
+    lanes: int,
+    states: TrainState,
+    h: Hyperparams,
+    length: Array,
+) -> PyTree:
     """Run `length` updates of each run and return their metrics in arrays [R, segment]."""
 
-    def run(one: tuple, length: Array) -> Any:
+    def run(one: tuple, length: Array) -> PyTree:
         state, h = one
         shapes = jax.eval_shape(partial(call_update, update), state, h)[1]
         room = jax.tree.map(lambda x: jnp.zeros((segment, *x.shape), x.dtype), shapes)
@@ -127,7 +136,7 @@ class _Play(NamedTuple):
 
 
 @partial(jax.jit, static_argnames=("static", "num_devices", "lanes"))
-def _play(static: _Play, num_devices: int, lanes: int, policies: Any, seeds: Array) -> Array:
+def _play(static: _Play, num_devices: int, lanes: int, policies: Policy, seeds: Array) -> Array:
     def run(one: tuple, shared: tuple[()]) -> Array:
         policy, seed = one
         key = jax.random.fold_in(jax.random.key(seed), EVALUATION_KEY)

@@ -1,12 +1,15 @@
 """Choose how the runs of a sweep are executed: how many side by side, from a forecast of memory and a measurement."""
 
+from __future__ import annotations
+
 import os
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.stages import Compiled
 
 from purejaxppo.config.errors import ConfigError, Problem
 from purejaxppo.config.schema import Hyperparams
@@ -43,14 +46,16 @@ def free_memory() -> int:
         return int(USABLE * 0.5 * pages * os.sysconf("SC_PAGE_SIZE")) if pages else 0
 
 
-def bytes_per_run(compiled: Any, runs: int = 1) -> int:
+def bytes_per_run(compiled: Compiled, runs: int = 1) -> int:
     """Return the memory that each of the `runs` of a compiled program needs; the need is linear in the runs."""
     analysis = compiled.memory_analysis()
+    if analysis is None:  # this platform does not say
+        return 0
     sizes = (analysis.temp_size_in_bytes, analysis.argument_size_in_bytes, analysis.output_size_in_bytes)
     return int(sum(sizes) / runs)
 
 
-_FORECASTS: dict[Any, int] = {}
+_FORECASTS: dict[tuple[object, ...], int] = {}
 
 
 def forecast(engine: Engine) -> int:

@@ -1,11 +1,12 @@
 """Evaluation points: what the table keeps of the updates between two of them."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
-from purejaxppo.metrics import flat
+from purejaxppo.metrics import Metrics, flat
 
 MEANS = ("kl", "entropy", "explained_variance", "clip_fraction", "value_loss", "grad_norm", "learning_rate")
 """Metrics that are averaged over the updates before a point."""
@@ -19,7 +20,7 @@ def point_updates(num_updates: int, points: int) -> list[int]:
     return [-(-num_updates * (i + 1) // count) for i in range(count)]
 
 
-def summarize(metrics: Any, timesteps: int) -> dict[str, np.ndarray]:
+def summarize(metrics: Metrics, timesteps: int) -> dict[str, np.ndarray]:
     """Return the row of one evaluation point for each run.
 
     Args:

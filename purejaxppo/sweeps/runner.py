@@ -7,14 +7,14 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from purejaxppo._util.text import duration, short
 from purejaxppo.analysis.statistics import failed_as_worst, interquartile_mean
-from purejaxppo.config.schema import Run
+from purejaxppo.config.schema import Hyperparams, Run
 from purejaxppo.devices.sharding import largest_device_count
 from purejaxppo.sweeps import store
 from purejaxppo.sweeps.engine import Engine, stack_hyperparams
@@ -24,7 +24,7 @@ from purejaxppo.sweeps.spec import Sweep, structure_of
 from purejaxppo.sweeps.store import Piece
 from purejaxppo.training.health import faults_of_runs
 from purejaxppo.training.policy_file import Policy, save_policy
-from purejaxppo.types import Algorithm
+from purejaxppo.types import Algorithm, TrainState
 
 Trial = tuple[int, int]  # (setting, seed)
 
@@ -178,8 +178,8 @@ class Runner:
         return Piece(tuple(trials), columns, failed, rows, score, seconds)
 
     def _to_point(
-        self, engine: Engine, group: Group, states: Any, h: Any, before: int, after: int
-    ) -> tuple[Any, dict[str, np.ndarray], np.ndarray]:
+        self, engine: Engine, group: Group, states: TrainState, h: Hyperparams, before: int, after: int
+    ) -> tuple[TrainState, dict[str, np.ndarray], np.ndarray]:
         """Return the states at the next point, its row, and the update of the first fault of each run (0: none)."""
         states, metrics = engine.advance(states, h, after - before)
         row = summarize(metrics, after * group.run.config.timesteps_per_update)
@@ -213,14 +213,14 @@ class Runner:
 
     def _scores(self, settings: Sequence[int]) -> dict[int, np.ndarray]:
         """Return the scores of the seeds of each setting so far; the runs that failed have NaN."""
-        pieces = {name: store.read_piece(self.folder, name) for name, _ in set(self.places.values())}
+        pieces = self.pieces()
         found: dict[int, np.ndarray] = {}
         for setting in settings:
             rows = [self.places[setting, seed] for seed in self.sweep.seeds]
             found[setting] = np.array([self._score(pieces[name], row) for name, row in rows])
         return found
 
-    def _score(self, piece: Any, row: int) -> float:
+    def _score(self, piece: Piece, row: int) -> float:
         """Return the score of a trial: its final evaluation, or before it the return at the last point."""
         if piece.failed[row]:
             return np.nan

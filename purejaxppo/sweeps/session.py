@@ -1,18 +1,20 @@
 """A whole sweep: check everything, choose the execution, run, write the tables."""
 
+from __future__ import annotations
+
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
+from purejaxppo._util.aliases import Value
 from purejaxppo._util.files import write_atomic
 from purejaxppo.config.checks import ignored_settings
 from purejaxppo.config.errors import ConfigError, Problem, UsageError
-from purejaxppo.config.schema import RECURRENT_KINDS
+from purejaxppo.config.schema import RECURRENT_KINDS, Run
 from purejaxppo.config.toml import dump_toml, from_tables
 from purejaxppo.networks.policy_heads import num_means
 from purejaxppo.sweeps import store
@@ -24,6 +26,7 @@ from purejaxppo.sweeps.table import TABLE, TRIALS, read_table, trial_rows, write
 from purejaxppo.training.manifest import library_versions
 from purejaxppo.training.run_lock import lock_run
 from purejaxppo.training.runs import build
+from purejaxppo.types import Algorithm
 
 
 def check_sweep(sweep: Sweep, problems: Sequence[Problem] = (), source: str = "sweep") -> list[Group]:
@@ -62,7 +65,7 @@ def _base_problems(sweep: Sweep, known: Sequence[Problem]) -> list[Problem]:
     return [problem for problem in from_tables(sweep.base)[1] if problem.key not in keys]
 
 
-def _axis_problems(sweep: Sweep, settings: Sequence[int], run: Any, algo: Any) -> list[Problem]:
+def _axis_problems(sweep: Sweep, settings: Sequence[int], run: Run, algo: Algorithm) -> list[Problem]:
     """Return a problem for each hyperparameter that varies in a group and cannot change its results."""
     continuous = num_means(algo.env.action_space) > 0
     recurrent = run.network.kind in RECURRENT_KINDS
@@ -85,7 +88,7 @@ def start_sweep(
     lanes: int | None = None,
     command: str = "",
     say: Callable[[str], None] = print,
-    **options: Any,
+    **options: Value,
 ) -> None:
     """Run a sweep in a new folder; for the options see `_run`.
 
@@ -103,7 +106,7 @@ def start_sweep(
     _run(folder, sweep, about, groups, say, **options)
 
 
-def resume_sweep(folder: Path, say: Callable[[str], None] = print, **options: Any) -> None:
+def resume_sweep(folder: Path, say: Callable[[str], None] = print, **options: Value) -> None:
     """Go on with the sweep of a folder; for the options see `_run`.
 
     Raises:
@@ -132,7 +135,7 @@ def _execution(sweep: Sweep, group: Group, lanes: int | None, say: Callable[[str
 def _run(
     folder: Path,
     sweep: Sweep,
-    about: dict[str, Any],
+    about: dict[str, Value],
     groups: Sequence[Group],
     say: Callable[[str], None],
     save_seconds: float = SAVE_SECONDS,
@@ -198,7 +201,7 @@ def rerun_trial(folder: Path, number: int, say: Callable[[str], None] = print) -
     return equal
 
 
-def _platform() -> dict[str, Any]:
+def _platform() -> dict[str, Value]:
     device = jax.devices()[0]
     versions = {"python": ".".join(map(str, sys.version_info[:3])), **library_versions()}
     return {"device": device.device_kind, "platform": device.platform, "versions": versions}

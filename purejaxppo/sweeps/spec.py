@@ -5,8 +5,9 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, get_type_hints
+from typing import get_type_hints
 
+from purejaxppo._util.aliases import Tables, Value
 from purejaxppo.config.errors import Problem
 from purejaxppo.config.names import suggestion
 from purejaxppo.config.schema import TABLES, Hyperparams, Run, table_names
@@ -54,8 +55,8 @@ class Options:
 class Sweep:
     """A resolved sweep: every setting is written out."""
 
-    base: Mapping[str, Any]  # tables of a config file
-    settings: tuple[Mapping[str, Any], ...]  # changes of the base by dotted key
+    base: Tables  # tables of a config file
+    settings: tuple[Tables, ...]  # changes of the base by dotted key
     labels: tuple[str, ...]  # one per setting
     options: Options = Options()
     space: tuple[str, ...] = ()  # the axes as text, for the report
@@ -82,7 +83,7 @@ class Sweep:
         return from_tables(with_changes(self.base, {**self.settings[setting], "seed": seed}))[0]
 
 
-def to_json(sweep: Sweep) -> dict[str, Any]:
+def to_json(sweep: Sweep) -> dict[str, Value]:
     """Return a sweep as JSON data; `from_json` returns the same sweep."""
     return {
         "base": sweep.base,
@@ -93,14 +94,14 @@ def to_json(sweep: Sweep) -> dict[str, Any]:
     }
 
 
-def from_json(data: Mapping[str, Any]) -> Sweep:
+def from_json(data: Tables) -> Sweep:
     """Return the sweep of JSON data."""
     return Sweep(
         data["base"], tuple(data["settings"]), tuple(data["labels"]), Options(**data["options"]), tuple(data["space"])
     )
 
 
-def with_changes(tables: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def with_changes(tables: Tables, changes: Tables) -> dict[str, Value]:
     """Return tables of a config file with changes by dotted key laid over them."""
     joined = dict(tables)
     for key, value in changes.items():
@@ -117,7 +118,7 @@ def is_numeric(key: str) -> bool:
     return key.startswith("hyperparams.")
 
 
-def structure_of(setting: Mapping[str, Any]) -> dict[str, Any]:
+def structure_of(setting: Tables) -> dict[str, Value]:
     """Return the changes of a setting that need a program for themselves."""
     return {key: value for key, value in setting.items() if not is_numeric(key)}
 
@@ -125,7 +126,7 @@ def structure_of(setting: Mapping[str, Any]) -> dict[str, Any]:
 # ---- parsing
 
 
-def parse_sweep(given: Mapping[str, Any], base: Mapping[str, Any]) -> tuple[Sweep, list[Problem]]:
+def parse_sweep(given: Tables, base: Tables) -> tuple[Sweep, list[Problem]]:
     """Return the sweep that the tables of a sweep file describe, and its problems.
 
     Args:
@@ -133,7 +134,7 @@ def parse_sweep(given: Mapping[str, Any], base: Mapping[str, Any]) -> tuple[Swee
         base: tables of the config file that it refers to.
     """
     options, problems = _parse_options(given)
-    tables: dict[str, Any] = {}
+    tables: dict[str, Value] = {}
     for name, kind, what in (("base", dict, "a table"), ("axes", dict, "a table"), ("structure", dict, "a table")):
         tables[name] = given.get(name, {})
         if not isinstance(tables[name], kind):
@@ -156,9 +157,9 @@ def parse_sweep(given: Mapping[str, Any], base: Mapping[str, Any]) -> tuple[Swee
     return sweep, _value_problems(sweep)
 
 
-def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(table: Tables, prefix: str = "") -> dict[str, Value]:
     """Return the entries of nested tables by dotted key; short names of settings become whole ones."""
-    found: dict[str, Any] = {}
+    found: dict[str, Value] = {}
     for key, value in table.items():
         nested = not prefix and key in (*TABLES, "env_params")
         if nested and isinstance(value, Mapping):
@@ -173,7 +174,7 @@ def full_key(key: str) -> str:
     return f"{TABLE_OF[key]}.{key}" if key in TABLE_OF else key
 
 
-def _parse_options(given: Mapping[str, Any]) -> tuple[Options, list[Problem]]:
+def _parse_options(given: Tables) -> tuple[Options, list[Problem]]:
     """Return the options of a sweep file and the problems of its keys."""
     hints = get_type_hints(Options)
     tables = ("config", "base", "axes", "structure", "settings")
@@ -202,7 +203,7 @@ def _unknown_option(key: str, names: Iterable[str]) -> Problem:
     return Problem(key, ": no such key" + (f"; did you mean {near}?" if near else ""), "unknown")
 
 
-def _option_problems(key: str, value: Any) -> list[Problem]:
+def _option_problems(key: str, value: Value) -> list[Problem]:
     if key in INTERVALS:
         return number_problems(key, value, int, INTERVALS[key])
     if key == "greedy":
@@ -215,7 +216,7 @@ def _option_problems(key: str, value: Any) -> list[Problem]:
     return [Problem(key, f' = "{value}": no such choice; {hint}(one of {", ".join(choices)})', "choice")]
 
 
-def _parse_axes(given: Mapping[str, Any], method: str) -> tuple[list[Axis], list[Problem]]:
+def _parse_axes(given: Tables, method: str) -> tuple[list[Axis], list[Problem]]:
     axes, problems = [], []
     for key, value in flatten(given).items():
         problem = _misplaced(key)
@@ -239,7 +240,7 @@ def _misplaced(key: str) -> Problem | None:
     return Problem(f"axes.{key}", ": no such hyperparameter" + (f"; did you mean {near}?" if near else ""), "unknown")
 
 
-def _parse_structure(given: Mapping[str, Any]) -> tuple[list[Axis], list[Problem]]:
+def _parse_structure(given: Tables) -> tuple[list[Axis], list[Problem]]:
     axes, problems = [], []
     for key, value in flatten(given).items():
         table, _, name = key.rpartition(".")
@@ -257,7 +258,7 @@ def _parse_structure(given: Mapping[str, Any]) -> tuple[list[Axis], list[Problem
     return axes, problems
 
 
-def _parse_settings(given: Any) -> tuple[list[dict[str, Any]], list[str], list[Problem]]:
+def _parse_settings(given: Value) -> tuple[list[dict[str, Value]], list[str], list[Problem]]:
     """Return the explicit list [[settings]]: changes by dotted key, and the name of each."""
     if not isinstance(given, list) or not all(isinstance(entry, Mapping) for entry in given):
         return [{}], [""], [wrong_type("settings", given, "a list of tables [[settings]]")]
@@ -277,7 +278,7 @@ def _parse_settings(given: Any) -> tuple[list[dict[str, Any]], list[str], list[P
     return listed, labels, problems
 
 
-def _axis_problems(axes: Sequence[Axis], options: Options, given: Mapping[str, Any]) -> list[Problem]:
+def _axis_problems(axes: Sequence[Axis], options: Options, given: Tables) -> list[Problem]:
     """Check what concerns all axes together."""
     problems = []
     if options.method == "zip":
@@ -294,11 +295,11 @@ def _axis_problems(axes: Sequence[Axis], options: Options, given: Mapping[str, A
 
 
 def _join(
-    listed: Sequence[Mapping[str, Any]],
+    listed: Sequence[Tables],
     labels: Sequence[str],
     structure: Sequence[Axis],
-    numeric: Sequence[Mapping[str, Any]],
-) -> tuple[tuple[dict[str, Any], ...], tuple[str, ...]]:
+    numeric: Sequence[Tables],
+) -> tuple[tuple[dict[str, Value], ...], tuple[str, ...]]:
     """Return every combination of the explicit list, the structural axes and the numeric settings, with its label."""
     settings, names = [], []
     outer = combine(structure, "grid")
@@ -311,7 +312,7 @@ def _join(
     return tuple(settings), tuple(names)
 
 
-def show_change(key: str, value: Any) -> str:
+def show_change(key: str, value: Value) -> str:
     """Write one change of a setting as a label: learning_rate=0.001."""
     shown = (
         f"{value:.4g}" if isinstance(value, float) else "x".join(map(str, value)) if isinstance(value, list) else value

@@ -7,12 +7,13 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from purejaxppo._util.aliases import PyTree, Shapes, Tables, Value
 from purejaxppo._util.files import write_atomic
 from purejaxppo.config.errors import ConfigError, Problem, UsageError
 from purejaxppo.sweeps.spec import Sweep, from_json, to_json
@@ -38,7 +39,7 @@ class Piece(NamedTuple):
     seconds: float = 0.0
 
 
-def create_folder(folder: Path, sweep: Sweep, about: Mapping[str, Any]) -> None:
+def create_folder(folder: Path, sweep: Sweep, about: Tables) -> None:
     """Make a results folder and write what the sweep is.
 
     Raises:
@@ -60,12 +61,12 @@ def create_folder(folder: Path, sweep: Sweep, about: Mapping[str, Any]) -> None:
     write_about(folder, sweep, about)
 
 
-def write_about(folder: Path, sweep: Sweep, about: Mapping[str, Any]) -> None:
+def write_about(folder: Path, sweep: Sweep, about: Tables) -> None:
     """Write the sweep and how it is executed."""
     write_atomic(folder / SWEEP_FILE, json.dumps({"sweep": to_json(sweep), "about": dict(about)}, indent=1))
 
 
-def read_sweep(folder: Path) -> tuple[Sweep, dict[str, Any]]:
+def read_sweep(folder: Path) -> tuple[Sweep, dict[str, Value]]:
     """Return the sweep of a results folder, and how it is executed.
 
     Raises:
@@ -136,7 +137,7 @@ def piece_names(folder: Path) -> list[str]:
 # ---- states
 
 
-def state_arrays(states: Any) -> dict[str, np.ndarray]:
+def state_arrays(states: PyTree) -> dict[str, np.ndarray]:
     """Return the leaves of states as NumPy arrays by name; keys as their data."""
     leaves = jax.tree.leaves(states)
     return {
@@ -144,7 +145,7 @@ def state_arrays(states: Any) -> dict[str, np.ndarray]:
     }
 
 
-def states_of(arrays: Mapping[str, np.ndarray], shapes: Any) -> Any:
+def states_of(arrays: Mapping[str, np.ndarray], shapes: Shapes) -> PyTree:
     """Return states from the arrays of `state_arrays`.
 
     Args:

@@ -1,14 +1,16 @@
 """Read results folders, of sweeps and of plain runs, as a study for the report."""
 
+from __future__ import annotations
+
 import json
 import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from purejaxppo._util.aliases import Tables, Value
 from purejaxppo._util.text import duration, short
 from purejaxppo.analysis.curves import learning_curve
 from purejaxppo.analysis.statistics import area_under_curve
@@ -117,7 +119,7 @@ def _curve(rows: Sequence[Row]) -> np.ndarray:
     return np.where(failed, np.nan, filled(curve))
 
 
-def _facts_of(sweep: Sweep, about: Mapping[str, Any], trials: Sequence[Row]) -> dict[str, str]:
+def _facts_of(sweep: Sweep, about: Tables, trials: Sequence[Row]) -> dict[str, str]:
     """Return what a reviewer asks for."""
     options = sweep.options
     steps = sum(trial["timesteps"] for trial in trials)
@@ -173,20 +175,20 @@ def _read_runs(folders: Sequence[Path]) -> tuple[list[Arm], dict[str, str]]:
     return arms, facts
 
 
-def _settings(run: Run) -> dict[str, Any]:
+def _settings(run: Run) -> dict[str, Value]:
     """Return all settings but the seed by dotted key."""
-    found: dict[str, Any] = {"env": run.env}
+    found: dict[str, Value] = {"env": run.env}
     found |= {f"env_params.{name}": value for name, value in run.env_params.items()}
     for name in ("config", "network"):
         found |= {f"{name}.{key}": value for key, value in vars(getattr(run, name)).items()}
     return found | {f"hyperparams.{key}": value for key, value in run.hyperparams._asdict().items()}
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Value) -> Value:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _summary(folder: Path) -> dict[str, Any]:
+def _summary(folder: Path) -> dict[str, Value]:
     try:
         return tomllib.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from purejaxppo._util.aliases import Value
 from purejaxppo._util.files import write_atomic
 from purejaxppo.analysis.statistics import area_under_curve
 from purejaxppo.config.errors import UsageError
@@ -20,7 +21,7 @@ from purejaxppo.sweeps.store import Piece
 TABLE = "table"  # .csv or .parquet, one row per trial and evaluation point
 TRIALS = "trials"  # one row per trial
 
-Row = dict[str, Any]
+Row = dict[str, Value]
 
 
 def filled(curve: np.ndarray) -> np.ndarray:
@@ -130,7 +131,7 @@ def import_pyarrow() -> tuple[Any, Any]:
     return pyarrow, pyarrow.parquet
 
 
-def _shown(value: Any) -> str:
+def _shown(value: Value) -> str:
     if isinstance(value, float):
         return f"{value:.0f}" if value.is_integer() else f"{value:.9g}"
     return str(value)
@@ -149,7 +150,7 @@ def read_table(file: Path) -> list[Row]:
         raise UsageError(f"{file}: cannot be read: {error}") from None
 
 
-def _parsed(text: str) -> Any:
+def _parsed(text: str) -> Value:
     try:
         return float(text)
     except ValueError:

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from purejaxppo.config import shipped
-from purejaxppo.config.shipped import PREFERRED, env_of, shipped_configs, tuned_config
+from purejaxppo.config.shipped import PREFERRED, env_of, shipped_configs, shipped_sweeps, tuned_config
 from purejaxppo.config.toml import load_toml
 
 CONFIGS = shipped_configs()
@@ -13,7 +13,7 @@ CONFIGS = shipped_configs()
 
 def test_every_file_of_the_repository_is_there():
     folder = shipped.PACKAGE.parent / "configs"
-    assert set(CONFIGS.values()) == set(folder.rglob("*.toml"))
+    assert {*CONFIGS.values(), *shipped_sweeps().values()} == set(folder.rglob("*.toml"))
     assert CONFIGS["cartpole"] == folder / "cartpole.toml"
 
 
