@@ -7,8 +7,8 @@ from purejaxppo.cli.doctor_command import Doctor, run_doctor
 from purejaxppo.cli.envs_command import Envs, run_envs
 from purejaxppo.cli.evaluate_command import Evaluate, run_evaluate
 from purejaxppo.cli.options import Command
-from purejaxppo.cli.resume_command import Resume, run_resume
 from purejaxppo.cli.report_command import Report, run_report
+from purejaxppo.cli.resume_command import Resume, run_resume
 from purejaxppo.cli.sweep_command import SweepCommand, run_sweep_command
 from purejaxppo.cli.train_command import Train, run_train
 

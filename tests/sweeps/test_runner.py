@@ -11,18 +11,19 @@ import jax
 import numpy as np
 import pytest
 from command_line import ROOT, problems_of, start
+from descent import descent
 
 import purejaxppo as pp
 from purejaxppo.config.errors import UsageError
 from purejaxppo.config.toml import load_toml
 from purejaxppo.sweeps import session, store
 from purejaxppo.sweeps.engine import Engine
-from purejaxppo.sweeps.execution import bytes_per_run, memory_problem
+from purejaxppo.sweeps.execution import Execution, bytes_per_run, memory_problem
 from purejaxppo.sweeps.points import point_updates
-from purejaxppo.sweeps.runner import spans_of
+from purejaxppo.sweeps.runner import Group, Runner, spans_of
 from purejaxppo.sweeps.session import check_sweep, rerun_trial, resume_sweep, start_sweep
 from purejaxppo.sweeps.spec import parse_sweep
-from purejaxppo.sweeps.table import filled, read_table
+from purejaxppo.sweeps.table import filled, read_table, trial_rows
 from purejaxppo.training.policy_file import load_policy
 from purejaxppo.training.results import evaluate_policy
 from purejaxppo.training.runs import build
@@ -316,3 +317,36 @@ def test_a_killed_process_goes_on_to_the_same_table(tmp_path):
         again = [*args, folder] if not (folder / "sweep.json").exists() else ["sweep", "--resume", folder]
         assert start(again, environment, cwd=ROOT).wait(600) == 0
         assert table(folder) == table(tmp_path / "whole")
+
+
+def test_halving_beats_random_search_at_equal_environment_steps(tmp_path, monkeypatch):
+    """32 settings with two halvings take as many steps as 16 without; the problem is that of test_population.
+
+    The score is the return of the last point: the evaluation of a policy means nothing here.
+    """
+    monkeypatch.setattr(
+        "purejaxppo.sweeps.engine.Engine.play", lambda self, states, seeds: np.full((self.width, 1), 0.0)
+    )
+    algo = descent()
+    wins, steps = [], []
+    for seed in range(8):
+        best = []
+        for count, halvings in ((32, 2), (16, 0)):
+            given = {"method": "random", "num_settings": count, "halvings": halvings, "seeds": 1, "points": 8}
+            given |= {"sampling_seed": 50 * seed + count, "first_seed": seed, "test_seeds": 0, "keep": 0}
+            given["axes"] = {"learning_rate": {"low": 1e-4, "high": 1.0, "scale": "log"}}
+            sweep, problems = parse_sweep(given, BASE | {"config": BASE["config"] | {"total_timesteps": 64 * 80}})
+            assert not problems
+            group = Group(0, tuple(range(count)), sweep.run(0), algo)
+            folder = tmp_path / f"{seed}-{count}"
+            store.create_folder(folder, sweep, {})
+            runner = Runner(folder, sweep, [group], [Execution(8, 1, 1)], silent)
+            runner.run()
+            trials = trial_rows(sweep, runner.pieces())[0]
+            last = [row["return"] for row in trials if row["point"] == 7]
+            best.append(np.nanmax(last))
+            steps.append(runner.steps)
+        wins.append(best[0] - best[1])
+    assert set(steps) == {steps[0]}
+    assert np.mean(np.array(wins) > 0) > 0.5
+    assert np.mean(wins) > 0
