@@ -47,7 +47,7 @@ class SweepCommand:
     trial: Annotated[
         int, Interval("[-1, 1000000000]")
     ] = -1  # with --resume: train this trial again, alone, and compare
-    changes: Annotated[Mapping[str, Any], Settings] = field(default_factory=dict)  # settings, single values or axes
+    changes: Annotated[Mapping[str, object], Settings] = field(default_factory=dict)  # settings, single values or axes
 
 
 def run_sweep_command(args: SweepCommand, problems: Sequence[Problem]) -> int:

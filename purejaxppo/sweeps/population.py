@@ -64,7 +64,7 @@ def train_population(
     """
     check_algorithm(algo, "train_population")
     h = as_traced(hyperparams)
-    sizes = {x.shape for x in h if x.shape}
+    sizes = {jnp.shape(x) for x in h if jnp.shape(x)}
     if len(sizes) != 1 or len(next(iter(sizes))) != 1:
         raise ValueError(f"hyperparams needs arrays of one length R, the size of the population, not {sorted(sizes)}")
     ((size,),) = sizes
