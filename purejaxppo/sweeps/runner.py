@@ -83,6 +83,7 @@ class Runner:
         self.group_of = {setting: group for group in groups for setting in group.settings}
         self.engines = [self._engine(group, executions[group.index]) for group in groups]
         self.places: dict[Trial, tuple[str, int]] = {}  # piece and row with the newest results of a trial
+        self.results: dict[str, Piece] = {}  # finished pieces, without their states
         self.started, self.steps, self.total_steps = time.monotonic(), 0, 0
 
     def _engine(self, group: Group, execution: Execution) -> Engine:
@@ -137,6 +138,7 @@ class Runner:
                     piece = self._run_piece(name, group, span, chunk)
                     store.write_piece(self.folder, name, piece)
                     store.remove_running(self.folder, name)
+                self.results[name] = piece._replace(states={})
                 self.places |= {trial: (name, row) for row, trial in enumerate(chunk)}
                 self._report(span, group, piece)
 
@@ -212,26 +214,28 @@ class Runner:
     # ---- selection
 
     def _scores(self, settings: Sequence[int]) -> dict[int, np.ndarray]:
-        """Return the scores of the seeds of each setting so far; the runs that failed have NaN."""
-        pieces = self.pieces()
+        """Return what `_score` says of each seed of each setting, [S, 2]; the runs that failed have NaN."""
         found: dict[int, np.ndarray] = {}
         for setting in settings:
             rows = [self.places[setting, seed] for seed in self.sweep.seeds]
-            found[setting] = np.array([self._score(pieces[name], row) for name, row in rows])
+            found[setting] = np.array([self._score(self.results[name], row) for name, row in rows])
         return found
 
-    def _score(self, piece: Piece, row: int) -> float:
-        """Return the score of a trial: its final evaluation, or before it the return at the last point."""
+    def _score(self, piece: Piece, row: int) -> tuple[float, float]:
+        """Return the score of a trial, and its mean return over the points so far, which decides between equal scores.
+
+        The score is the final evaluation, or before it the return at the last point.
+        """
         if piece.failed[row]:
-            return np.nan
-        if np.isfinite(piece.score[row]) and self.sweep.options.score == "final":
-            # Equal evaluations, such as the best possible ones, are told apart by the returns of training.
-            return float(piece.score[row]) + 1e-6 * float(np.nan_to_num(piece.columns["return"][row, -1]))
+            return np.nan, np.nan
         curve = piece.columns["return"][row]
         known = curve[np.isfinite(curve)]
         if not known.size:
-            return np.nan
-        return float(known.mean() if self.sweep.options.score == "area" else known[-1])
+            return np.nan, np.nan
+        mean = float(known.mean())
+        if self.sweep.options.score == "area":
+            return mean, mean
+        return float(piece.score[row] if np.isfinite(piece.score[row]) else known[-1]), mean
 
     def _ranked(self, settings: Sequence[int]) -> dict[str, list[int]]:
         """Return the settings of each task, best first; failed runs count as the worst run of their task."""
@@ -241,12 +245,9 @@ class Runner:
             tasks.setdefault(self.group_of[setting].run.env, []).append(setting)
         ranked = {}
         for task, members in tasks.items():
-            everything = np.concatenate([scores[setting] for setting in members])
-            worst = {
-                s: interquartile_mean(np.nan_to_num(failed_as_worst(scores[s], everything), nan=-np.inf))
-                for s in members
-            }
-            ranked[task] = sorted(members, key=lambda setting: (-worst[setting], setting))
+            every = np.concatenate([scores[setting] for setting in members])
+            level = {s: _level(scores[s], every) for s in members}
+            ranked[task] = sorted(members, key=lambda s, level=level: (*(-x for x in level[s]), s))
         return ranked
 
     def _better_half(self, settings: Sequence[int]) -> list[int]:
@@ -267,7 +268,8 @@ class Runner:
             ranked = self._ranked([s for s in whole if self.group_of[s].run.env == group.run.env])
             scores = self._scores([ranked[group.run.env][0]])
             leader, values = next(iter(scores.items()))
-            best = f"  best so far: {self.sweep.labels[leader]}, IQM {interquartile_mean(failed_as_worst(values)):.4g}"
+            level = interquartile_mean(failed_as_worst(values[:, 0]))
+            best = f"  best so far: {self.sweep.labels[leader]}, IQM {level:.4g}"
         failed = f"  {int((piece.failed > 0).sum())} failed" if (piece.failed > 0).any() else ""
         self.say(f"{done:4.0%}  {duration(spent)}  {short(self.steps)} env steps  {short(rate)} steps/s{failed}{best}")
 
@@ -296,6 +298,12 @@ class Runner:
             save_policy(file, policy, run=self.sweep.run(setting, seed))
         for name in pieces:
             store.drop_states(self.folder, name)
+
+
+def _level(scores: np.ndarray, every: np.ndarray) -> list[float]:
+    """Return the interquartile means of scores [S, 2] over the seeds; failed runs count as the worst of `every`."""
+    filled = [failed_as_worst(scores[:, k], every[:, k]) for k in range(2)]
+    return [float(interquartile_mean(np.nan_to_num(x, nan=-np.inf))) for x in filled]
 
 
 def segment_of(run: Run, points: int) -> int:

@@ -140,7 +140,7 @@ def _facts_of(sweep: Sweep, about: Tables, trials: Sequence[Row]) -> dict[str, s
         else "area under the learning curve, sampled actions",
         "learning curves": "returns of training episodes, sampled actions",
         "comparison": "settings are compared as independent samples (unpaired)",
-        "time": f"{duration(float(about.get('seconds', math.nan)))} h:mm:ss or m:ss, compilation included",
+        "time": f"{duration(float(about.get('seconds', math.nan)))} (minutes:seconds), compilation included",
         "device": f"{about.get('platform', '')} ({about.get('device', '')})",
         "versions": versions,
         "command": str(about.get("command", "")),
