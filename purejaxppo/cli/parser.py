@@ -167,12 +167,12 @@ def read_value(hint: Any, words: Sequence[str]) -> Any:
     if Path in (hint, *get_args(hint)):
         return Path(text)
     if hint is Any:
-        values = [_literal(word) for word in words]
+        values = [read_literal(word) for word in words]
         return values[0] if len(values) == 1 else values
     return text
 
 
-def _literal(word: str) -> Any:
+def read_literal(word: str) -> Any:
     """Return a word as the integer, float, boolean or string that it looks like."""
     for kind in (int, float):
         with suppress(ValueError):

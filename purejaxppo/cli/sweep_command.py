@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from purejaxppo.cli.exit_codes import FAILED, FINISHED
 from purejaxppo.cli.options import Argument, Interval, Settings
-from purejaxppo.cli.parser import read_value
+from purejaxppo.cli.parser import read_literal, read_value
 from purejaxppo.cli.train_command import find_settings
 from purejaxppo.config.errors import ConfigError, Problem
 from purejaxppo.config.shipped import shipped_sweeps
@@ -215,4 +215,4 @@ def _several(value: Value) -> list[Value] | None:
     """Return the values of an option such as 1e-4,3e-4; None if it has one value."""
     if not isinstance(value, str) or "," not in value:
         return None
-    return [read_value(Any, [word.strip()]) for word in value.split(",") if word.strip()]
+    return [read_literal(word.strip()) for word in value.split(",") if word.strip()]
