@@ -11,9 +11,9 @@ from .networks.actor_critic import from_module as from_module
 from .networks.actor_critic import make_network as make_network
 from .networks.actor_critic import mlp as mlp
 from .networks.protocol import Network as Network
+from .sweeps.population import train_population as train_population
 from .training.acting import LoadedPolicy as LoadedPolicy
 from .training.acting import load as load
-from .sweeps.population import train_population as train_population
 from .training.checkpoints import Checkpoint as Checkpoint
 from .training.checkpoints import save as save
 from .training.doctor.examination import doctor as doctor
