@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from purejaxppo._util import trees
 from purejaxppo._util.aliases import Params, PyTree
 from purejaxppo._util.trees import nonfinite
 from purejaxppo.batching.samples import Batch, Transition
@@ -30,9 +31,9 @@ class Metrics(NamedTuple):
     entropy: Array
     clip_fraction: Array  # share of samples whose gradient the clip of (7) removes, or would under other objectives
     grad_norm: Array  # before clipping
-    max_ratio: Array  # over all minibatches
+    max_ratio: Array  # over all minibatches whose step was not skipped
     first_ratio_error: Array  # max |w - 1| at the first minibatch; 0 up to rounding in a correct implementation
-    minibatch_steps: Array  # steps taken; fewer than all after an early stop
+    minibatch_steps: Array  # steps taken; fewer than all after an early stop or with skipped steps
     kl: Array  # exact KL(π_old ‖ π) of the whole batch after the update
     kl_k3: Array  # the same, estimated by w - 1 - log w of the ratio w (4)
     explained_variance: Array  # of the targets by the values before the update
@@ -41,7 +42,12 @@ class Metrics(NamedTuple):
     nonfinite_observations: Array  # steps of the rollout with a NaN or infinite observation
     nonfinite_rewards: Array  # steps of the rollout with a NaN or infinite reward
     first_fault_step: Array  # first step of the rollout with one of these three; -1 if there is none
+    first_fault_env: Array  # first environment with one of them in that step; -1 if there is none
     quarantined: Array  # steps of the rollout after which an environment that returned NaN or Inf was reset
+    skipped_steps: Array  # minibatch steps not taken because their loss, gradient or result was NaN or infinite
+    skip_cause: Array  # of the first skipped step: 1 loss, 2 gradient, 3 the parameters or optimizer state after it; 0
+    skipped_updates: Array  # updates in a row, up to this one, in which no step was taken for that reason
+    stalled: Array  # 1 if these are more than `Config.max_skipped`
     nonfinite_parameters: Array  # NaN or infinite parameters after the update
     learning_rate: Array
     clip_eps: Array
@@ -83,6 +89,14 @@ class MinibatchStats(NamedTuple):
     grad_norm: Array  # before clipping
 
 
+class Steps(NamedTuple):
+    """The minibatch steps of an iteration, K epochs each."""
+
+    stats: Array  # MinibatchStats, stacked, [K, num_minibatches, 8]
+    taken: Array  # bool [K, num_minibatches]
+    skipped: Array  # bool [K, num_minibatches], something was NaN or infinite; after an early stop nothing is skipped
+
+
 NUM_MEANS = 5  # of the statistics above; the other two of a microbatch are maxima
 
 
@@ -98,10 +112,30 @@ def minibatch_stats(
     return jnp.stack([*(x.mean() for x in means), ratio.max(), change.max()])
 
 
-def merge_stats(stats: Array, grad_norm: Array) -> MinibatchStats:
-    """Merge the statistics of the microbatches of a minibatch, [P, 7], and add the norm of its gradient []."""
-    merged = [*stats[:, :NUM_MEANS].mean(0), *stats[:, NUM_MEANS:].max(0), grad_norm]
+def merge_stats(stats: Array, norm: Array, unit: Array | float = 1.0) -> MinibatchStats:
+    """Merge the statistics of the microbatches of a minibatch and add the norm of its gradient.
+
+    Args:
+        stats: [P, 7].
+        norm: of the gradient in units of 1 / `unit`, [].
+        unit: [], see `purejaxppo.optimizer.global_norm`.
+    """
+    merged = [*stats[:, :NUM_MEANS].mean(0), *stats[:, NUM_MEANS:].max(0), norm / unit]
     return MinibatchStats(*merged)
+
+
+def is_finite_step(stats: MinibatchStats, moved: PyTree) -> Array:
+    """Return whether the losses of a minibatch, and the parameters and optimizer state after its step, are finite.
+
+    A NaN or infinite gradient makes the parameters or the optimizer state so.
+    """
+    losses = jnp.stack([stats.policy_loss, stats.value_loss, stats.entropy])
+    return jnp.isfinite(losses).all() & trees.all_finite(moved)
+
+
+def add_step(steps: Steps, finite: Array) -> Steps:
+    """Return the steps with the last one marked as skipped if `finite` [] is false: for a step without statistics."""
+    return steps._replace(skipped=steps.skipped.at[-1, -1].set(steps.skipped[-1, -1] | ~finite))
 
 
 def unstack_stats(stacked: Array) -> MinibatchStats:
@@ -137,12 +171,36 @@ def rollout_faults(rollout: Transition, action_space: Space) -> dict[str, Array]
     masked = jnp.broadcast_to(~has_action(action_space, action_mask(rollout.obs)), shape)
     observation = nonfinite((rollout.obs, rollout.final_obs), shape)
     reward = nonfinite(rollout.reward, shape)
-    faulty = (masked | observation | reward).any(axis=1)
+    faulty = masked | observation | reward
+    step = jnp.argmax(faulty.any(axis=1))
     return {
         "masked_states": masked.sum(dtype=jnp.float32),
         "nonfinite_observations": observation.sum(dtype=jnp.float32),
         "nonfinite_rewards": reward.sum(dtype=jnp.float32),
-        "first_fault_step": jnp.where(faulty.any(), jnp.argmax(faulty), -1).astype(jnp.float32),
+        "first_fault_step": jnp.where(faulty.any(), step, -1).astype(jnp.float32),
+        "first_fault_env": jnp.where(faulty.any(), jnp.argmax(faulty[step]), -1).astype(jnp.float32),
+    }
+
+
+def skipped_metrics(steps: Steps, updates_before: Array, max_skipped: int) -> dict[str, Array]:
+    """Return the metrics of the steps that were skipped.
+
+    Args:
+        steps: of the iteration.
+        updates_before: updates in a row before this one without a step taken, because all were skipped, [].
+        max_skipped: how many of them in a row do not end a run.
+    """
+    skipped = steps.skipped.ravel()
+    stats = unstack_stats(steps.stats.reshape(-1, len(MinibatchStats._fields))[jnp.argmax(skipped)])
+    losses = jnp.stack([stats.policy_loss, stats.value_loss, stats.entropy])
+    cause = jnp.where(jnp.isfinite(losses).all(), jnp.where(jnp.isfinite(stats.grad_norm), 3.0, 2.0), 1.0)
+    in_vain = skipped.any() & ~steps.taken.any()
+    updates = jnp.where(in_vain, updates_before + 1.0, 0.0)
+    return {
+        "skipped_steps": skipped.sum(dtype=jnp.float32),
+        "skip_cause": jnp.where(skipped.any(), cause, 0.0),
+        "skipped_updates": updates,
+        "stalled": (updates > max_skipped).astype(jnp.float32),
     }
 
 
@@ -152,7 +210,7 @@ def count_nonfinite(params: Params) -> Array:
 
 
 def reduce_metrics(
-    steps: tuple[Array, Array],
+    steps: Steps,
     h: Hyperparams,
     episodes: EpisodeSummary,
     whole: dict[str, Array],
@@ -162,21 +220,23 @@ def reduce_metrics(
     """Return the metrics of one iteration.
 
     Args:
-        steps: MinibatchStats of every minibatch, stacked, [K, num_minibatches, 8], and whether its step was taken,
-            [K, num_minibatches]. Losses are averaged over the steps taken, `max_ratio` is the maximum over all,
-            `first_ratio_error` is of the first.
+        steps: of the iteration. Losses are averaged over the steps taken, `max_ratio` is the maximum over all that were
+            not skipped, `first_ratio_error` is of the first.
         h: the hyperparameters in force.
         episodes: finished in the iteration.
         whole: of `batch_metrics`.
         diagnostics: if enabled.
         extra: of `mean_info` and of the hooks.
     """
-    stats, taken = steps
+    stats, taken, skipped = steps
     totals = jnp.sum(stats, (0, 1), where=taken[..., None])
     means = totals / jnp.maximum(taken.sum(dtype=jnp.float32), 1.0)
     means = dict(zip(MinibatchStats._fields, means, strict=True))
     named = unstack_stats(stats)
-    means |= {"max_ratio": named.max_ratio.max(), "first_ratio_error": named.first_ratio_error[0, 0]}
+    means |= {
+        "max_ratio": jnp.where(skipped, 0.0, named.max_ratio).max(),
+        "first_ratio_error": named.first_ratio_error[0, 0],
+    }
     del means["kl"]  # `whole` has the KL of the whole batch after the update
     total = means["policy_loss"] + h.vf_coef * means["value_loss"] - h.ent_coef * means["entropy"]
     in_force = {name: getattr(h, name) for name in ("learning_rate", "clip_eps", "beta")}

@@ -34,10 +34,47 @@ def adam(h: Hyperparams) -> optax.GradientTransformation:
     (2013), "On the difficulty of training recurrent neural networks", arXiv:1211.5063.
     """
     return optax.chain(
-        optax.clip_by_global_norm(h.max_grad_norm),
+        clip_by_global_norm(h.max_grad_norm),
         optax.scale_by_adam(h.adam_b1, h.adam_b2, h.adam_eps),
         optax.scale(-h.learning_rate),
     )
+
+
+# A power of two, so that products with it are exact. The squares of the largest float32 numbers, in this unit, do not
+# overflow in a sum of fewer than 10⁹.
+SMALL_UNIT = 2.0**-80
+
+
+def global_norm(gradient: PyTree) -> tuple[Array, Array]:
+    """Return the norm ‖g‖ as (n, u) with ‖g‖ = n / u; n is finite for every finite g.
+
+    u is 1, unless the sum of squares overflows float32.
+    """
+    norm = optax.tree.norm(gradient)
+    in_small_units = optax.tree.norm(jax.tree.map(lambda x: x * jnp.asarray(SMALL_UNIT, x.dtype), gradient))
+    overflows = jnp.isinf(norm)
+    one = jnp.ones((), norm.dtype)
+    return jnp.where(overflows, in_small_units, norm), jnp.where(overflows, SMALL_UNIT * one, one)
+
+
+def clip_by_global_norm(max_norm: Array | float) -> optax.GradientTransformation:
+    """Return the clip g ← g · min(1, max_norm / ‖g‖), which is right for every finite g.
+
+    Unlike optax's, it does not return zeros if ‖g‖² overflows. Pascanu et al. (2013), arXiv:1211.5063.
+
+    Args:
+        max_norm: bound of the norm, []; infinity: off.
+    """
+
+    def update(updates: PyTree, state: OptState, params: Params | None = None) -> tuple[PyTree, OptState]:
+        norm, unit = global_norm(updates)
+
+        def clip(x: Array) -> Array:
+            return jnp.where(norm < max_norm * unit, x, (x * unit / norm) * max_norm)
+
+        return jax.tree.map(clip, updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 @cache

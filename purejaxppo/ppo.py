@@ -15,7 +15,7 @@ import optax
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from purejaxppo import hooks, metrics
+from purejaxppo import hooks, metrics, optimizer
 from purejaxppo._util import trees
 from purejaxppo.batching import burn_in, plan
 from purejaxppo.config.schema import Hyperparams
@@ -29,6 +29,8 @@ from purejaxppo.functional import (
     running_stats,
 )
 from purejaxppo.types import Batch, Components, Observation, Params, PRNGKey, RnnState, TrainState, Transition
+
+MAX_UPDATES = 2**31 - 1  # the largest int32; the count stays there instead of wrapping
 
 
 def init(ppo: Components, key: PRNGKey, h: Hyperparams) -> TrainState:
@@ -51,6 +53,7 @@ def init(ppo: Components, key: PRNGKey, h: Hyperparams) -> TrainState:
         episodes=episode_stats.init_episode_stats(num_envs),
         key=key,
         num_updates=jnp.int32(0),
+        skipped_updates=jnp.float32(0.0),
     )
     if ppo.intrinsic:
         intrinsic_key = jax.random.fold_in(jax.random.clone(param_key), 1)
@@ -67,12 +70,11 @@ def update(ppo: Components, state: TrainState, h: Hyperparams) -> tuple[TrainSta
     state, rollout, finished, extra = process_rewards(ppo, state, rollout, h)
     batch = compute_targets(ppo, state.params, state, rollout, h)
     params, opt_state, steps = optimize(ppo, state, rollout, batch, h, epoch_key)
-    params = trpo_update(ppo, params, batch, h)
+    params, steps = trpo_update(ppo, params, batch, h, steps)
     extra |= ppo.metrics_fn(state, rollout, batch, h)
     summary, residual = compute_metrics(ppo, params, state, rollout, batch, steps, finished, faults, extra, h)
-    state = update_statistics(ppo, state, rollout, summary.kl, h)
+    state = update_statistics(ppo, state, rollout, summary, h)
     state = state._replace(params=params, opt_state=opt_state, last_residual=residual, key=key)
-    state = state._replace(num_updates=state.num_updates + 1)
     return ppo.plan.place(state), summary
 
 
@@ -214,13 +216,11 @@ def state_values(ppo: Components, params: Params, state: TrainState, rollout: Tr
 
 def optimize(
     ppo: Components, state: TrainState, rollout: Transition, batch: Batch, h: Hyperparams, key: PRNGKey
-) -> tuple[Params, optax.OptState, tuple]:
+) -> tuple[Params, optax.OptState, metrics.Steps]:
     """Run K epochs over random minibatches.
 
-    Once the KL divergence of a minibatch exceeds target_kl, no later minibatch changes the parameters (1.10).
-
-    Returns:
-        Parameters, optimizer state, and for each minibatch its statistics and whether its step was taken.
+    Once the KL divergence of a minibatch exceeds target_kl, no later minibatch changes the parameters (1.10). A step
+    with a NaN or infinite loss, gradient or result is skipped.
     """
     if ppo.config.policy_step == "trpo":  # the epochs fit only the value function
         h = h._replace(ent_coef=jnp.zeros_like(h.ent_coef))
@@ -229,11 +229,12 @@ def optimize(
     def minibatch_step(carry: tuple, minibatch: plan.Minibatch) -> tuple[tuple, tuple]:
         params, opt_state, stopped = carry
         gradient, aux = ppo.plan.mean_gradient(partial(loss, ppo, h), unravel(params), minibatch)
-        stats = metrics.merge_stats(aux, optax.tree.norm(gradient))
+        stats = metrics.merge_stats(aux, *optimizer.global_norm(gradient))
         stopped = kl_control.should_stop(stopped, stats.kl, h.target_kl)
         moved = ppo.optimizer.step(h, gradient, opt_state, params, unravel)
-        params, opt_state = trees.tree_where(stopped, (params, opt_state), moved)
-        return (params, opt_state, stopped), (jnp.stack(stats), ~stopped)
+        taken = ~stopped & metrics.is_finite_step(stats, moved)
+        params, opt_state = trees.tree_where(taken, moved, (params, opt_state))
+        return (params, opt_state, stopped), metrics.Steps(jnp.stack(stats), taken, ~stopped & ~taken)
 
     def epoch(carry: tuple, key: PRNGKey) -> tuple[tuple, tuple]:
         data = batch
@@ -244,7 +245,7 @@ def optimize(
 
     carry = (start, state.opt_state, jnp.bool_(False))
     (params, opt_state, _), steps = jax.lax.scan(epoch, carry, jax.random.split(key, ppo.config.num_epochs))
-    return unravel(params), opt_state, steps
+    return unravel(params), opt_state, metrics.Steps(*steps)
 
 
 def surrogate_advantage(ppo: Components, advantage: Array, excluded: Array | tuple[()]) -> Array:
@@ -279,12 +280,16 @@ def evaluate_actions(ppo: Components, params: Params, batch: Batch) -> tuple[Arr
     return ratio, kl, entropy, value
 
 
-def trpo_update(ppo: Components, params: Params, batch: Batch, h: Hyperparams) -> Params:
-    """Move the policy by one trust-region step (6) if the config says so."""
+def trpo_update(
+    ppo: Components, params: Params, batch: Batch, h: Hyperparams, steps: metrics.Steps
+) -> tuple[Params, metrics.Steps]:
+    """Move the policy by one trust-region step (6) if the config says so, unless the result is not finite."""
     if ppo.config.policy_step != "trpo":
-        return params
+        return params, steps
     advantage = surrogate_advantage(ppo, batch.advantage, batch.excluded)
-    return bindings.natural_step(lambda params: evaluate_actions(ppo, params, batch), params, advantage, h)
+    moved = bindings.natural_step(lambda params: evaluate_actions(ppo, params, batch), params, advantage, h)
+    finite = trees.all_finite(moved)
+    return trees.tree_where(finite, moved, params), metrics.add_step(steps, finite)
 
 
 # Metrics and statistics ----------------------------------------------------------------------------------------------
@@ -296,7 +301,7 @@ def compute_metrics(
     state: TrainState,
     rollout: Transition,
     batch: Batch,
-    steps: tuple,
+    steps: metrics.Steps,
     finished: episode_stats.EpisodeSummary,
     faults: dict[str, Array],
     extra: dict[str, Array],
@@ -310,6 +315,7 @@ def compute_metrics(
         improvement, residual = diagnose(ppo, params, state, rollout, batch, ratio, kl, h)
     whole = metrics.batch_metrics(batch, ratio, kl) | faults
     whole |= {"nonfinite_parameters": metrics.count_nonfinite(params)}
+    whole |= metrics.skipped_metrics(steps, state.skipped_updates, ppo.config.max_skipped)
     return metrics.reduce_metrics(steps, h, finished, whole, improvement, extra), residual
 
 
@@ -330,9 +336,18 @@ def diagnose(
     return diagnostics.improvement(ratio, kl, batch.advantage, realized, h.gamma), after
 
 
-def update_statistics(ppo: Components, state: TrainState, rollout: Transition, kl: Array, h: Hyperparams) -> TrainState:
-    """Update the observation statistics and the KL-driven controls for the next iteration."""
+def update_statistics(
+    ppo: Components, state: TrainState, rollout: Transition, summary: metrics.Metrics, h: Hyperparams
+) -> TrainState:
+    """Update the observation statistics, the KL-driven controls and the counters for the next iteration.
+
+    The KL divergence of an iteration in which every step was skipped is 0 and says nothing, so the controls stay.
+    """
     moments = state.obs_moments
     if ppo.config.normalize_observations:
         moments = running_stats.update_moments(moments, rollout.obs)
-    return state._replace(obs_moments=moments, control=bindings.update_control(state.control, kl, h))
+    control = bindings.update_control(state.control, summary.kl, h)
+    control = trees.tree_where(summary.skipped_updates > 0.0, state.control, control)
+    num_updates = jnp.minimum(state.num_updates, MAX_UPDATES - 1) + 1
+    counters = {"num_updates": num_updates, "skipped_updates": summary.skipped_updates}
+    return state._replace(obs_moments=moments, control=control, **counters)

@@ -48,6 +48,7 @@ class TrainState(NamedTuple):
     episodes: EpisodeStats  # [N] of the unfinished episodes
     key: PRNGKey
     num_updates: Array  # [] int32; one update is num_envs * num_steps timesteps
+    skipped_updates: Array  # [] float32, updates in a row, up to now, whose minibatch steps were all skipped
     intrinsic: PyTree = ()  # state of the intrinsic reward, if there is one
 
 

@@ -99,6 +99,11 @@ def figures():
         "nonfinite_rewards": 0,
         "first_fault_step": -1,
         "quarantined": 0,
+        "first_fault_env": -1,
+        "skipped_steps": 0,
+        "skip_cause": 0,
+        "skipped_updates": 0,
+        "stalled": 0,
         "nonfinite_parameters": 0,
         "learning_rate": 0.3,
         "clip_eps": EPS,
@@ -147,19 +152,20 @@ def faulty(rollout, **changes):
     return rollout_faults(rollout._replace(**leaves), Discrete(2))
 
 
-def test_faults_of_the_environment_are_distinguished_and_the_first_step_is_named():
+def test_faults_of_the_environment_are_distinguished_and_the_first_is_located():
     """One masked state at step 2, one infinite observation at step 1, two NaN rewards at step 0."""
     rollout = Transition(*[None] * len(Transition._fields))
     obs = {"action_mask": jnp.ones((3, 2, 2), bool).at[2, 1].set(False), "x": jnp.zeros((3, 2, 4))}
     final = {"action_mask": obs["action_mask"], "x": obs["x"].at[1, 0, 3].set(jnp.inf)}
     none = faulty(rollout)
-    assert [float(x) for x in none.values()] == [0.0, 0.0, 0.0, -1.0]
-    assert [float(x) for x in faulty(rollout, obs=obs).values()] == [1.0, 0.0, 0.0, 2.0]
-    assert [float(x) for x in faulty(rollout, final_obs=final).values()] == [0.0, 1.0, 0.0, 1.0]
+    assert [float(x) for x in none.values()] == [0.0, 0.0, 0.0, -1.0, -1.0]
+    assert [float(x) for x in faulty(rollout, obs=obs).values()] == [1.0, 0.0, 0.0, 2.0, 1.0]
+    assert [float(x) for x in faulty(rollout, final_obs=final).values()] == [0.0, 1.0, 0.0, 1.0, 0.0]
     reward = jnp.zeros((3, 2)).at[0].set(jnp.nan)
     found = faulty(rollout, obs=obs, final_obs=final, reward=reward)
-    assert list(found) == ["masked_states", "nonfinite_observations", "nonfinite_rewards", "first_fault_step"]
-    assert [float(x) for x in found.values()] == [1.0, 1.0, 2.0, 0.0]
+    counts = ["masked_states", "nonfinite_observations", "nonfinite_rewards"]
+    assert list(found) == [*counts, "first_fault_step", "first_fault_env"]
+    assert [float(x) for x in found.values()] == [1.0, 1.0, 2.0, 0.0, 0.0]
 
 
 def test_parameters_that_are_not_finite_are_counted():

@@ -18,6 +18,20 @@ def tree_where(pred: Array, new: Tree, old: Tree) -> Tree:
     return jax.tree.map(lambda n, o: jnp.where(pred, n, o), new, old)
 
 
+def all_finite(tree: PyTree) -> Array:
+    """Return whether no floating-point number of a tree is NaN or infinite, bool [].
+
+    0 · x is 0 for finite x, else NaN. Leaves of one shape and dtype are summed in one loop.
+    """
+    groups: dict[tuple, Array] = {}
+    for leaf in jax.tree.leaves(tree):
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            zeros = leaf * jnp.zeros((), leaf.dtype)
+            kind = (leaf.shape, leaf.dtype)
+            groups[kind] = groups[kind] + zeros if kind in groups else zeros
+    return jnp.stack([jnp.sum(zeros) == 0.0 for zeros in groups.values()] or [jnp.bool_(True)]).all()
+
+
 def add_time_axis(tree: PyTree) -> PyTree:
     """Add a leading time axis of length 1: leaves [N, ...] -> [1, N, ...]."""
     return jax.tree.map(lambda x: x[None], tree)

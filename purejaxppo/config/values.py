@@ -23,6 +23,7 @@ INTERVALS = {
     "config.pool_size": "[1, 2147483647]",
     "config.stagger": "[0, 2147483647]",
     "config.num_devices": "[0, 65536]",
+    "config.max_skipped": "[0, 2147483647]",
     "network.hidden_sizes": "[1, 1000000]",
     "network.critic_hidden_sizes": "[1, 1000000]",
     "network.embedding_size": "[1, 1000000]",

@@ -15,6 +15,10 @@ from jax import Array, lax
 
 from purejaxppo._util.aliases import PyTree
 
+# Numbers of this size are errors or markers, not measurements: one of them, squared, would be the variance of a whole
+# run, and every later number would be normalized to 0. They are left out of all statistics, like NaN and infinity.
+LARGEST = 1e15
+
 # Running moments -----------------------------------------------------------------------------------------------------
 
 
@@ -78,6 +82,8 @@ def merge_moments(a: RunningMoments, b: RunningMoments) -> RunningMoments:
 def update_moments(moments: RunningMoments, batch: PyTree) -> RunningMoments:
     """Return the moments with a batch merged in, by `merge_moments`.
 
+    A sample with a NaN or a number larger than `LARGEST` is left out as a whole.
+
     Chan, Golub & LeVeque (1983), "Algorithms for computing the sample variance".
 
     Args:
@@ -97,10 +103,15 @@ def update_moments(moments: RunningMoments, batch: PyTree) -> RunningMoments:
         raise ValueError(f"the leaves of the batch hold unequal numbers of samples: {sorted(sizes)}")
     if sizes <= {0}:
         return moments
-    rows = [_mean_and_var(leaf, mean.shape) for mean, leaf in pairs]
+    size = sizes.pop()
+    kept = jnp.ones(size, bool)
+    for _, leaf in pairs:
+        kept &= _is_usable(leaf).reshape(size, -1).all(axis=1)
+    count = kept.sum(dtype=jnp.float32)
+    rows = [_mean_and_var(leaf, mean.shape, kept, count) for mean, leaf in pairs]
     mean, mean_low, var = (structure.unflatten([row[i] for row in rows]) for i in range(3))
     low = LowParts(mean_low, jax.tree.map(jnp.zeros_like, var), jnp.zeros((), jnp.float32))
-    return merge_moments(moments, RunningMoments(mean, var, jnp.float32(sizes.pop()), low))
+    return merge_moments(moments, RunningMoments(mean, var, count, low))
 
 
 def normalize(moments: RunningMoments, x: PyTree, clip: float = 10.0, only: Sequence | None = None) -> PyTree:
@@ -142,13 +153,29 @@ def _with_low_parts(moments: RunningMoments) -> RunningMoments:
     return moments._replace(low=jax.tree.map(jnp.zeros_like, LowParts(*moments[:3])))
 
 
-def _mean_and_var(leaf: Array, shape: tuple[int, ...]) -> tuple[Array, Array, Array]:
-    """Return mean, low part of the mean and population variance, [*shape] each, of a leaf [*batch axes, *shape]."""
+def _is_usable(x: Array) -> Array:
+    """Return which numbers enter statistics, bool of the same shape; integers and booleans always do."""
+    return jnp.abs(x) <= LARGEST if jnp.issubdtype(x.dtype, jnp.floating) else jnp.ones(x.shape, bool)
+
+
+def _mean_and_var(leaf: Array, shape: tuple[int, ...], kept: Array, count: Array) -> tuple[Array, Array, Array]:
+    """Return mean, low part of the mean and population variance, [*shape] each, of some samples.
+
+    Args:
+        leaf: [*batch axes, *shape], in all B samples.
+        shape: of a sample.
+        kept: the samples that count, bool [B].
+        count: their number, [].
+    """
     samples = leaf.astype(jnp.float32).reshape(-1, *shape)
+    mask = kept.reshape(-1, *(1 for _ in shape))
     # Deviations from one of the samples are small even if all values share a large offset.
-    deviations = samples - samples[:1]
-    offset = jnp.mean(deviations, axis=0, keepdims=True)
-    return *_two_sum(samples[0], offset[0]), jnp.mean(jnp.square(deviations - offset), axis=0)
+    origin = jnp.where(count > 0.0, lax.dynamic_index_in_dim(samples, jnp.argmax(kept)), 0.0)
+    more = kept.size / jnp.maximum(count, 1.0)  # 1 if all samples count
+    deviations = jnp.where(mask, samples - origin, 0.0)
+    offset = jnp.mean(deviations, axis=0, keepdims=True) * more
+    squares = jnp.where(mask, jnp.square(deviations - offset), 0.0)
+    return *_two_sum(origin[0], offset[0]), jnp.mean(squares, axis=0) * more
 
 
 # Sums of two float32 numbers -----------------------------------------------------------------------------------------
@@ -198,8 +225,8 @@ def scale_rewards(
 
     Per step: G ← γ G + r, then G enters the moments, then G ← 0 if the episode ended. The moments take in the whole
     rollout before the division. Rewards are not centered, and their unit does not matter: c·r gives the same result as
-    r for every c > 0. While G has not varied there is no scale, and rewards are only clipped. Engstrom et al. (2020),
-    arXiv:2005.12729.
+    r for every c > 0. A reward that is NaN or larger than `LARGEST` counts as 0 in G. While G has not varied, rewards
+    are only clipped. Engstrom et al. (2020), arXiv:2005.12729.
 
     Args:
         scaler: the scaler so far.
@@ -214,7 +241,7 @@ def scale_rewards(
 
     def step(returns: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
         reward, end = inputs
-        returns = gamma * returns + reward
+        returns = gamma * returns + jnp.where(_is_usable(reward), reward, 0.0)
         return jnp.where(end, 0.0, returns), returns
 
     rewards = rewards.astype(jnp.float32)

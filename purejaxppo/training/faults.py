@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping
 
 # In the order in which an update computes them: the first that is not finite made the others so.
+SKIPPED = ("skip_cause", "skipped_updates", "stalled")
+CAUSES = {1: "the loss", 2: "the gradient", 3: "the result of the step"}  # of `Metrics.skip_cause`
 LEARNED = ("policy_loss", "value_loss", "entropy", "total_loss", "grad_norm")
 
 
@@ -34,7 +36,10 @@ def _environment_fault(row: Mapping[str, float], env: str) -> str:
         advice = (
             " A state whose action mask forbids all actions must end the episode; always_some_action allows all then."
         )
-    return f"{env} {' and '.join(faults)}, first in step {row['first_fault_step']:.0f} of the rollout.{advice}"
+    return (
+        f"{env} {' and '.join(faults)}, first in step {row['first_fault_step']:.0f} of "
+        f"the rollout in environment {row['first_fault_env']:.0f}.{advice}"
+    )
 
 
 def _learning_fault(row: Mapping[str, float]) -> str:
@@ -45,6 +50,11 @@ def _learning_fault(row: Mapping[str, float]) -> str:
         sentence = f"{first} became {row[first]}" + (f", then {parameters}" if parameters else "")
     elif parameters:
         sentence = parameters
+    elif row["stalled"]:
+        sentence = (
+            f"{CAUSES[int(row['skip_cause'])]} of every minibatch was NaN or infinite, so that no step was taken in "
+            f"{_count(row['skipped_updates'], 'update')} in a row"
+        )
     elif not math.isfinite(row["kl"]):
         sentence = f"the KL divergence between old and new policy became {row['kl']}"
     else:

@@ -20,7 +20,8 @@ from purejaxppo.metrics import Metrics, flat
 from purejaxppo.training import faults
 
 # Kinds of faults in causal order: what the environment does precedes the losses of the same update.
-OBSERVATION, REWARD, MASK, LOSS, PARAMETERS = "observation", "reward", "mask", "loss", "parameters"
+OBSERVATION, REWARD, MASK = "observation", "reward", "mask"
+LOSS, GRADIENT, PARAMETERS = "loss", "gradient", "parameters"
 COUNTS = {
     OBSERVATION: "nonfinite_observations",
     REWARD: "nonfinite_rewards",
@@ -28,16 +29,19 @@ COUNTS = {
     PARAMETERS: "nonfinite_parameters",
 }
 LOSSES = (*faults.LEARNED, "kl")
-HEALTHY = dict.fromkeys((*LOSSES, *COUNTS.values()), 0.0) | {"first_fault_step": -1.0}
+HEALTHY = dict.fromkeys((*LOSSES, *COUNTS.values(), *faults.SKIPPED), 0.0)
+HEALTHY |= {"first_fault_step": -1.0, "first_fault_env": -1.0}
+CAUSES = {1: LOSS, 2: GRADIENT, 3: PARAMETERS}  # of `Metrics.skip_cause`
 
 
 class Fault(NamedTuple):
     """The first fault of a run or of an evaluation."""
 
-    kind: str  # OBSERVATION, REWARD, MASK, LOSS or PARAMETERS
+    kind: str  # OBSERVATION, REWARD, MASK, LOSS, GRADIENT or PARAMETERS
     message: str  # what became non-finite, where, and what to do
     update: int = 0  # number of the update, from 1; 0: in an evaluation
     step: int = -1  # of the rollout or of the episode, from 0; -1: unknown
+    env: int = -1  # index of the environment; -1: unknown
     count: int = 0  # steps, states, episodes or parameters concerned
 
 
@@ -78,9 +82,11 @@ def find_fault(metrics: Metrics | Mapping[str, ArrayLike], env_name: str = "", f
     counts = {kind: int(row[name]) for kind, name in COUNTS.items()}
     for kind in (OBSERVATION, REWARD, MASK):
         if counts[kind]:
-            return Fault(kind, message, update, int(row["first_fault_step"]), counts[kind])
+            where = (int(row["first_fault_step"]), int(row["first_fault_env"]))
+            return Fault(kind, message, update, *where, counts[kind])
     kind = PARAMETERS if all(np.isfinite(row[name]) for name in LOSSES) else LOSS
-    return Fault(kind, message, update, -1, counts[PARAMETERS])
+    kind = CAUSES[int(row["skip_cause"])] if row["stalled"] else kind
+    return Fault(kind, message, update, count=counts[PARAMETERS])
 
 
 def failed_runs(metrics: Metrics | Mapping[str, ArrayLike]) -> np.ndarray:
@@ -130,7 +136,7 @@ def _numbers(metrics: Metrics | Mapping[str, ArrayLike]) -> dict[str, np.ndarray
 def _bad_updates(named: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return which updates are faulty, [..., U]."""
     flags = [~np.isfinite(named[name]) for name in LOSSES if name in named]
-    flags += [named[name] > 0 for name in COUNTS.values() if name in named]
+    flags += [named[name] > 0 for name in (*COUNTS.values(), "stalled") if name in named]
     return np.any(flags, axis=0) if flags else np.zeros(1, bool)
 
 

@@ -132,8 +132,9 @@ def test_moments_without_low_parts_count_as_exact():
 
 
 def test_a_first_batch_is_exact_even_if_the_squared_distance_overflows():
-    moments = update_moments(init_moments(()), jnp.full(4, 1e30))
-    assert (float(moments.mean), float(moments.var)) == (float(np.float32(1e30)), 0.0)
+    far = RunningMoments(jnp.float32(1e30), jnp.float32(0.0), jnp.float32(4.0))
+    moments = merge_moments(init_moments(()), far)
+    assert (float(moments.mean), float(moments.var), float(moments.count)) == (float(np.float32(1e30)), 0.0, 4.0)
 
 
 class Observation(NamedTuple):

@@ -22,7 +22,15 @@ FIGURES = dict.fromkeys(("mean", "std", "min", "median", "max", "mean_length"), 
     "unfinished": 0,
 }
 
-FAULTS = ("masked_states", "quarantined", "nonfinite_observations", "nonfinite_rewards", "nonfinite_parameters")
+FAULTS = (
+    "masked_states",
+    "quarantined",
+    "nonfinite_observations",
+    "nonfinite_rewards",
+    "nonfinite_parameters",
+    "stalled",
+    "skipped_steps",
+)
 
 
 class FakeState(NamedTuple):
@@ -56,7 +64,9 @@ def fake_algorithm(config, env=None, cost: int = 0, bad_update: int = -1, bad_va
         values = dict.fromkeys(Metrics._fields, count) | {"diagnostics": (), "extra": ()}
         loss = jnp.where(done == bad_update, bad_value, count)
         values |= {"total_loss": loss, "episode_return_mean": 10.0 * count, "num_episodes": jnp.float32(1.0)}
-        values |= dict.fromkeys(FAULTS, jnp.float32(0.0)) | {"first_fault_step": jnp.float32(-1.0)}
+        values |= dict.fromkeys(FAULTS, jnp.float32(0.0)) | dict.fromkeys(
+            ("first_fault_step", "first_fault_env"), jnp.float32(-1.0)
+        )
         return state._replace(params=state.params + 1.0, num_updates=done), Metrics(**values)
 
     return Algorithm(init, update, env or FakeEnv(), "fake", config, None)

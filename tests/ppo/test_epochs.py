@@ -106,7 +106,7 @@ def test_every_epoch_visits_the_whole_batch_in_a_different_order():
     state, after, rollout, _, _ = values_of(algo)
     batch = ppo.compute_targets(components, state.params, after, rollout, h)
     run = jax.jit(lambda key: ppo.optimize(components, after, rollout, batch, h, key)[2])
-    steps, taken = run(jax.random.key(3))
+    steps, taken, _ = run(jax.random.key(3))
     assert taken.shape == (3, 4)
     losses = np.asarray(unstack_stats(steps).value_loss)
     whole = np.mean((np.asarray(batch.value) - np.asarray(batch.target)) ** 2)

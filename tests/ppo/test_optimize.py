@@ -59,12 +59,12 @@ KAPPAS = np.array([1e-7, 1e-3, 3e-3, 1e-2, 0.03, np.inf], np.float32)
 
 def test_the_early_stop_begins_at_the_first_minibatch_whose_kl_exceeds_kappa():
     """No step is taken from there on. The KL of a minibatch precedes its step, so the first step is always taken."""
-    stats, taken = optimised()[2]
+    stats, taken, _ = optimised()[2]
     kl = np.asarray(unstack_stats(stats).kl).ravel()
     assert taken.all()
     counts = []
     for kappa in KAPPAS:
-        _, opt_state, (_, taken) = optimised(h=H._replace(target_kl=kappa))
+        _, opt_state, (_, taken, _) = optimised(h=H._replace(target_kl=kappa))
         first = int(np.argmax(kl > kappa)) if (kl > kappa).any() else len(kl)
         np.testing.assert_array_equal(np.ravel(taken), np.arange(len(kl)) < first)
         assert opt_state[1].count == first
@@ -84,7 +84,7 @@ def test_under_vmap_every_kappa_stops_as_in_a_separate_run():
                 jax.tree.map(lambda x, i=i: x[i], out) for out in (mixed, lanes(np.full_like(KAPPAS, kappa)))
             )
             assert same((*among[:2], among[2][1]), (*alone[:2], alone[2][1])), kappa
-            params, _, (_, taken) = optimised(h=H._replace(target_kl=kappa))
+            params, _, (_, taken, _) = optimised(h=H._replace(target_kl=kappa))
             assert same(among[2][1], taken), kappa
             assert distance(among[0], params) < 1e-4, kappa
 
