@@ -4,7 +4,6 @@ Shelhamer et al. (2016), "Loss is its own reward: self-supervision for reinforce
 """
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from purejaxppo import Network
@@ -45,7 +44,7 @@ def next_observation(env, coef=1.0):
 
     def auxiliary_loss(params, batch, h):
         change = model.apply(params, batch.obs)[2]
-        predicted = (change * jax.nn.one_hot(batch.action, env.action_space.n)[..., None]).sum(-2)
+        predicted = jnp.take_along_axis(change, batch.action[..., None, None], axis=-2)[..., 0, :]
         return coef * jnp.square(predicted - (batch.next_obs - batch.obs)).mean()
 
     return Network(init, apply), auxiliary_loss
