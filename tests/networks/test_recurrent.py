@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from nets import env_of, params_of, sample_block
 from probes import quick_jit, scripted
+from slow import slow_except
 
 from purejaxppo import ppo
 from purejaxppo._util.trees import drop_time_axis
@@ -289,7 +290,7 @@ def recurrent_update(kind, burn_in=0):
     return run_update(env_of(SPACE, Discrete(3)), network, config, params_of(network))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", slow_except(KINDS, "gru"))
 def test_first_ratio_is_one_in_a_recurrent_update(kind):
     state, metrics = recurrent_update(kind)
     assert metrics.first_ratio_error < 1e-5
@@ -298,7 +299,7 @@ def test_first_ratio_is_one_in_a_recurrent_update(kind):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
 
 
-@pytest.mark.parametrize("kind", ["gru", "lru"])
+@pytest.mark.parametrize("kind", slow_except(["gru", "lru"], "gru"))
 def test_permuting_environments_permutes_targets_and_keeps_the_gradient(kind):
     """One rollout with permuted environments: the sequences are permuted, and the gradient of the batch is equal."""
     network, order = network_of(kind), np.array([2, 0, 3, 1])
@@ -344,8 +345,8 @@ def burnt_in(kind, burn_in, params=None):
     return run(of_rollout, of_rollout if params is None else params, jax.random.key(4))
 
 
-@pytest.mark.parametrize("burn_in", [1, 3, 4])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("burn_in", slow_except([1, 3, 4], 3))
+@pytest.mark.parametrize("kind", slow_except(KINDS, "gru", "lru"))
 def test_a_burn_in_with_unchanged_parameters_gives_the_stored_state(kind, burn_in):
     """Also if an episode begins within the burn-in: episodes end after five steps on average."""
     start, batch, rollout = burnt_in(kind, burn_in)
@@ -356,7 +357,7 @@ def test_a_burn_in_with_unchanged_parameters_gives_the_stored_state(kind, burn_i
     np.testing.assert_array_equal(batch.burn_in.obs[:, 4:], rollout.obs[4 - burn_in : 4])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", slow_except(KINDS, "gru"))
 def test_a_burn_in_with_new_parameters_starts_from_the_state_before_it(kind):
     """Later sequences start from a burn-in of three steps with the new parameters, first ones from the stored state."""
     network = network_of(kind)
@@ -384,7 +385,7 @@ def test_a_burn_in_has_no_gradient():
     assert not any(np.abs(g).any() for g in jax.tree.leaves(gradient))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", slow_except(KINDS, "gru"))
 def test_an_update_with_a_burn_in_starts_from_ratio_one(kind):
     (_, metrics), (_, without) = recurrent_update(kind, burn_in=2), recurrent_update(kind)
     assert metrics.first_ratio_error < 1e-5

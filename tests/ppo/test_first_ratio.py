@@ -9,6 +9,7 @@ import pytest
 from nets import IMAGE, env_of, params_of
 from optimizations import changed, distance, same, short_jit
 from probes import masked
+from slow import slow_except
 
 import purejaxppo as pp
 from purejaxppo import Hyperparams, NetworkConfig, ppo
@@ -69,7 +70,13 @@ def test_the_cases_cover_every_action_space_and_network():
     assert {kind for kind, _, more in MATRIX if "compute_dtype" in more} == {"mlp", "gru", "lstm", "lru"}
 
 
-@pytest.mark.parametrize(("kind", "action", "options"), MATRIX, ids=[" ".join(map(str, row[:2])) for row in MATRIX])
+def row_of(kind, action, options):
+    """Return a row as a parameter; those that compile for long are slow tests."""
+    marks = [pytest.mark.slow] if kind in ("lstm", "lru") else []
+    return pytest.param(kind, action, options, id=f"{kind} {action}", marks=marks)
+
+
+@pytest.mark.parametrize(("kind", "action", "options"), [row_of(*row) for row in MATRIX])
 def test_the_first_ratio_is_one_for_every_network_and_action(kind, action, options):
     """Three updates: from the second on, the observation statistics differ from the initial ones."""
     dtype = {name: x for name, x in options.items() if name in BF16}
@@ -91,7 +98,7 @@ def test_the_first_ratio_is_one_for_every_network_and_action(kind, action, optio
     assert metrics.num_episodes.min() > 0
 
 
-@pytest.mark.parametrize("kind", ["mlp", "gru", "lstm", "lru"])
+@pytest.mark.parametrize("kind", slow_except(["mlp", "gru", "lstm", "lru"], "mlp", "gru"))
 def test_the_order_of_the_environments_does_not_matter(kind):
     """A whole update with permuted states and noise: the state is permuted and the parameters are equal."""
     network, env = network_and_env(kind, "discrete")

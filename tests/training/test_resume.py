@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from plain_net import plain
 from probes import chain
+from slow import slow_except
 from states import OddAlgorithm, bits, odd_state
 
 import purejaxppo as pp
@@ -37,7 +38,7 @@ def recurrent():
     return pp.make_ppo(env, network, config), Hyperparams(1e-2, beta_target_kl=1e-4, lr_anneal=0.0)
 
 
-@pytest.mark.parametrize("make", [feed_forward, recurrent])
+@pytest.mark.parametrize("make", slow_except([feed_forward, recurrent], feed_forward))
 def test_a_restored_run_continues_bitwise(tmp_path, make):
     """Two updates, a checkpoint, and three updates in other chunks equal five updates in state and metrics."""
     algo, h = make()

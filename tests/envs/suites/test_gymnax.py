@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from probes import quick_jit
+from slow import slow_except
 
 from purejaxppo.envs.auto_reset import auto_reset
 from purejaxppo.envs.conformance import check_env
@@ -21,6 +22,7 @@ from purejaxppo.envs.spaces import Box, Discrete, box, sample_space
 from purejaxppo.envs.suites import gymnax as adapter
 
 IDS = available()["gymnax"]
+QUICK = ("CartPole-v1", "Pendulum-v1", "MountainCar-v0", "Catch-bsuite", "DeepSea-bsuite", "Breakout-MinAtar")
 ROOT = Path(__file__).parents[3]
 
 
@@ -67,7 +69,7 @@ def test_environments_registered_by_the_user_are_found(registered: str) -> None:
 
 
 @pytest.mark.usefixtures("mnist")
-@pytest.mark.parametrize("name", IDS)
+@pytest.mark.parametrize("name", slow_except(IDS, *QUICK))
 def test_every_environment_steps_16_times_and_keeps_to_its_spaces(name: str, key: jax.Array) -> None:
     env = make(name)
     check_env(env)  # a state's type is a fixed point of step; rewards float32, flags bool
@@ -139,7 +141,7 @@ def test_transitions_equal_those_of_gymnax(name: str, params: dict, key: jax.Arr
         assert bool(timestep.truncated) == bool(theirs.is_truncated(state_theirs, params_theirs))
 
 
-@pytest.mark.parametrize("name", [name for name in IDS if name.endswith("-MinAtar")])
+@pytest.mark.parametrize("name", slow_except([x for x in IDS if x.endswith("-MinAtar")], "Breakout-MinAtar"))
 def test_a_minatar_grid_contains_only_zeros_and_ones(name: str, key: jax.Array) -> None:
     """1000 random steps of gymnax's environment, over several episodes."""
     import gymnax
