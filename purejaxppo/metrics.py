@@ -198,7 +198,7 @@ def skipped_metrics(steps: Steps, updates_before: Array, max_skipped: int) -> di
     updates = jnp.where(in_vain, updates_before + 1.0, 0.0)
     return {
         "skipped_steps": skipped.sum(dtype=jnp.float32),
-        "skip_cause": jnp.where(skipped.any(), cause, 0.0),
+        "skip_cause": jnp.where(skipped.any(), cause, 0.0).astype(jnp.float32),
         "skipped_updates": updates,
         "stalled": (updates > max_skipped).astype(jnp.float32),
     }

@@ -50,7 +50,7 @@ class Config:
     resets: Literal["auto", "fresh", "every_step", "pool", "state_pool"] = "auto"  # how first states are computed
     pool_size: int = 256  # first states in the pool of resets "pool" and "state_pool"
     stagger: int = 0  # truncate first episodes after 1 to this many steps, so that they do not end together; 0: off
-    max_skipped: int = 10  # updates in a row without a step, because all were NaN or infinite; one more ends the run
+    max_skipped: int = 0  # updates in a row without a step, because all were NaN or infinite; one more ends the run
     diagnostics: bool = False  # compute additional, more expensive metrics
 
     @property

@@ -57,7 +57,7 @@ def test_an_arxiv_number_is_listed_with_the_author_and_year_that_precede_it(file
 MATHEMATICS = ("functional/*.py", "networks/recurrent.py", "networks/initializers.py", "distributions.py")
 NO_FORMULA = {
     *("zero_where", "clip_range", "init_control", "apply_control", "init_moments", "init_reward_scaler"),
-    *("init_episode_stats", "summarize_episodes", "explained_variance"),
+    *("init_episode_stats", "summarize_episodes", "mean_info", "explained_variance"),
     *("draw_orthonormal", "orthogonal_gates", "batched_init"),
     *(
         "Control",

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from purejaxppo.cli import main, resume_command, session, train_command
+from purejaxppo.envs.spaces import Discrete, Space
 from purejaxppo.functional.running_stats import init_moments
 from purejaxppo.metrics import Metrics
 from purejaxppo.types import Algorithm
@@ -44,8 +45,8 @@ class FakeEnv(NamedTuple):
     """An environment with the fields that `train` reads."""
 
     name: str = "fake"
-    observation_space: None = None
-    action_space: None = None
+    observation_space: Space = Discrete(2)
+    action_space: Space = Discrete(2)
 
 
 def fake_algorithm(config, env=None, cost: int = 0, bad_update: int = -1, bad_value: float = float("nan")):

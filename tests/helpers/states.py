@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from purejaxppo.config.schema import Config
+from purejaxppo.envs.spaces import Discrete, Space
 
 
 class Inner(NamedTuple):
@@ -24,6 +25,8 @@ class OddState(NamedTuple):
 
 class FakeEnv(NamedTuple):
     name: str = "odd"
+    observation_space: Space = Discrete(2)
+    action_space: Space = Discrete(2)
 
 
 def odd_state(key: jax.Array, width: int = 3, more: bool = False) -> OddState:
