@@ -16,7 +16,7 @@ from purejaxppo._util.aliases import PyTree, Shapes
 from purejaxppo.config.schema import Hyperparams
 from purejaxppo.metrics import Metrics
 from purejaxppo.training.evaluation import MAX_STEPS, evaluate
-from purejaxppo.training.loop import call_update
+from purejaxppo.training.loop import run_updates
 from purejaxppo.training.many_runs import map_runs
 from purejaxppo.training.policy_file import Policy
 from purejaxppo.training.results import EVALUATION_KEY
@@ -108,14 +108,7 @@ def _advance(
 
     def run(one: tuple, length: Array) -> PyTree:
         state, h = one
-        shapes = jax.eval_shape(partial(call_update, update), state, h)[1]
-        room = jax.tree.map(lambda x: jnp.zeros((segment, *x.shape), x.dtype), shapes)
-
-        def body(i: Array, carry: tuple) -> tuple:
-            state, metrics = call_update(update, carry[0], h)
-            return state, jax.tree.map(lambda all_updates, new: all_updates.at[i].set(new), carry[1], metrics)
-
-        return jax.lax.fori_loop(0, length, body, (state, room))
+        return run_updates(update, segment, h, state, length)
 
     return map_runs(run, num_devices, lanes, (states, h), length)
 

@@ -140,7 +140,7 @@ def _without_functions(spaces: Spaces) -> Env:
     """Return an Env of the spaces, whose functions are never called."""
 
     def missing(*args: PyTree) -> tuple:
-        raise NotImplementedError("a loaded policy has no environment")
+        raise RuntimeError("a loaded policy has no environment")
 
     return Env(missing, missing, spaces.observation_space, spaces.action_space)
 

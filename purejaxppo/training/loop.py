@@ -316,9 +316,26 @@ def _scan(update: Update, num_updates: int, state: TrainState, h: Hyperparams) -
 
 @partial(jax.jit, static_argnames=("update", "size"))
 def _chunk(update: Update, size: int, h: Hyperparams, state: TrainState, length: Array) -> tuple[TrainState, Metrics]:
-    """Run `length` updates and return their metrics in arrays of `size`.
+    """Run one chunk as one program."""
+    return run_updates(update, size, h, state, length)
 
-    `length` is traced, so that one program serves chunks of every length up to `size`.
+
+def run_updates(
+    update: Update, size: int, h: Hyperparams, state: TrainState, length: Array
+) -> tuple[TrainState, Metrics]:
+    """Run `length` updates and return the state and their metrics.
+
+    `length` is traced, so that one program serves every length up to `size`.
+
+    Args:
+        update: of an Algorithm.
+        size: static bound of `length`.
+        h: hyperparameters, [] each.
+        state: of one run.
+        length: number of updates, int32 [].
+
+    Returns:
+        The last state, and metrics with leaves [size], of which the first `length` are filled and the others are 0.
     """
     shapes = jax.eval_shape(partial(call_update, update), state, h)[1]
     room = jax.tree.map(lambda x: jnp.zeros((size, *x.shape), x.dtype), shapes)

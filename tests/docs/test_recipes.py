@@ -53,7 +53,7 @@ def first_update(algo, h=H, key=0):
     return state, *jax.jit(algo.update)(state, h)
 
 
-def learns(algo):
+def assert_moves_all_parameters(algo):
     """Run one update: the ratio of its first minibatch is 1, and all parameters move."""
     before, after, metrics = first_update(algo)
     assert metrics.first_ratio_error < 1e-5
@@ -144,13 +144,13 @@ def test_every_episode_has_its_own_pole():
 # Networks ------------------------------------------------------------------------------------------------------------
 
 
-def test_an_nnx_network_learns():
-    learns(cook("flax nnx network")["algo"])
+def test_an_nnx_network_gets_a_gradient_in_every_parameter():
+    assert_moves_all_parameters(cook("flax nnx network")["algo"])
 
 
 @pytest.mark.skipif(importlib.util.find_spec("equinox") is None, reason="needs equinox")
-def test_an_equinox_network_learns():
-    learns(cook("equinox network")["algo"])
+def test_an_equinox_network_gets_a_gradient_in_every_parameter():
+    assert_moves_all_parameters(cook("equinox network")["algo"])
 
 
 def test_an_embedding_of_a_dict_observation_gets_the_gradient_of_the_values_seen():
@@ -314,7 +314,7 @@ def test_frozen_layers_stay_and_the_critic_moves_twice_as_far(optimizers):
 
 def test_the_auxiliary_loss_trains_the_prediction_and_its_gradient_reaches_the_torso():
     names = cook("Auxiliary loss: next-observation prediction")
-    _, state, metrics = learns(names["algo"])
+    _, state, metrics = assert_moves_all_parameters(names["algo"])
     assert metrics.extra["prediction_error"] > 0.0
     obs = jax.random.normal(jax.random.key(0), (1, 16, 4))
     batch = (

@@ -52,8 +52,8 @@ def test_a_batch_is_played_up_to_the_end_of_each_first_episode():
     np.testing.assert_array_equal(recording.done, [False, False, True, False])
 
 
-def test_episodes_of_a_team_are_played_in_whole_teams(monkeypatch):
-    """An odd number of columns of teams of two, in one batch and in batches of one team."""
+def two_agents(rewards):
+    """Return an environment of two agents that both see the observation; `rewards` maps (reward, actions) to a pair."""
     one = scripted(terminate_at=(3,), truncate_at=())
 
     def reset(key):
@@ -63,9 +63,15 @@ def test_episodes_of_a_team_are_played_in_whole_teams(monkeypatch):
     def step(key, state, action):
         state, ts = one.step(key, state, action[0])
         obs = jnp.stack([ts.obs, ts.obs])
-        return state, ts._replace(obs=obs, final_obs=obs, reward=jnp.stack([ts.reward, ts.reward + 1.0]))
+        return state, ts._replace(obs=obs, final_obs=obs, reward=jnp.stack(rewards(ts.reward, action)))
 
-    algo, state = ready(fold_agents(one._replace(reset=reset, step=step), 2))
+    return one._replace(reset=reset, step=step)
+
+
+def test_episodes_of_a_team_are_played_in_whole_teams(monkeypatch):
+    """An odd number of columns of teams of two, in one batch and in batches of one team."""
+    pair = two_agents(lambda reward, action: (reward, reward + 1.0))
+    algo, state = ready(fold_agents(pair, 2))
     for limit, count in ((evaluation.BATCH_EPISODES, 3), (2, 5)):
         monkeypatch.setattr(evaluation, "BATCH_EPISODES", limit)
         result = pp.evaluate(algo, always(state, 2), jax.random.key(1), num_episodes=count, max_steps=20)
@@ -74,21 +80,15 @@ def test_episodes_of_a_team_are_played_in_whole_teams(monkeypatch):
 
 def test_a_frozen_opponent_acts_in_the_episodes_of_an_evaluation():
     """The action of the opponent, 1 in each of three steps, is subtracted from the rewards 102, 202, 302."""
-    one = scripted(terminate_at=(3,), truncate_at=())
-
-    def reset(key):
-        state, obs = one.reset(key)
-        return state, jnp.stack([obs, obs])
-
-    def step(key, state, action):
-        state, ts = one.step(key, state, action[0])
-        obs, reward = jnp.stack([ts.obs, ts.obs]), ts.reward - action[1].astype(jnp.float32)
-        return state, ts._replace(obs=obs, final_obs=obs, reward=jnp.stack([reward, -reward]))
 
     def constant(params, key, obs):
         return jnp.broadcast_to(params, obs.shape[:2])
 
-    match = one._replace(reset=reset, step=step)
+    def rewards(reward, action):
+        mine = reward - action[1].astype(jnp.float32)
+        return mine, -mine
+
+    match = two_agents(rewards)
     algo, state = ready(frozen_opponent(match, 2, constant, jnp.int32(1)))
     result = pp.evaluate(algo, always(state, 2), jax.random.key(1), num_episodes=3, max_steps=20)
     np.testing.assert_array_equal(result.returns, 606.0 - 3.0)

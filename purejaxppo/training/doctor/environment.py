@@ -28,9 +28,9 @@ DETERMINISTIC = "reset and step are deterministic under the key"
 NOISE = "noise differs between steps and environments"
 TERMINATION = "episodes terminate"
 TRUNCATION = "episodes are truncated"
-TOLD_APART = "termination and truncation are told apart"
+DISTINGUISHED = "termination and truncation are distinguished"
 MASKS = "action masks always allow something"
-PLAYED = (SPACES, DTYPES, KEYS, FINITE, DETERMINISTIC, NOISE, TERMINATION, TRUNCATION, TOLD_APART, MASKS)
+PLAYED = (SPACES, DTYPES, KEYS, FINITE, DETERMINISTIC, NOISE, TERMINATION, TRUNCATION, DISTINGUISHED, MASKS)
 
 MIN_EPISODES = 8  # before equal lengths mean anything
 
@@ -69,7 +69,7 @@ def environment_checks(env: Env | VecEnv, num_steps: int, num_envs: int) -> list
         NOISE: _noise,
         TERMINATION: _termination,
         TRUNCATION: _truncation,
-        TOLD_APART: _told_apart,
+        DISTINGUISHED: _distinguished,
         MASKS: _masks,
     }
     shapes[0] = _bounds(shapes[0], examined)
@@ -240,18 +240,18 @@ def _truncation(examined: Examined) -> Check:
     return passed(TRUNCATION, f"{int(play.truncated.sum())} times in {play.age.size} random steps")
 
 
-def _told_apart(examined: Examined) -> Check:
+def _distinguished(examined: Examined) -> Check:
     play = examined.play
     ends = play.terminated | play.truncated
     if not ends.any():
-        return not_seen(TOLD_APART, f"no episode ended in {play.age.size} random steps")
+        return not_seen(DISTINGUISHED, f"no episode ended in {play.age.size} random steps")
     if (play.terminated == play.truncated).all():
         return failed(
-            TOLD_APART,
+            DISTINGUISHED,
             "every end sets both terminated and truncated: set truncated alone where only time ran out, and terminated "
             "where the task is over; otherwise the value after a time limit counts as 0",
         )
-    return passed(TOLD_APART)
+    return passed(DISTINGUISHED)
 
 
 def _masks(examined: Examined) -> Check:

@@ -59,7 +59,7 @@ FAULTS = {
     "reset noise": (partial(fixed_noise, "reset"), checks.NOISE, "reset draws"),
     "step noise": (partial(fixed_noise, "step"), checks.NOISE, "step draws"),
     "state noise": (partial(fixed_noise, "state"), checks.NOISE, "step draws"),
-    "flags": (lambda: changed(**BOTH), checks.TOLD_APART, "truncated alone"),
+    "flags": (lambda: changed(**BOTH), checks.DISTINGUISHED, "truncated alone"),
     "mask": (lambda: probes.dead_end(3), checks.MASKS, "always_some_action"),
 }
 
@@ -86,7 +86,7 @@ def test_what_cannot_be_traced_fails_the_first_check_alone(env, advice):
 
 def test_what_random_play_does_not_meet_is_not_seen():
     found = results(endless())
-    assert names(found, None) == {checks.TERMINATION, checks.TRUNCATION, checks.TOLD_APART}
+    assert names(found, None) == {checks.TERMINATION, checks.TRUNCATION, checks.DISTINGUISHED}
     assert names(found, False) == set()
 
 
