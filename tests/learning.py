@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import purejaxppo as pp
-from purejaxppo.analysis.aggregate import bootstrap_interval, iqm
+from purejaxppo.analysis.statistics import interquartile_mean, stratified_interval
 from purejaxppo.config.schema import Hyperparams, Run
 from purejaxppo.config.toml import load_toml
 from purejaxppo.networks.actor_critic import make_network
@@ -94,11 +94,11 @@ class Result(NamedTuple):
 
     @property
     def iqm(self) -> float:
-        return float(iqm(self.greedy))
+        return float(interquartile_mean(self.greedy))
 
     @property
     def interval(self) -> tuple[float, float]:
-        low, high = bootstrap_interval(jax.random.key(0), jnp.asarray(self.greedy))
+        _, low, high = stratified_interval(self.greedy)
         return float(low), float(high)
 
 
@@ -164,7 +164,7 @@ def row(label: str, steps: int, r: Result) -> str:
     low, high = r.interval
     digits = 2 if abs(r.iqm) < 10 else 0
     numbers = f"{r.iqm:.{digits}f} | [{low:.{digits}f}, {high:.{digits}f}] | {r.greedy.min():.{digits}f}"
-    return f"| {label} | {steps // 1000}k | {numbers} | {float(iqm(r.sampled)):.{digits}f} |"
+    return f"| {label} | {steps // 1000}k | {numbers} | {float(interquartile_mean(r.sampled)):.{digits}f} |"
 
 
 HEAD = "| | steps | greedy, IQM | 95 % interval | worst seed | sampled, IQM |\n|---|---|---|---|---|---|"

@@ -1,4 +1,4 @@
-"""From recorded metrics to results: aggregates over seeds, learning curves, figures.
+"""From recorded metrics to results: statistics over seeds, learning curves, figures.
 
 Imports `_util` only.
 """

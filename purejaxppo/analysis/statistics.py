@@ -105,11 +105,18 @@ def stratified_interval(
     return Interval(value, *_percentiles(statistic(resampled.reshape(num_resamples, -1), axis=1), level))
 
 
-def curve_interval(curves: ArrayLike, level: float = 0.95, num_resamples: int = 1000, seed: int = 0) -> Interval:
-    """Return the interquartile mean over seeds at every point of a curve, with its pointwise bootstrap interval.
+def curve_interval(
+    curves: ArrayLike,
+    statistic: Callable[..., Estimate] = interquartile_mean,
+    level: float = 0.95,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> Interval:
+    """Return a statistic over seeds at every point of a curve, with its pointwise bootstrap interval.
 
     Args:
         curves: [S, P], one row per seed.
+        statistic: maps values [..., S, ...] with `axis` to values without that axis.
         level: confidence level.
         num_resamples: how often the seeds are resampled; whole curves are.
         seed: of the resampling.
@@ -119,8 +126,7 @@ def curve_interval(curves: ArrayLike, level: float = 0.95, num_resamples: int = 
     """
     curves = np.asarray(curves, np.float64)
     rows = np.random.default_rng(seed).integers(0, len(curves), (num_resamples, len(curves)))
-    replicates = interquartile_mean(curves[rows], axis=1)
-    return Interval(interquartile_mean(curves, axis=0), *_percentiles(replicates, level))
+    return Interval(statistic(curves, axis=0), *_percentiles(statistic(curves[rows], axis=1), level))
 
 
 def performance_profile(scores: ArrayLike, thresholds: ArrayLike) -> np.ndarray:

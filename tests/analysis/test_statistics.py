@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import integrate, stats
 
 from purejaxppo.analysis import statistics as st
-from purejaxppo.analysis.aggregate import iqm
 
 
 def test_interquartile_mean_by_hand():
@@ -23,11 +22,27 @@ def test_interquartile_mean_is_the_trimmed_mean_of_scipy_if_4_divides_n(n):
     np.testing.assert_allclose(st.interquartile_mean(x, axis=0), stats.trim_mean(x, 0.25, axis=0), rtol=1e-12)
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 5, 6, 7, 13])
-def test_interquartile_mean_of_copies_and_of_the_device_are_the_same(n):
-    x = np.random.default_rng(n).normal(size=n)
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 6, 7, 9, 10, 11, 13])
+def test_interquartile_mean_is_the_mean_of_the_quantile_function_between_the_quartiles(n):
+    """2 ∫ F⁻¹(q) dq from 1/4 to 3/4, F the empirical distribution: the definition, for any n."""
+    x = np.sort(np.random.default_rng(n).normal(size=n))
+    inverse = lambda q: x[min(int(q * n), n - 1)]  # noqa: E731
+    points = [q for q in np.arange(1, n) / n if 0.25 < q < 0.75] or None
+    expected = 2 * integrate.quad(inverse, 0.25, 0.75, points=points)[0]
+    assert st.interquartile_mean(x) == pytest.approx(expected, rel=1e-7, abs=1e-9)
     assert st.interquartile_mean(np.repeat(x, 4)) == pytest.approx(st.interquartile_mean(x), rel=1e-12)
-    assert float(iqm(x)) == pytest.approx(st.interquartile_mean(x), rel=1e-5)
+
+
+def test_interquartile_mean_over_an_axis_shuffled_shifted_and_scaled():
+    x = np.random.default_rng(6).normal(size=(7, 4, 5))
+    for axis in (0, 1, 2, -1):
+        rows = np.moveaxis(x, axis, -1).reshape(-1, x.shape[axis])
+        expected = [st.interquartile_mean(row) for row in rows]
+        np.testing.assert_allclose(np.ravel(st.interquartile_mean(x, axis=axis)), expected, rtol=1e-12)
+    whole = st.interquartile_mean(x)
+    shuffled = np.random.default_rng(7).permutation(x.ravel())
+    assert st.interquartile_mean(shuffled) == pytest.approx(whole, rel=1e-12)
+    assert st.interquartile_mean(3.0 * x - 2.0) == pytest.approx(3.0 * whole - 2.0, rel=1e-12)
 
 
 def test_failed_runs_count_as_the_worst():
@@ -69,6 +84,16 @@ def test_a_curve_has_the_interval_of_each_of_its_points():
     for p in range(3):
         point = st.stratified_interval(curves[:, p], num_resamples=20_000)
         np.testing.assert_allclose([x[p] for x in result], point, atol=0.03)
+
+
+def test_the_interval_of_the_mean_of_a_curve_is_that_of_the_normal_theory():
+    curves = np.random.default_rng(9).normal(3.0, 2.0, size=(400, 2))
+    for level, z in ((0.95, 1.96), (0.5, 0.6745)):
+        found = st.curve_interval(curves, np.mean, level=level, num_resamples=8000)
+        half = z * curves.std(0) / np.sqrt(400)
+        np.testing.assert_allclose(found.value, curves.mean(0), rtol=1e-12)
+        np.testing.assert_allclose(found.low, curves.mean(0) - half, atol=0.1 * half.max())
+        np.testing.assert_allclose(found.high, curves.mean(0) + half, atol=0.1 * half.max())
 
 
 def test_performance_profile_by_hand():
