@@ -144,8 +144,8 @@ def process_rewards(
         rollout = rollout._replace(reward=rewards)
     extra = episode_stats.mean_info(rollout.info, done, rollout.quarantined)
     if ppo.intrinsic:
-        intrinsic, bonus, told = ppo.intrinsic.apply(state.intrinsic, rollout, h)
-        extra |= told
+        intrinsic, bonus, more = ppo.intrinsic.apply(state.intrinsic, rollout, h)
+        extra |= more
         state = state._replace(intrinsic=intrinsic)
         rollout = rollout._replace(reward=rollout.reward + bonus)
     return state, rollout, finished, extra
@@ -273,10 +273,10 @@ def evaluate_actions(ppo: Components, params: Params, batch: Batch) -> tuple[Arr
     ratio = objectives.importance_ratio(distribution.log_prob(batch.action), batch.log_prob)
     kl, entropy = batch.distribution.kl(distribution), distribution.entropy()
     if not isinstance(batch.quarantined, tuple):  # constants for which the loss (13) of a sample is 0
-        ratio, kl, entropy, value = (
-            jnp.where(batch.quarantined, constant, x)
-            for constant, x in ((1.0, ratio), (0.0, kl), (0.0, entropy), (batch.target, value))
-        )
+        ratio = jnp.where(batch.quarantined, 1.0, ratio)
+        kl = jnp.where(batch.quarantined, 0.0, kl)
+        entropy = jnp.where(batch.quarantined, 0.0, entropy)
+        value = jnp.where(batch.quarantined, batch.target, value)
     return ratio, kl, entropy, value
 
 

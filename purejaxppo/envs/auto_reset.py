@@ -56,9 +56,7 @@ class AutoResetState(NamedTuple):
 
     env_state: EnvState  # [N, ...]
     pool: Pool
-    steps_left: (
-        jax.Array | tuple[()]
-    )  # [N]  int32, steps until the first episode is cut; 0: never; () without staggering
+    steps_left: jax.Array | tuple[()]  # [N] int32, until the first episode is cut; 0: never; () without staggering
 
 
 class FirstStates(NamedTuple):
@@ -94,7 +92,7 @@ def auto_reset(
             count as finished, with lower returns. 0 cuts nothing.
         quarantine: start a new episode where an observation or a reward is NaN or infinite. The step is marked as
             `quarantined` and truncated, with the reward 0 and the first observation of the new episode as `final_obs`.
-            A reset that returns NaN is not mended.
+            A reset that returns NaN is not repaired.
 
     Raises:
         ValueError: an unknown mode, or a size out of range.
