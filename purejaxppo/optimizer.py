@@ -102,9 +102,8 @@ def tree_optimizer(make: MakeOptimizer) -> Optimizer:
         return make(h).init(params)
 
     def step(h: Hyperparams, gradient: Array, opt_state: OptState, params: Array, unravel: Callable) -> tuple:
-        tree = unravel(params)
-        updates, opt_state = _updates(make(h), unravel(gradient), opt_state, tree)
-        return ravel_pytree(optax.apply_updates(tree, updates))[0], opt_state
+        moved, opt_state = gradient_step(make(h), unravel(gradient), opt_state, unravel(params))
+        return ravel_pytree(moved)[0], opt_state
 
     return Optimizer(init, step)
 
@@ -141,6 +140,21 @@ def make_optimizer(make: MakeOptimizer | None, params: Params) -> Optimizer:
                 f"got {_signature(found)}"
             )
     return tree_optimizer(make)
+
+
+def gradient_step(
+    transformation: optax.GradientTransformation, gradient: PyTree, opt_state: OptState, params: Params
+) -> tuple[Params, OptState]:
+    """Return the parameters and the state of an optimizer of optax after one step, under any promotion mode of JAX.
+
+    Args:
+        transformation: the optimizer.
+        gradient: of the structure of `params`.
+        opt_state: its state.
+        params: the parameters.
+    """
+    updates, opt_state = _updates(transformation, gradient, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state
 
 
 def _updates(

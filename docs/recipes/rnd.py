@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from purejaxppo.hooks import IntrinsicReward
+from purejaxppo.optimizer import gradient_step
 
 
 class State(NamedTuple):
@@ -26,7 +27,7 @@ def rnd(coef=1.0, learning_rate=1e-3, num_steps=4, width=64, decay=0.99) -> Intr
     """Return the prediction error of vector observations as an intrinsic reward.
 
     Args:
-        coef: weight of the bonus, which has root mean square 1 before it.
+        coef: root mean square of the bonus.
         learning_rate: of the predictor.
         num_steps: gradient steps of the predictor per rollout.
         width: of both networks.
@@ -48,8 +49,7 @@ def rnd(coef=1.0, learning_rate=1e-3, num_steps=4, width=64, decay=0.99) -> Intr
 
         def step(carry, _):
             predictor, opt_state = carry
-            updates, opt_state = optimizer.update(jax.grad(lambda params: errors(params).mean())(predictor), opt_state)
-            return (optax.apply_updates(predictor, updates), opt_state), None
+            return gradient_step(optimizer, jax.grad(lambda p: errors(p).mean())(predictor), opt_state, predictor), None
 
         error = errors(state.predictor)
         mean_square = decay * state.mean_square + (1.0 - decay) * jnp.square(error).mean()

@@ -35,19 +35,22 @@ def examples_can_be_imported(monkeypatch):
 
 
 def cook(title, names=None):
-    """Execute the blocks of a section after the first block of the page; return the names that they define."""
+    """Execute the blocks of a section after the first block of the page; return the names that they define.
+
+    They run under the strict modes of the tests: dtype promotion, rank promotion, key reuse.
+    """
+    assert jax.config.jax_numpy_dtype_promotion == "strict"
+    assert jax.config.jax_numpy_rank_promotion == "raise"
+    assert jax.config.jax_debug_key_reuse
     names = dict(names or {})
     if not names:
         assert SIZE in START
         exec(START.replace(SIZE, TOY), names)
-    # The checker counts the keys that a scan passes on as used; Adam of optax raises a float to an integer power.
-    with jax.debug_key_reuse(False), jax.numpy_dtype_promotion("standard"):
-        for block in SECTIONS[title]:
-            exec(block, names)
+    for block in SECTIONS[title]:
+        exec(block, names)
     return names
 
 
-@jax.numpy_dtype_promotion("standard")
 def first_update(algo, h=H, key=0):
     state = jax.jit(algo.init)(jax.random.key(key), h)
     return state, *jax.jit(algo.update)(state, h)
@@ -327,7 +330,6 @@ def test_the_auxiliary_loss_trains_the_prediction_and_its_gradient_reaches_the_t
     assert not optax.tree.norm(leaves(gradient, "policy"))
 
 
-@jax.numpy_dtype_promotion("standard")
 def test_rnd_pays_less_for_what_it_has_seen():
     """After many rollouts of one observation its bonus is below that of all others; the target stays."""
     names = cook("Intrinsic reward: RND")
