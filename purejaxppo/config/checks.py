@@ -116,6 +116,9 @@ def _joint_problems(config: Config, recurrent: bool, bad: set[str]) -> list[Prob
     rollout = {"config.num_envs", "config.num_steps"}
     sequences = {"config.num_steps", "config.sequence_length", "config.burn_in"}
     problems = []
+    if config.pool_refresh > config.pool_size and not bad & {"config.pool_refresh", "config.pool_size"}:
+        text = f"must not exceed pool_size = {config.pool_size}; nearest valid value: {config.pool_size}"
+        problems.append(_conflict("pool_refresh", config.pool_refresh, text))
     if not bad & sequences:
         problems += _sequence_problems(config, recurrent)
     if not bad & rollout and config.timesteps_per_update > INT32_MAX:
@@ -251,6 +254,10 @@ def ignored_settings(
         ignored["hyperparams.target_kl"] = 'needs policy_step = "gradient"'
     if not config.scale_rewards:
         ignored["hyperparams.reward_clip"] = "needs scale_rewards = true"
+    if config.resets not in ("auto", "state_pool"):
+        ignored["config.pool_refresh"] = 'needs resets = "state_pool"'
+    if config.resets in ("fresh", "every_step"):
+        ignored["config.pool_size"] = 'needs resets = "pool" or "state_pool"'
     if config.num_epochs == 1:
         ignored["config.recompute_advantages"] = "needs num_epochs above 1"
     if recurrent is False:

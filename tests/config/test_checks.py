@@ -14,6 +14,7 @@ from purejaxppo.config.checks import INT32_MAX, check, check_settings, find_prob
 from purejaxppo.config.errors import ConfigError, Problem
 from purejaxppo.config.schema import Config, Hyperparams, NetworkConfig, Run
 from purejaxppo.config.toml import parse_toml
+from purejaxppo.envs.auto_reset import RESETS
 
 
 def keys_of(problems) -> list[tuple[str, str]]:
@@ -98,6 +99,15 @@ def test_minibatches_of_one_sample_cannot_be_normalized():
     config = Config(num_envs=2, num_steps=4, num_minibatches=8, total_timesteps=80)
     assert "at most 4, or normalize_advantages = false" in find_problems(config)[0].text
     assert not find_problems(dataclasses.replace(config, normalize_advantages=False))
+
+
+def test_no_more_states_of_a_pool_are_replaced_than_it_has():
+    (problem,) = find_problems(Config(pool_size=8, pool_refresh=9))
+    assert (problem.key, problem.kind) == ("config.pool_refresh", "conflict")
+    assert problem.text.endswith("pool_size = 8; nearest valid value: 8")
+    assert not find_problems(Config(pool_size=8, pool_refresh=8))
+    assert keys_of(find_problems(Config(pool_refresh=0))) == [("config.pool_refresh", "range")]
+    assert keys_of(find_problems(Config(pool_size=0, pool_refresh=3))) == [("config.pool_size", "range")]
 
 
 def test_trpo_needs_a_separate_critic_and_has_its_own_objective():
@@ -199,6 +209,15 @@ def test_ignored_settings_depend_on_the_functions_that_read_them():
     assert "network.log_std_init" not in ignored_settings(Config(), NetworkConfig(), continuous=True)
     assert "network.encoder" in ignored_settings(Config(), NetworkConfig(kind="cnn"))
     assert "config.recompute_advantages" in ignored_settings(Config(num_epochs=1))
+    pool = {"config.pool_size", "config.pool_refresh"}
+    ignored = {mode: pool & ignored_settings(Config(resets=mode)).keys() for mode in ("auto", *RESETS)}
+    assert ignored == {
+        "auto": set(),
+        "fresh": pool,
+        "every_step": pool,
+        "pool": {"config.pool_refresh"},
+        "state_pool": set(),
+    }
     assert "hyperparams.reward_clip" not in ignored_settings(Config(scale_rewards=True))
     assert "network.critic_activation" in ignored_settings(Config(), NetworkConfig(shared_torso=True))
     assert "network.embedding_size" not in ignored_settings(Config(), NetworkConfig(symbols="embedding"))

@@ -1,5 +1,7 @@
 """Random inputs of a rollout differ between steps, between environments, and between rollouts."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -71,3 +73,20 @@ def test_a_rollout_changes_only_the_environments():
     np.testing.assert_array_equal(state.is_first, second.is_first[0])
     assert state.num_updates == 0
     assert state.obs_moments.count == 0
+
+
+@pytest.mark.parametrize("refresh", [1, 3, 4])
+def test_each_step_replaces_the_oldest_states_of_the_pool(refresh):
+    """`pool_refresh` of `pool_size` observations change in a step, in the order of their places; the others stay."""
+    env = noisy()
+    config = Config(N, 1, num_minibatches=1, resets="state_pool", pool_size=4, pool_refresh=refresh)
+    algo = pp.make_ppo(env, plain(env), config)
+    state = pp.init_state(algo, 0)
+    pools = []
+    for seed in range(3):
+        (_, obs), _ = state.env_state.pool
+        pools.append(np.asarray(obs[:, 0]))
+        state, _ = pp.rollout(algo, state, seed + 1)
+    for step, (before, after) in enumerate(itertools.pairwise(pools)):
+        places = np.arange(step * refresh, (step + 1) * refresh) % 4
+        np.testing.assert_array_equal(np.flatnonzero(before != after), np.sort(places))

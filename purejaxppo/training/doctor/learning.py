@@ -94,6 +94,7 @@ def small_config(config: Config, env: Env | VecEnv) -> Config:
         microbatch_size=0,
         num_devices=1,
         pool_size=min(config.pool_size, NUM_STEPS),
+        pool_refresh=min(config.pool_refresh, config.pool_size, NUM_STEPS),
     )
 
 
