@@ -29,8 +29,9 @@ class SweepCommand:
     """Train many settings with many seeds side by side, and report which setting is best.
 
     SWEEP is a sweep file, such as those of configs/sweeps, or whatever `purejaxppo train` takes. An option with several
-    values, as in --learning-rate 1e-4,3e-4,1e-3, is an axis; one with a single value replaces a setting. A sweep that
-    was stopped goes on with --resume DIR.
+    values, as in --learning-rate 1e-4,3e-4,1e-3, is an axis, and so is an interval, as in --learning-rate 1e-4:1e-1:log
+    (for a grid with a count, 1e-4:1e-1:log:16). An option with a single value replaces a setting. A sweep that was
+    stopped goes on with --resume DIR.
     """
 
     settings: Annotated[str, Argument("SWEEP")] = ""  # sweep file, config file, name of a shipped one, or environment
@@ -38,8 +39,12 @@ class SweepCommand:
     resume: Path | None = None  # go on with the sweep of this folder
     seeds: Annotated[int, Interval("[0, 1000000]")] = 0  # seeds of every setting; 0: as the file says, otherwise 8
     test_seeds: Annotated[int, Interval("[-1, 1000000]")] = -1  # fresh seeds for the best setting; -1: as the file says
-    method: str = ""  # how axes are combined: grid, zip, random, quasi_random; default: as the file says, or grid
-    num_settings: Annotated[int, Interval("[0, 10000000]")] = 0  # settings of a sample; 0: as the file says
+    method: str = ""  # grid, zip, random, quasi_random, optuna or population; default: as the file says, or grid
+    num_settings: Annotated[int, Interval("[0, 10000000]")] = 0  # settings of a sample, or runs of a population
+    batch: Annotated[int, Interval("[0, 1000000]")] = 0  # settings that Optuna chooses at once; 0: as the file says
+    storage: str = ""  # URL of Optuna's database; default: as the file says, or a file in the results folder
+    study: str = ""  # name of Optuna's study; sweeps with one storage and study share it
+    share: Annotated[float, Interval("[0, 0.5]")] = 0.0  # of a population that copies better runs; 0: as the file says
     halvings: Annotated[int, Interval("[-1, 20]")] = -1  # stop the worse half this often; -1: as the file says
     keep: str = ""  # policies to keep, the best ones: a number or all; default: as the file says, or 1
     lanes: Annotated[int, Interval("[0, 65536]")] = 0  # runs side by side on each device; 0: measured
@@ -191,13 +196,14 @@ def with_options(
 
     joined, problems = dict(given), []
     numbers = {"seeds": (args.seeds, 0), "test_seeds": (args.test_seeds, -1), "halvings": (args.halvings, -1)}
-    numbers |= {"num_settings": (args.num_settings, 0), "method": (args.method, "")}
+    numbers |= {"num_settings": (args.num_settings, 0), "batch": (args.batch, 0), "share": (args.share, 0.0)}
+    numbers |= {name: (getattr(args, name), "") for name in ("method", "storage", "study")}
     joined |= {name: value for name, (value, unset) in numbers.items() if value != unset}
     if args.keep:
         joined["keep"] = -1 if args.keep == "all" else read_value(int, [args.keep])
     axes, structure = (flatten(joined[x]) if isinstance(joined.get(x), dict) else {} for x in ("axes", "structure"))
     for key, value in flatten(args.changes).items():
-        values = _several(value)
+        values = _several(value) or _interval(value)
         if key == "seed":
             joined["first_seed"] = value
         elif values is None:
@@ -216,3 +222,15 @@ def _several(value: Value) -> list[Value] | None:
     if not isinstance(value, str) or "," not in value:
         return None
     return [read_literal(word.strip()) for word in value.split(",") if word.strip()]
+
+
+def _interval(value: Value) -> dict[str, Value] | None:
+    """Return the interval of an option such as 1e-4:1e-1:log:16, as in a sweep file; None if it is none."""
+    words = value.split(":") if isinstance(value, str) else []
+    numbers = [read_literal(word) for word in words]
+    if not 2 <= len(words) <= 4 or not all(isinstance(x, int | float) for x in numbers[:2]):
+        return None
+    interval: dict[str, Value] = {"low": numbers[0], "high": numbers[1]}
+    for x in numbers[2:]:
+        interval["count" if isinstance(x, int | float) else "scale"] = x
+    return interval

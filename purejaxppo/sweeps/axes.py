@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,9 +14,8 @@ from purejaxppo.config.errors import Problem
 from purejaxppo.config.names import suggestion
 from purejaxppo.config.values import is_int
 
-Method: TypeAlias = Literal["grid", "zip", "random", "quasi_random"]
-METHODS = ("grid", "zip", "random", "quasi_random")
-SAMPLED = ("random", "quasi_random")
+METHODS = ("grid", "zip", "random", "quasi_random", "optuna", "population")
+SAMPLED = ("random", "quasi_random", "optuna", "population")  # their number of settings is given
 SCALES = ("linear", "log")
 RANGE_KEYS = ("low", "high", "scale", "count")
 
@@ -109,14 +108,16 @@ def combine(axes: Sequence[Axis], method: str, count: int = 0, seed: int = 0) ->
 
     Args:
         axes: axes of different keys; for "zip" of equal lengths.
-        method: "grid" takes every combination, "zip" the first values, the second values, and so on; "random" and
-            "quasi_random" take `count` points.
+        method: "grid" takes every combination, "zip" the first values, the second values, and so on; "random",
+            "quasi_random" and "population" take `count` points; "optuna" leaves `count` settings empty.
         count: number of settings of a sample.
         seed: of a sample.
     """
     keys = [axis.key for axis in axes]
     if not axes:
         return [{}]
+    if method == "optuna":
+        return [{} for _ in range(count)]
     if method in SAMPLED:
         points = _random(count, len(axes), seed) if method == "random" else low_discrepancy(count, len(axes), seed)
         return [{axis.key: quantile(axis, float(u)) for axis, u in zip(axes, row, strict=True)} for row in points]

@@ -108,14 +108,19 @@ def _train(
         parents = jnp.where(is_last, jnp.arange(size), choose_parents(jax.random.fold_in(key, 0), scores, count))
         copied = parents != jnp.arange(size)
         changed = explore(jax.random.fold_in(key, 1), h, parents, copied, searched)
-        # A copy with the key of its parent would repeat what its parent does.
-        own_keys = states.key
-        states = jax.tree.map(lambda x: x[parents], states)._replace(key=own_keys)
-        return (states, changed), (scores, h, parents)
+        return (copy_runs(states, parents), changed), (scores, h, parents)
 
     inputs = (jax.random.split(copy_key, rounds[0]), jnp.arange(rounds[0]) == rounds[0] - 1)
     (states, h), (scores, history, parents) = jax.lax.scan(step, (states, h), inputs)
     return Population(states, h, scores, history, parents)
+
+
+def copy_runs(states: TrainState, parents: Array) -> TrainState:
+    """Return states [R, ...] in which each run has the state of its parent, int32 [R], and the key of the run itself.
+
+    A copy with the key of its parent would repeat what its parent does.
+    """
+    return jax.tree.map(lambda x: x[parents], states)._replace(key=states.key)
 
 
 def score_of(metrics: Metrics) -> Array:
@@ -130,13 +135,15 @@ def score_of(metrics: Metrics) -> Array:
 def choose_parents(key: Array, scores: Array, count: int) -> Array:
     """Return the run that each run goes on from: a random one of the `count` best for the `count` worst, else itself.
 
+    A failed run, whose score is -inf, is copied only if all have failed.
+
     Args:
         key: of the choice.
         scores: [R].
         count: static.
     """
     order = jnp.argsort(scores).astype(jnp.int32)
-    best = order[-count:]
+    best = jnp.where(scores[order[-count:]] == -jnp.inf, order[-1], order[-count:])
     chosen = best[jax.random.randint(key, (count,), 0, count)]
     return jnp.arange(scores.shape[0], dtype=jnp.int32).at[order[:count]].set(chosen)
 

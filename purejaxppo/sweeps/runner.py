@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from purejaxppo._util.text import duration, short
@@ -19,7 +20,8 @@ from purejaxppo.devices.sharding import largest_device_count
 from purejaxppo.sweeps import store
 from purejaxppo.sweeps.engine import Engine, stack_hyperparams
 from purejaxppo.sweeps.execution import Execution
-from purejaxppo.sweeps.points import COLUMNS, point_updates, summarize
+from purejaxppo.sweeps.points import point_updates, summarize
+from purejaxppo.sweeps.population import copy_runs
 from purejaxppo.sweeps.spec import Sweep, structure_of
 from purejaxppo.sweeps.store import Piece
 from purejaxppo.training.health import faults_of_runs
@@ -27,6 +29,8 @@ from purejaxppo.training.policy_file import Policy, save_policy
 from purejaxppo.types import Algorithm, TrainState
 
 Trial = tuple[int, int]  # (setting, seed)
+
+_copy_runs = jax.jit(copy_runs)
 
 SAVE_SECONDS = 20.0  # between two saves of the piece that runs
 
@@ -40,10 +44,27 @@ class Group(NamedTuple):
     algo: Algorithm
 
 
+class Course(NamedTuple):
+    """How the hyperparameters of runs go on from point to point.
+
+    `columns` are the results up to a point, [R, P] each.
+    """
+
+    hyperparams: Callable[[int, Mapping[str, np.ndarray]], Hyperparams]  # (point, columns before it) -> [R]
+    varied: tuple[str, ...] = ()  # hyperparameters that change; each is kept as a column
+    parents: Callable[[int, Mapping[str, np.ndarray]], np.ndarray] | None = None
+    """(point, columns) -> [R]: the run whose state each run goes on from."""
+    seeds: tuple[int, ...] = ()  # [R] of the runs; (): those of the trials
+
+
+HYPERPARAMS = "hyperparams/"  # columns of what varies
+PARENT = "parent"
+
+
 class Span(NamedTuple):
     """A part of the runs, between two evaluation points."""
 
-    name: str  # of the pieces: stage0, stage1, ... or test
+    name: str  # of the pieces: stage0, stage1, ..., batch000, ..., population or test
     first: int  # points before it
     last: int  # points up to its end
     is_last: bool
@@ -88,30 +109,48 @@ class Runner:
 
     def _engine(self, group: Group, execution: Execution) -> Engine:
         options, runs = self.sweep.options, execution.lanes * execution.num_devices
+        if options.method == "population":  # its runs meet after every point
+            runs = options.num_settings
         # A sweep that goes on with fewer devices keeps the size of its pieces.
         num_devices = largest_device_count(execution.num_devices, runs)
-        segment = segment_of(group.run, options.points)
-        return Engine(group.algo, execution.lanes, num_devices, segment, options.episodes, options.greedy, runs)
+        lanes, segment = min(execution.lanes, runs // num_devices), segment_of(group.run, options.points)
+        return Engine(group.algo, lanes, num_devices, segment, options.episodes, options.greedy, runs)
+
+    def width(self, setting: int) -> int:
+        """Return the number of runs of every call for a setting."""
+        return self.engines[self.group_of[setting].index].width
 
     def points(self, group: Group) -> list[int]:
         """Return after how many updates the evaluation points of a group lie."""
         return point_updates(group.run.config.num_updates, self.sweep.options.points)
 
     def run(self) -> dict[str, tuple[int, ...]]:
-        """Run everything: the stages, then the test of the winners. Returns the winners by task."""
+        """Run the stages, then the test of the winners. Returns the winners by task."""
         alive = list(range(len(self.sweep.settings)))
-        count = min(len(self.points(group)) for group in self.groups)
+        count = self.count
         stages = spans_of(min(self.sweep.options.halvings, count.bit_length() - 1), count)
-        self.total_steps = self._steps_of(stages)
+        self.expect(stages)
         for k, span in enumerate(stages):
-            self._run_span(span, [(setting, seed) for setting in alive for seed in self.sweep.seeds])
+            self.run_span(span, [(setting, seed) for setting in alive for seed in self.sweep.seeds])
             if k + 1 < len(stages):
                 alive = self._better_half(alive)
                 self.say(f"halving {k + 1}: {len(alive)} settings go on")
-        winners = {task: (ranked[0],) for task, ranked in self._ranked(alive).items()}
-        if self.sweep.test_seeds:
-            everything = Span("test", 0, count, True)
-            self._run_span(everything, [(w[0], seed) for w in winners.values() for seed in self.sweep.test_seeds])
+        return self.test_winners(alive)
+
+    @property
+    def count(self) -> int:
+        """Return the number of evaluation points that every run has."""
+        return min(len(self.points(group)) for group in self.groups)
+
+    def expect(self, stages: Sequence[Span]) -> None:
+        """Note how many environment steps the sweep takes, for the progress."""
+        self.total_steps = self._steps_of(stages)
+
+    def test_winners(self, settings: Sequence[int]) -> dict[str, tuple[int, ...]]:
+        """Train the best of some settings with the seeds of the test, and return it by task."""
+        winners = {task: (ranked[0],) for task, ranked in self.ranked(settings).items()}
+        trials = [(w[0], seed) for w in winners.values() for seed in self.sweep.test_seeds]
+        self.run_span(Span("test", 0, self.count, True), trials)
         return winners
 
     def _steps_of(self, stages: Sequence[Span]) -> int:
@@ -126,45 +165,58 @@ class Runner:
 
     # ---- one span
 
-    def _run_span(self, span: Span, trials: Sequence[Trial]) -> None:
+    def run_span(self, span: Span, trials: Sequence[Trial], course: Course | None = None) -> None:
+        """Run some trials from the start to the end of a span, as many side by side as a call of their group takes."""
         for group in self.groups:
             mine = [trial for trial in trials if trial[0] in group.settings]
             width = self.engines[group.index].width
             chunks = [mine[i : i + width] for i in range(0, len(mine), width)]
             for i, chunk in enumerate(chunks):
-                name = f"{span.name}-{group.index:02d}-{i:04d}"
-                piece = store.read_piece(self.folder, name)
-                if piece is None:
-                    piece = self._run_piece(name, group, span, chunk)
-                    store.write_piece(self.folder, name, piece)
-                    store.remove_running(self.folder, name)
-                self.results[name] = piece._replace(states={})
-                self.places |= {trial: (name, row) for row, trial in enumerate(chunk)}
-                self._report(span, group, piece)
+                self.finish_piece(f"{span.name}-{group.index:02d}-{i:04d}", group, span, chunk, course)
 
-    def _run_piece(self, name: str, group: Group, span: Span, trials: Sequence[Trial]) -> Piece:
+    def finish_piece(
+        self, name: str, group: Group, span: Span, trials: Sequence[Trial], course: Course | None = None
+    ) -> Piece:
+        """Return the results of a piece, which is run unless it is in the folder.
+
+        Args:
+            name: of the piece.
+            group: of the trials.
+            span: the part of the runs.
+            trials: at most as many as a call takes.
+            course: of the hyperparameters; None: each trial keeps those of its setting.
+        """
+        piece = store.read_piece(self.folder, name)
+        if piece is None:
+            piece = self._run_piece(name, group, span, trials, course)
+            store.write_piece(self.folder, name, piece)
+            store.remove_running(self.folder, name)
+        self.results[name] = piece._replace(states={})
+        self.places |= {trial: (name, row) for row, trial in enumerate(trials)}
+        self._report(span, group, piece)
+        return piece
+
+    def _run_piece(
+        self, name: str, group: Group, span: Span, trials: Sequence[Trial], course: Course | None = None
+    ) -> Piece:
         """Train some trials from one point to another, and evaluate them at the end of the runs."""
-        engine, points, started = self.engines[group.index], self.points(group), time.monotonic()
-        count, padded = len(trials), [*trials, *[trials[-1]] * (engine.width - len(trials))]
-        h = stack_hyperparams([self.sweep.run(setting).hyperparams for setting, _ in padded])
-        seeds = [seed for _, seed in padded]
+        engine, started, count = self.engines[group.index], time.monotonic(), len(trials)
+        padded = [*trials, *[trials[-1]] * (engine.width - count)]
+        if course is None:
+            constant = stack_hyperparams([self.sweep.run(setting).hyperparams for setting, _ in padded])
+            course = Course(lambda point, columns: constant)
+        seeds = course.seeds or [seed for _, seed in padded]
         running = store.read_piece(self.folder, store.running_name(name))
         if running is not None and running.trials == tuple(trials):
             columns, failed, arrays, seconds = running.columns, running.failed, running.states, running.seconds
         else:
             columns, failed, arrays, seconds = {}, np.zeros(count, np.int64), self._arrays_before(span, padded), 0.0
         shapes = engine.shapes()[0]
-        states = store.states_of(arrays, shapes) if arrays else engine.start(seeds, h)
+        states = store.states_of(arrays, shapes) if arrays else engine.start(seeds, course.hyperparams(0, {}))
         done = span.first + (len(next(iter(columns.values()))[0]) if columns else 0)
         saved = time.monotonic()
         for point in range(done, span.last):
-            before = points[point - 1] if point else 0
-            states, row, faults = self._to_point(engine, group, states, h, before, points[point])
-            failed = np.where(failed > 0, failed, faults[:count])
-            columns = {
-                key: np.concatenate([columns.get(key, np.zeros((count, 0))), row[key][:count, None]], axis=1)
-                for key in COLUMNS
-            }
+            states, columns, failed = self._to_point(engine, group, states, course, point, columns, failed)
             if time.monotonic() - saved >= self.save_seconds and point + 1 < span.last:
                 spent = seconds + time.monotonic() - started
                 kept = Piece(tuple(trials), columns, failed, store.state_arrays(states), np.zeros(0), spent)
@@ -180,16 +232,34 @@ class Runner:
         return Piece(tuple(trials), columns, failed, rows, score, seconds)
 
     def _to_point(
-        self, engine: Engine, group: Group, states: TrainState, h: Hyperparams, before: int, after: int
+        self,
+        engine: Engine,
+        group: Group,
+        states: TrainState,
+        course: Course,
+        point: int,
+        columns: Mapping[str, np.ndarray],
+        failed: np.ndarray,
     ) -> tuple[TrainState, dict[str, np.ndarray], np.ndarray]:
-        """Return the states at the next point, its row, and the update of the first fault of each run (0: none)."""
+        """Return the states at the next point, the columns up to it, and the update of each run's fault (0: none)."""
+        points, per_update, count = self.points(group), group.run.config.timesteps_per_update, len(failed)
+        before, after = points[point - 1] if point else 0, points[point]
+        h = course.hyperparams(point, columns)
         states, metrics = engine.advance(states, h, after - before)
-        row = summarize(metrics, after * group.run.config.timesteps_per_update)
+        row = summarize(metrics, after * per_update)
+        row |= {f"{HYPERPARAMS}{name}": np.asarray(getattr(h, name), np.float64) for name in course.varied}
         faults = np.zeros(engine.width, np.int64)
         for (run,), fault in faults_of_runs(metrics, group.run.env, before).items():
             faults[run] = fault.update
-        self.steps += (after - before) * group.run.config.timesteps_per_update * engine.width
-        return states, row, faults
+        self.steps += (after - before) * per_update * engine.width
+        failed = np.where(failed > 0, failed, faults[:count])
+        row["return"] = np.where(failed > 0, np.nan, row["return"][:count]) if course.parents else row["return"]
+        grown = {key: _with_point(columns.get(key), row[key][:count]) for key in row}
+        if course.parents is not None:
+            parents = course.parents(point, grown)
+            grown[PARENT] = _with_point(columns.get(PARENT), parents)
+            states, failed = _copy_runs(states, jnp.asarray(parents)), failed[parents]
+        return states, grown, failed
 
     def _arrays_before(self, span: Span, trials: Sequence[Trial]) -> dict[str, np.ndarray]:
         """Return the states of trials that the stage before left; {} at the start of the runs."""
@@ -203,11 +273,11 @@ class Runner:
             rows.append(store.take_rows(pieces[name].states, [row]))  # type: ignore[union-attr]
         return {key: np.concatenate([row[key] for row in rows]) for key in rows[0]}
 
-    def run_alone(self, trial: Trial) -> Piece:
+    def run_alone(self, trial: Trial, course: Course | None = None) -> Piece:
         """Return the results of one trial from the start to the end of its run; nothing is written."""
         group = self.group_of[trial[0]]
         save_seconds, self.save_seconds = self.save_seconds, float("inf")
-        piece = self._run_piece("alone", group, Span("alone", 0, len(self.points(group)), True), [trial])
+        piece = self._run_piece("alone", group, Span("alone", 0, len(self.points(group)), True), [trial], course)
         self.save_seconds = save_seconds
         return piece
 
@@ -237,7 +307,16 @@ class Runner:
             return mean, mean
         return float(piece.score[row] if np.isfinite(piece.score[row]) else known[-1]), mean
 
-    def _ranked(self, settings: Sequence[int]) -> dict[str, list[int]]:
+    def level(self, setting: int) -> float:
+        """Return the score of a setting: the interquartile mean over its seeds, failed runs as the worst of its task.
+
+        Without a run that did not fail it is -inf.
+        """
+        known = {trial[0] for trial in self.places if self.group_of[trial[0]].run.env == self.group_of[setting].run.env}
+        scores = self._scores(sorted(known))
+        return _level(scores[setting], np.concatenate(list(scores.values())))[0]
+
+    def ranked(self, settings: Sequence[int]) -> dict[str, list[int]]:
         """Return the settings of each task, best first; failed runs count as the worst run of their task."""
         scores = self._scores(settings)
         tasks: dict[str, list[int]] = {}
@@ -251,7 +330,7 @@ class Runner:
         return ranked
 
     def _better_half(self, settings: Sequence[int]) -> list[int]:
-        kept = [s for ranked in self._ranked(settings).values() for s in ranked[: -(-len(ranked) // 2)]]
+        kept = [s for ranked in self.ranked(settings).values() for s in ranked[: -(-len(ranked) // 2)]]
         return sorted(kept)
 
     # ---- what the user sees
@@ -264,8 +343,8 @@ class Runner:
         known = {trial[0] for trial in self.places}
         whole = [s for s in known if all((s, seed) in self.places for seed in self.sweep.seeds)]
         best = ""
-        if whole and span.name != "test":
-            ranked = self._ranked([s for s in whole if self.group_of[s].run.env == group.run.env])
+        if whole and span.name not in ("test", "population"):
+            ranked = self.ranked([s for s in whole if self.group_of[s].run.env == group.run.env])
             scores = self._scores([ranked[group.run.env][0]])
             leader, values = next(iter(scores.items()))
             level = interquartile_mean(failed_as_worst(values[:, 0]))
@@ -298,6 +377,12 @@ class Runner:
             save_policy(file, policy, run=self.sweep.run(setting, seed))
         for name in pieces:
             store.drop_states(self.folder, name)
+
+
+def _with_point(column: np.ndarray | None, values: np.ndarray) -> np.ndarray:
+    """Return a column [R, P] with the values [R] of one more point."""
+    values = np.asarray(values, np.float64)[:, None]
+    return values if column is None else np.concatenate([column, values], axis=1)
 
 
 def _level(scores: np.ndarray, every: np.ndarray) -> list[float]:

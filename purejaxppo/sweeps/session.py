@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,7 +21,10 @@ from purejaxppo.networks.policy_heads import num_means
 from purejaxppo.sweeps import store
 from purejaxppo.sweeps.engine import Engine
 from purejaxppo.sweeps.execution import Execution, choose_execution
-from purejaxppo.sweeps.runner import SAVE_SECONDS, Group, Runner, group_settings, segment_of
+from purejaxppo.sweeps.methods import run_method
+from purejaxppo.sweeps.optuna_study import check_storage
+from purejaxppo.sweeps.populations import schedule
+from purejaxppo.sweeps.runner import HYPERPARAMS, SAVE_SECONDS, Course, Group, Runner, group_settings, segment_of
 from purejaxppo.sweeps.spec import Sweep, is_numeric, with_changes
 from purejaxppo.sweeps.table import TABLE, TRIALS, read_table, trial_rows, write_tables
 from purejaxppo.training.manifest import library_versions
@@ -70,7 +74,7 @@ def _axis_problems(sweep: Sweep, settings: Sequence[int], run: Run, algo: Algori
     continuous = num_means(algo.env.action_space) > 0
     recurrent = run.network.kind in RECURRENT_KINDS
     ignored = ignored_settings(run.config, run.network, recurrent=recurrent, continuous=continuous)
-    varied = {
+    varied = {axis.key for axis in sweep.axes if len(axis.values) != 1} | {
         key
         for key in {key for s in settings for key in sweep.settings[s] if is_numeric(key)}
         if len({sweep.settings[s].get(key) for s in settings}) > 1
@@ -97,7 +101,10 @@ def start_sweep(
     """
     if (folder / store.SWEEP_FILE).exists():
         store.create_folder(folder, sweep, {})  # says what the folder is
+    if sweep.options.method == "optuna":
+        check_storage(sweep.options.storage)
     about = {"command": command, "fingerprint": sweep.fingerprint, "executions": [], **_platform()}
+    about["identity"] = uuid.uuid4().hex
     executions = [_execution(sweep, group, lanes, say) for group in groups]
     about["executions"] = [execution._asdict() for execution in executions]
     store.create_folder(folder, sweep, about)
@@ -112,7 +119,7 @@ def resume_sweep(folder: Path, say: Callable[[str], None] = print, **options: Va
     Raises:
         UsageError: the folder has no sweep.
     """
-    sweep, about = store.read_sweep(folder)
+    sweep, about = store.read_plan(folder)
     groups = check_sweep(sweep, source=str(folder))
     _run(folder, sweep, about, groups, say, **options)
 
@@ -121,6 +128,10 @@ def _execution(sweep: Sweep, group: Group, lanes: int | None, say: Callable[[str
     options, config = sweep.options, group.run.config
     engine = Engine(group.algo, 1, 1, segment_of(group.run, options.points), options.episodes, options.greedy)
     num_runs = len(group.settings) * options.seeds
+    if options.method == "optuna":
+        num_runs = -(-num_runs * min(options.batch, options.num_settings) // options.num_settings)
+    if options.method == "population":
+        num_runs = options.num_settings
     execution = choose_execution(engine, num_runs, config.num_updates, lanes, say)
     if config.num_devices > 1:  # the devices share each run
         execution = execution._replace(num_devices=1)
@@ -156,8 +167,8 @@ def _run(
     with lock_run(folder):
         started = time.monotonic()
         runner = Runner(folder, sweep, groups, executions, say, save_seconds)
-        winners = runner.run()
-        table, trials, places = trial_rows(sweep, runner.pieces())
+        winners = run_method(runner, about.get("identity", ""))
+        table, trials, places = trial_rows(runner.sweep, runner.pieces())
         write_tables(folder, {TABLE: table, TRIALS: trials}, parquet)
         ranked = sorted(range(len(trials)), key=lambda i: -np.nan_to_num(trials[i]["score"], nan=-np.inf))
         keep = len(trials) if sweep.options.keep < 0 else sweep.options.keep
@@ -185,10 +196,12 @@ def rerun_trial(folder: Path, number: int, say: Callable[[str], None] = print) -
         raise UsageError(f"--trial {number}: no such trial; {folder} has 0 to {len(trials) - 1}")
     row = trials[number]
     setting, seed = int(row["setting"]), int(row["seed"])
+    if sweep.options.method == "population" and row["part"] != "test":
+        raise UsageError(f"--trial {number}: is part of a population and copies other runs; a trial of the test is not")
     groups = check_sweep(sweep, source=str(folder))
     executions = [Execution(**given)._replace(num_devices=1) for given in about["executions"]]
     runner = Runner(folder, sweep, groups, executions, say)
-    piece = runner.run_alone((setting, seed))
+    piece = runner.run_alone((setting, seed), _kept_course(runner, (setting, seed)))
     kept = [entry for entry in read_table(folder / f"{TABLE}.csv") if entry["trial"] == number]
     returns = piece.columns["return"][0][: len(kept)]
     before = np.array([entry["return"] for entry in kept], np.float64)
@@ -199,6 +212,19 @@ def rerun_trial(folder: Path, number: int, say: Callable[[str], None] = print) -
         say(f"score {row['score']:.7g} in the table, {piece.score[0]:.7g} alone")
         equal &= bool(np.isclose(row["score"], piece.score[0], rtol=1e-5, atol=1e-5))
     return equal
+
+
+def _kept_course(runner: Runner, trial: tuple[int, int]) -> Course | None:
+    """Return the schedule of a trial of the test that repeats that of a population; None if it has none."""
+    for name, piece in runner.pieces().items():
+        if (
+            name.startswith("test")
+            and trial in piece.trials
+            and any(key.startswith(HYPERPARAMS) for key in piece.columns)
+        ):
+            width = runner.width(trial[0])
+            return schedule(piece.columns, [piece.trials.index(trial)], runner.sweep.run(trial[0]).hyperparams, width)
+    return None
 
 
 def _platform() -> dict[str, Value]:

@@ -25,8 +25,13 @@ INTERVALS = {
     "episodes": "[1, 1000000]",
     "halvings": "[0, 20]",
     "keep": "[-1, 1000000]",
+    "batch": "[1, 1000000]",
 }
 """Options of a sweep that are integers."""
+
+TEXTS = ("storage", "study")
+CHOOSING = ("optuna", "population")  # methods that choose values while the sweep runs
+OPTIONS_OF = {"optuna": ("batch", *TEXTS), "population": ("share",)}  # of one method only
 
 SCORES = ("final", "area")
 HYPERPARAMS = tuple(Hyperparams._fields)
@@ -40,8 +45,8 @@ class Options:
     seeds: int = 8  # seeds of every setting
     first_seed: int = 0  # the seeds are this one and those after it
     test_seeds: int = 0  # fresh seeds with which the best setting is trained again
-    method: str = "grid"  # how the axes are combined: grid, zip, random, quasi_random
-    num_settings: int = 16  # settings of a sample. Methods random and quasi_random only
+    method: str = "grid"  # how the axes are combined: grid, zip, random, quasi_random, optuna, population
+    num_settings: int = 16  # settings of a sample, or runs of a population. Not for methods grid and zip
     sampling_seed: int = 0  # of a sample
     points: int = 20  # evaluation points of a run, equally spaced
     episodes: int = 32  # of the evaluation after training
@@ -49,6 +54,10 @@ class Options:
     score: str = "final"  # what ranks the settings: the final evaluation, or the area under the learning curve
     halvings: int = 0  # how often the worse half of the settings is stopped: at 1/2, 1/4, ... of the run
     keep: int = 1  # trials whose policies are kept, the best ones; -1: all
+    batch: int = 16  # settings that Optuna chooses at once. Method optuna only, like the next two
+    storage: str = ""  # URL of the database of the study, ${NAME} from the environment; "": a file in the folder
+    study: str = ""  # name of the study; sweeps with the same storage and study share it. "": chosen
+    share: float = 0.25  # of the runs that copy a better one after every point. Method population only
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +69,7 @@ class Sweep:
     labels: tuple[str, ...]  # one per setting
     options: Options = Options()
     space: tuple[str, ...] = ()  # the axes as text, for the report
+    axes: tuple[Axis, ...] = ()  # of methods that choose values while the sweep runs
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -91,14 +101,25 @@ def to_json(sweep: Sweep) -> dict[str, Value]:
         "labels": list(sweep.labels),
         "options": dataclasses.asdict(sweep.options),
         "space": list(sweep.space),
+        "axes": [axis._asdict() for axis in sweep.axes],
     }
 
 
 def from_json(data: Tables) -> Sweep:
     """Return the sweep of JSON data."""
-    return Sweep(
-        data["base"], tuple(data["settings"]), tuple(data["labels"]), Options(**data["options"]), tuple(data["space"])
-    )
+    axes = tuple(Axis(**axis | {"values": tuple(axis["values"])}) for axis in data.get("axes", ()))
+    settings, labels, space = (tuple(data[name]) for name in ("settings", "labels", "space"))
+    return Sweep(data["base"], settings, labels, Options(**data["options"]), space, axes)
+
+
+def with_values(sweep: Sweep, found: Mapping[int, Tables]) -> Sweep:
+    """Return the sweep with values that a search chose while it ran, by setting, laid over its settings."""
+    settings, labels = list(sweep.settings), list(sweep.labels)
+    for i, values in found.items():
+        settings[i] = {**settings[i], **values}
+        shown = [show_change(key, value) for key, value in values.items()]
+        labels[i] = ", ".join([*([labels[i]] if labels[i] != "base" else []), *shown])
+    return dataclasses.replace(sweep, settings=tuple(settings), labels=tuple(labels))
 
 
 def with_changes(tables: Tables, changes: Tables) -> dict[str, Value]:
@@ -146,15 +167,15 @@ def parse_sweep(given: Tables, base: Tables) -> tuple[Sweep, list[Problem]]:
     structure, found = _parse_structure(tables["structure"])
     problems += found
     listed, labels, found = _parse_settings(given.get("settings", [{}]))
-    problems += found + _axis_problems(axes, options, given)
+    problems += [*found, *_axis_problems(axes, options, given), *_method_problems(axes, options, given)]
     if problems:
         return Sweep(base, ({},), ("",), options), problems
-    settings, names = _join(
-        listed, labels, structure, combine(axes, options.method, options.num_settings, options.sampling_seed)
-    )
+    numeric = combine(axes, options.method, options.num_settings, options.sampling_seed)
+    population = f"population of {options.num_settings}" if options.method == "population" else ""
+    settings, names = _join(listed, labels, structure, numeric, population)
     space = tuple(f"{axis.key}: {axis}" for axis in (*structure, *axes))
-    sweep = Sweep(base, settings, names, options, space)
-    return sweep, _value_problems(sweep)
+    sweep = Sweep(base, settings, names, options, space, tuple(axes) if options.method in CHOOSING else ())
+    return sweep, _value_problems([*settings, *_ends(sweep.axes)])
 
 
 def flatten(table: Tables, prefix: str = "") -> dict[str, Value]:
@@ -206,6 +227,10 @@ def _unknown_option(key: str, names: Iterable[str]) -> Problem:
 def _option_problems(key: str, value: Value) -> list[Problem]:
     if key in INTERVALS:
         return number_problems(key, value, int, INTERVALS[key])
+    if key in TEXTS:
+        return [] if isinstance(value, str) else [wrong_type(key, value, "a string")]
+    if key == "share":
+        return number_problems(key, value, float, "(0, 0.5]")
     if key == "greedy":
         return [] if isinstance(value, bool) else [wrong_type(key, value, "true or false")]
     choices = METHODS if key == "method" else SCORES
@@ -286,11 +311,34 @@ def _axis_problems(axes: Sequence[Axis], options: Options, given: Tables) -> lis
         if len(set(sizes.values())) > 1:
             listed = ", ".join(f"{key} has {size}" for key, size in sizes.items())
             problems.append(Problem("axes", f': method "zip" needs axes of one length, but {listed}', "conflict"))
-    if options.method in SAMPLED and not axes:
+    if options.method in SAMPLED and not axes and not given.get("axes"):
         problems.append(Problem("axes", f': method "{options.method}" needs at least one axis', "missing"))
     if options.method not in SAMPLED and "num_settings" in given:
         text = f': the axes of method "{options.method}" determine it; it needs method = "random"'
         problems.append(Problem("num_settings", text, "conflict"))
+    return problems
+
+
+def _method_problems(axes: Sequence[Axis], options: Options, given: Tables) -> list[Problem]:
+    """Check the options and axes that belong to one method only."""
+    problems = [
+        Problem(name, f': only for method = "{method}", not "{options.method}"', "conflict")
+        for method, names in OPTIONS_OF.items()
+        for name in names
+        if name in given and options.method != method
+    ]
+    if options.method in CHOOSING and options.halvings:
+        text = f': method "{options.method}" runs every setting to its end; halvings go with "random" or "grid"'
+        problems.append(Problem("halvings", text, "conflict"))
+    if options.method != "population":
+        return problems
+    for axis in axes:
+        if axis.values or axis.low <= 0:
+            text = ": a population multiplies its values; give an interval above 0, such as {low = 1e-4, high = 1e-2}"
+            problems.append(Problem(axis.key, text, "range"))
+    if int(options.share * options.num_settings) < 1:
+        text = f" = {options.share}: less than one of {options.num_settings} runs; give at least 1 / num_settings"
+        problems.append(Problem("share", text, "range"))
     return problems
 
 
@@ -299,8 +347,12 @@ def _join(
     labels: Sequence[str],
     structure: Sequence[Axis],
     numeric: Sequence[Tables],
+    population: str = "",
 ) -> tuple[tuple[dict[str, Value], ...], tuple[str, ...]]:
-    """Return every combination of the explicit list, the structural axes and the numeric settings, with its label."""
+    """Return every combination of the explicit list, the structural axes and the numeric settings, with its label.
+
+    The runs of a population change their hyperparameters and have one label, which ends with `population`.
+    """
     settings, names = [], []
     outer = combine(structure, "grid")
     for changes, name in zip(listed, labels, strict=True):
@@ -308,7 +360,10 @@ def _join(
             setting = {**changes, **structural, **numbers}
             settings.append({key: list(x) if isinstance(x, tuple) else x for key, x in setting.items()})
             own = {**structural, **numbers} if name else setting
-            names.append(", ".join([*([name] if name else []), *(show_change(k, v) for k, v in own.items())]) or "base")
+            if population:
+                own = {key: x for key, x in own.items() if key not in numbers}
+            shown = [*([name] if name else []), *(show_change(k, v) for k, v in own.items())]
+            names.append(", ".join([*shown, *([population] if population else [])]) or "base")
     return tuple(settings), tuple(names)
 
 
@@ -320,11 +375,16 @@ def show_change(key: str, value: Value) -> str:
     return f"{shown}" if key == "env" else f"{key.rpartition('.')[2]}={shown}"
 
 
-def _value_problems(sweep: Sweep) -> list[Problem]:
+def _ends(axes: Sequence[Axis]) -> list[Tables]:
+    """Return every value of an axis that is a list, and the ends of one that is an interval."""
+    return [{axis.key: value} for axis in axes for value in axis.values or (axis.low, axis.high)]
+
+
+def _value_problems(settings: Sequence[Tables]) -> list[Problem]:
     """Check every value that a setting changes, each once; values of hyperparameters, also against their interval."""
     problems: list[Problem] = []
     seen: set[tuple[str, str]] = set()
-    for setting in sweep.settings:
+    for setting in settings:
         for key, value in setting.items():
             table, _, name = key.rpartition(".")
             if (key, repr(value)) in seen or table == "env_params":

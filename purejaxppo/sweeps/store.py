@@ -16,12 +16,13 @@ import numpy as np
 from purejaxppo._util.aliases import PyTree, Shapes, Tables, Value
 from purejaxppo._util.files import write_atomic
 from purejaxppo.config.errors import ConfigError, Problem, UsageError
-from purejaxppo.sweeps.spec import Sweep, from_json, to_json
+from purejaxppo.sweeps.spec import Sweep, from_json, to_json, with_values
 from purejaxppo.training.arguments import is_key
 from purejaxppo.training.described_arrays import read_arrays, write_arrays
 from purejaxppo.training.errors import CheckpointError
 
 SWEEP_FILE = "sweep.json"
+CHOSEN_FILE = "chosen.json"
 PIECES = "pieces"
 RUNNING = "running"
 POLICIES = "policies"
@@ -47,7 +48,7 @@ def create_folder(folder: Path, sweep: Sweep, about: Tables) -> None:
     """
     existing = folder / SWEEP_FILE
     if existing.exists():
-        same = read_sweep(folder)[0].fingerprint == sweep.fingerprint
+        same = read_plan(folder)[0].fingerprint == sweep.fingerprint
         text = (
             f"holds this sweep; `purejaxppo sweep --resume {folder}` goes on with it"
             if same
@@ -67,7 +68,17 @@ def write_about(folder: Path, sweep: Sweep, about: Tables) -> None:
 
 
 def read_sweep(folder: Path) -> tuple[Sweep, dict[str, Value]]:
-    """Return the sweep of a results folder, and how it is executed.
+    """Return the sweep of a results folder with the values chosen so far, and how it is executed.
+
+    Raises:
+        UsageError: the folder has no readable sweep.
+    """
+    sweep, about = read_plan(folder)
+    return with_values(sweep, {i: chosen.values for i, chosen in read_chosen(folder).items()}), about
+
+
+def read_plan(folder: Path) -> tuple[Sweep, dict[str, Value]]:
+    """Return the sweep of a results folder as it was asked for, and how it is executed.
 
     Raises:
         UsageError: the folder has no readable sweep.
@@ -79,6 +90,34 @@ def read_sweep(folder: Path) -> tuple[Sweep, dict[str, Value]]:
     except FileNotFoundError:
         raise UsageError(f"{folder}: not a results folder of a sweep; it has no {SWEEP_FILE}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{file}: cannot be read: {error}") from None
+
+
+class Chosen(NamedTuple):
+    """The values that a search chose for one setting."""
+
+    values: dict[str, Value]  # by dotted key
+    trial: int  # number in the study
+
+
+def write_chosen(folder: Path, chosen: Mapping[int, Chosen]) -> None:
+    """Write the values that a search has chosen, by setting."""
+    write_atomic(folder / CHOSEN_FILE, json.dumps({i: c._asdict() for i, c in chosen.items()}, indent=1))
+
+
+def read_chosen(folder: Path) -> dict[int, Chosen]:
+    """Return the values that a search has chosen, by setting; {} if there is none.
+
+    Raises:
+        UsageError: the file cannot be read.
+    """
+    file = folder / CHOSEN_FILE
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+        return {int(i): Chosen(**entry) for i, entry in data.items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError) as error:
         raise UsageError(f"{file}: cannot be read: {error}") from None
 
 

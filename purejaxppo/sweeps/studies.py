@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import tomllib
@@ -18,6 +19,8 @@ from purejaxppo.analysis.study import Arm, Study
 from purejaxppo.config.errors import ConfigError, Problem, UsageError
 from purejaxppo.config.schema import Hyperparams, Run
 from purejaxppo.config.toml import load_toml
+from purejaxppo.sweeps.optuna_study import shown_study
+from purejaxppo.sweeps.populations import best_run, lineage
 from purejaxppo.sweeps.spec import Sweep, show_change
 from purejaxppo.sweeps.store import SWEEP_FILE, read_sweep
 from purejaxppo.sweeps.table import TABLE, TRIALS, Row, filled, read_table
@@ -82,10 +85,17 @@ def _read_sweep_folder(folder: Path, prefix: str) -> tuple[list[Arm], dict[str, 
     for row in table:
         points.setdefault(row["trial"], []).append(row)
     groups: dict[tuple[str, float], list[Row]] = {}
+    is_population = sweep.options.method == "population"
     for trial in trials:
-        groups.setdefault((trial["part"], trial["setting"]), []).append(trial)
+        key = trial["label"] if is_population else trial["setting"]
+        groups.setdefault((trial["part"], key), []).append(trial)
     area = sweep.options.score == "area"
-    arms = [_arm_of(members, points, prefix, part == "test", area) for (part, _), members in groups.items()]
+    arms = [
+        _arm_of_populations(members, points, prefix, area)
+        if is_population and part == "selection"
+        else _arm_of(members, points, prefix, part == "test", area)
+        for (part, _), members in groups.items()
+    ]
     kind = "greedy" if sweep.options.greedy else "sampled"
     score = "area under the learning curve" if area else f"{kind} evaluation, {sweep.options.episodes} episodes"
     return arms, _facts_of(sweep, about, trials), score
@@ -112,6 +122,25 @@ def _arm_of(
     )
 
 
+def _arm_of_populations(members: Sequence[Row], points: Mapping[float, Sequence[Row]], prefix: str, area: bool) -> Arm:
+    """Return the arm of populations: the winner of each, with the returns of the runs that led to it."""
+    arms = []
+    for seed in dict.fromkeys(member["seed"] for member in members):
+        runs = [member for member in members if member["seed"] == seed]
+        rows = [points[run["trial"]] for run in runs]
+        returns = np.array([[row["return"] for row in own] for own in rows], np.float64)
+        parents = np.array([[row["parent"] for row in own] for own in rows], np.float64)
+        winner = best_run(returns)
+        line = lineage(parents, winner)
+        led = [rows[run][point] for point, run in enumerate(line)]
+        arm = _arm_of([runs[winner]], {runs[winner]["trial"]: led}, prefix, False, False)
+        own_area = np.asarray(area_under_curve(arm.timesteps, arm.curves))
+        arms.append(arm._replace(areas=own_area, scores=own_area if area else arm.scores, hyperparams={}))
+    joined = {name: np.concatenate([getattr(arm, name) for arm in arms]) for name in ("scores", "curves", "areas")}
+    seeds, status = (tuple(getattr(arm, name)[0] for arm in arms) for name in ("seeds", "status"))
+    return arms[0]._replace(seeds=seeds, status=status, **joined)
+
+
 def _curve(rows: Sequence[Row]) -> np.ndarray:
     """Return a curve without gaps, but with NaN from a failure on."""
     curve = np.array([row["return"] for row in rows], np.float64)
@@ -129,7 +158,7 @@ def _facts_of(sweep: Sweep, about: Tables, trials: Sequence[Row]) -> dict[str, s
     statuses = [trial["status"] for trial in trials]
     return {
         "search space": "; ".join(sweep.space) or ", ".join(sweep.labels),
-        "search": f"{options.method}, {len(sweep.settings)} settings, {options.halvings} halvings",
+        "search": _shown_search(sweep),
         "budget": f"{len(trials)} runs, {short(steps)} environment steps in all, "
         f"{short(max(trial['timesteps'] for trial in trials))} per run",
         "seeds of the selection": selection,
@@ -145,6 +174,22 @@ def _facts_of(sweep: Sweep, about: Tables, trials: Sequence[Row]) -> dict[str, s
         "versions": versions,
         "command": str(about.get("command", "")),
     }
+
+
+def _shown_search(sweep: Sweep) -> str:
+    """Return how the settings were chosen."""
+    options = sweep.options
+    if options.method == "population":
+        count = int(options.share * options.num_settings)
+        return (
+            f"population of {options.num_settings} runs for each seed; after each point the worst {count} copy one of "
+            f"the best {count}. The score is that of the run with the highest return at the end; the test repeats its "
+            "schedule of hyperparameters"
+        )
+    if options.method == "optuna":
+        where = shown_study(dataclasses.asdict(options))
+        return f"optuna, {len(sweep.settings)} settings in batches of {options.batch}, {where}"
+    return f"{options.method}, {len(sweep.settings)} settings, {options.halvings} halvings"
 
 
 # ---- plain runs

@@ -68,7 +68,9 @@ def _rows_of_trial(
     run = sweep.run(setting, seed)
     failed = next((int(piece.failed[row]) for piece, row in parts if piece.failed[row]), 0)
     piece, row = parts[-1]
-    columns = {name: np.concatenate([p.columns[name][r] for p, r in parts]) for name in COLUMNS}
+    names = (*COLUMNS, *(name for name in piece.columns if name not in COLUMNS))
+    columns = {name: np.concatenate([p.columns[name][r] for p, r in parts]) for name in names}
+    changing = {name.rpartition("/")[2]: x for name, x in columns.items() if name not in COLUMNS}
     whole = columns["timesteps"][-1] >= run.config.num_updates * run.config.timesteps_per_update
     status = "failed" if failed else "finished" if whole else "stopped"
     place = {"trial": number, "part": part, "setting": setting, "label": sweep.labels[setting], "env": run.env}
@@ -83,8 +85,10 @@ def _rows_of_trial(
         # After a fault the numbers of a run mean nothing.
         bad = failed and columns["timesteps"][i] >= failed * run.config.timesteps_per_update
         numbers = {name: math.nan if bad and name != "timesteps" else float(columns[name][i]) for name in COLUMNS}
-        points.append(place | {"status": status, "point": i} | numbers | shown)
-    return points, summary | {"timesteps": float(columns["timesteps"][-1])} | shown
+        own = {name: float(np.float32(x[i])) for name, x in changing.items()}
+        points.append(place | {"status": status, "point": i} | numbers | shown | own)
+    ends = {name: points[-1][name] for name in changing}
+    return points, summary | {"timesteps": float(columns["timesteps"][-1])} | shown | ends
 
 
 def write_tables(folder: Path, rows: Mapping[str, Sequence[Row]], parquet: bool = False) -> list[Path]:

@@ -71,6 +71,8 @@ def test_a_failed_run_is_the_worst_and_is_replaced():
 def test_parents_and_exploration_by_hand():
     parents = choose_parents(jax.random.key(0), jnp.array([3.0, -jnp.inf, 5.0, 1.0]), 1)
     np.testing.assert_array_equal(parents, [0, 2, 2, 3])
+    with_failures = choose_parents(jax.random.key(0), jnp.array([-jnp.inf, -jnp.inf, 5.0, -jnp.inf]), 2)
+    assert sorted(np.asarray(with_failures)) == [2, 2, 2, 3], "the two worst copy the only healthy run"
     h = pp.Hyperparams(jnp.array([0.1, 0.2, 0.9, 0.4]))
     changed = explore(jax.random.key(1), h, parents, parents != jnp.arange(4), (("learning_rate", 0.0, 1.0),))
     assert float(changed.learning_rate[1]) in (pytest.approx(0.72), pytest.approx(1.0))
