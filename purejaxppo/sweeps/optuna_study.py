@@ -8,7 +8,8 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from types import ModuleType
+from typing import Any, TypeAlias, TypeVar
 
 from purejaxppo._util.aliases import Value
 from purejaxppo.config.errors import ConfigError, Problem, UsageError
@@ -21,9 +22,10 @@ RANDOM_SETTINGS = 10  # the sampler learns nothing from fewer
 OWNER = "purejaxppo sweep"  # attribute of a trial: the sweep that asked for it
 
 Result = TypeVar("Result")
+Handle: TypeAlias = Any  # an object of Optuna, which need not be installed
 
 
-def import_optuna() -> Any:
+def import_optuna() -> ModuleType:
     """Return the module optuna; of its messages only errors are shown.
 
     Raises:
@@ -43,7 +45,7 @@ def hide_password(url: str) -> str:
     return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
 
 
-def open_storage(url: str, folder: Path) -> Any:
+def open_storage(url: str, folder: Path) -> Handle:
     """Return the storage of a URL, in which ${NAME} stands for an environment variable; "": a file in the folder.
 
     Raises:
@@ -112,7 +114,7 @@ class Studies:
             ]
         )
 
-    def study_of(self, setting: int) -> Any:
+    def study_of(self, setting: int) -> Handle:
         """Return the study of a setting."""
         return self.studies[setting // self.sweep.options.num_settings]
 
@@ -127,7 +129,7 @@ class Studies:
             known = {c.trial for setting, c in chosen.items() if setting // size == i}
             self._reach(lambda study=study, known=known: self._forget(study, known))
 
-    def _forget(self, study: Any, known: set[int]) -> None:
+    def _forget(self, study: Handle, known: set[int]) -> None:
         state = self.optuna.trial.TrialState
         for trial in study.get_trials(deepcopy=False, states=(state.RUNNING,)):
             own = not self.is_shared or trial.user_attrs.get(OWNER) == self.identity
@@ -152,7 +154,7 @@ class Studies:
             chosen[setting] = Chosen({key: trial.params[key] for key in self.distributions}, trial.number)
         return chosen
 
-    def _ask(self, study: Any) -> Any:
+    def _ask(self, study: Handle) -> Handle:
         trial = study.ask(self.distributions)
         trial.set_user_attr(OWNER, self.identity)
         return trial
@@ -172,7 +174,7 @@ class Studies:
         result = {"values": score} if math.isfinite(score) else {"state": state.FAIL}
         self._reach(lambda: self.study_of(setting).tell(chosen.trial, **result, skip_if_finished=True))
 
-    def _sampler(self, batch: int, study: int) -> Any:
+    def _sampler(self, batch: int, study: int) -> Handle:
         options = self.sweep.options
         # Sweeps that share a study must not draw the same random settings.
         text = f"{options.sampling_seed} {batch} {study} {self.identity if self.is_shared else ''}"
@@ -180,7 +182,7 @@ class Studies:
         first = max(RANDOM_SETTINGS, options.batch)
         return self.optuna.samplers.TPESampler(seed=seed, n_startup_trials=first, constant_liar=True)
 
-    def _distribution(self, axis: Axis) -> Any:
+    def _distribution(self, axis: Axis) -> Handle:
         if axis.values:
             return self.optuna.distributions.CategoricalDistribution(list(axis.values))
         return self.optuna.distributions.FloatDistribution(axis.low, axis.high, log=axis.scale == "log")
