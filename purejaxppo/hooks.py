@@ -12,6 +12,7 @@ from jax import Array
 from jax.core import Tracer
 
 from purejaxppo._util.aliases import Observation, Params, PRNGKey, PyTree, Shapes
+from purejaxppo._util.programs import is_tracing, jit_once
 from purejaxppo.batching.samples import Batch, Transition
 from purejaxppo.batching.shuffles import Shuffle
 from purejaxppo.config.schema import Hyperparams
@@ -48,16 +49,25 @@ def no_metrics(state: PyTree, rollout: Transition, batch: Batch, h: Hyperparams)
 
 
 def check_objective(objective: Objective) -> Objective:
-    """Return `objective` with a check of its result: one surrogate per sample, finite at ratios near 1."""
+    """Return `objective` with a check of its result: one surrogate per sample, finite near ratio 1."""
 
     def checked(ratio: Array, advantage: Array, kl: Array, h: Hyperparams) -> Array:
         surrogate = objective(ratio, advantage, kl, h)
         _expect("objective", ratio, surrogate)
         return surrogate
 
-    ratio = jnp.array([[0.9], [1.0], [1.1]])
-    advantage = jnp.array([[-1.0], [0.0], [1.0]])
-    _expect_finite("objective", checked(ratio, advantage, jnp.full_like(ratio, 0.005), _default_hyperparams()))
+    @jit_once
+    def values(h: Hyperparams) -> tuple[Array, tuple[Array, Array]]:
+        """Evaluate it and its derivatives by ratio and KL divergence; the first minibatch has ratio 1."""
+        ratio = jnp.array([[0.9], [1.0], [1.1]])
+        advantage = jnp.array([[-1.0], [0.5], [1.0]])
+        surrogate, pullback = jax.vjp(lambda ratio, kl: checked(ratio, advantage, kl, h), ratio, 0.05 * ratio)
+        return surrogate, pullback(jnp.ones_like(surrogate))
+
+    if not is_tracing():
+        results, derivatives = zip(*map(values, sample_hyperparams()), strict=True)
+        _expect_finite("objective", results)
+        _expect_finite("objective (its derivative)", derivatives)
     return checked
 
 
@@ -69,9 +79,14 @@ def check_target_fn(target_fn: TargetFn) -> TargetFn:
         _expect("target_fn", (rewards, rewards), result)
         return result
 
-    ones = jnp.ones((3, 2))
-    never = jnp.zeros((3, 2), bool)
-    _expect_finite("target_fn", checked(ones, ones, ones, never, never, _default_hyperparams(), 2))
+    @jit_once
+    def values(h: Hyperparams) -> tuple[Array, Array]:
+        ones = jnp.ones((3, 2))
+        never = jnp.zeros((3, 2), bool)
+        return checked(ones, ones, ones, never, never, h, 2)
+
+    if not is_tracing():
+        _expect_finite("target_fn", tuple(map(values, sample_hyperparams())))
     return checked
 
 
@@ -134,11 +149,16 @@ def check_metrics_fn(metrics_fn: MetricsFn) -> MetricsFn:
 
 def abstract_hyperparams() -> Hyperparams:
     """Return the shapes and dtypes of hyperparameters, for tracing."""
-    return jax.eval_shape(_default_hyperparams)
+    return jax.eval_shape(lambda: jax.tree.map(jnp.float32, Hyperparams()))
 
 
-def _default_hyperparams() -> Hyperparams:
-    return jax.tree.map(jnp.float32, Hyperparams())
+def sample_hyperparams() -> tuple[Hyperparams, Hyperparams]:
+    """Return hyperparameters to try hooks with: the defaults, and the same with 1 for each limit that is infinite.
+
+    A hook may rely on a limit that its user sets, so that a result counts as a fault if it is one with both.
+    """
+    default = jax.tree.map(np.float32, Hyperparams())
+    return default, jax.tree.map(lambda x: np.float32(1.0) if np.isinf(x) else x, default)
 
 
 def _describe(tree: PyTree) -> str:
@@ -151,10 +171,13 @@ def _expect(hook: str, expected: Shapes, found: PyTree) -> None:
         raise ValueError(f"{hook}: expected {_describe(expected)}, got {_describe(found)}")
 
 
-def _expect_finite(hook: str, found: PyTree) -> None:
-    for x in jax.tree.leaves(found):
-        if not isinstance(x, Tracer) and not bool(jnp.isfinite(x).all()):
-            raise ValueError(f"{hook}: its result is not finite for finite input: {x.tolist()}")
+def _expect_finite(hook: str, results: tuple[PyTree, ...]) -> None:
+    """Raise ValueError if none of some results is finite; while tracing nothing is known."""
+    if any(isinstance(x, Tracer) for x in jax.tree.leaves(results)):
+        return
+    if not any(all(np.isfinite(x).all() for x in jax.tree.leaves(result)) for result in results):
+        value, *_ = jax.tree.leaves(results[0])
+        raise ValueError(f"{hook}: expected finite numbers for finite input, got {value.tolist()}")
 
 
 def _expect_scalars(hook: str, found: PyTree) -> None:

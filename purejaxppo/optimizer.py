@@ -8,11 +8,15 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
+from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 
 from purejaxppo._util.aliases import OptState, Params, PyTree
+from purejaxppo._util.programs import is_tracing, jit_once
+from purejaxppo._util.trees import all_finite, any_nan
 from purejaxppo.config.schema import Hyperparams
 
 MakeOptimizer = Callable[[Hyperparams], optax.GradientTransformation]
@@ -139,7 +143,34 @@ def make_optimizer(make: MakeOptimizer | None, params: Params) -> Optimizer:
                 f"optimizer: its {name} must keep structure, shapes and dtypes; expected {_signature(expected)}, "
                 f"got {_signature(found)}"
             )
+    _check_first_step(make, params)
     return tree_optimizer(make)
+
+
+def _check_first_step(make: MakeOptimizer, params: Params) -> None:
+    """Take one step with random parameters and gradients; while tracing nothing is known.
+
+    Raises:
+        ValueError: parameters or floating-point numbers of the state become NaN or infinite.
+    """
+    if is_tracing():
+        return
+    rng = np.random.default_rng(0)
+
+    def normal(x: jax.ShapeDtypeStruct) -> np.ndarray:
+        return rng.standard_normal(x.shape, np.float32).astype(x.dtype)
+
+    @jit_once
+    def is_sound(params: Params, gradient: PyTree) -> Array:
+        transformation = make(jax.tree.map(jnp.float32, Hyperparams()))
+        after, state = gradient_step(transformation, gradient, transformation.init(params), params)
+        return all_finite(after) & ~any_nan(state)
+
+    sound = is_sound(jax.tree.map(normal, params), jax.tree.map(normal, params))
+    if not isinstance(sound, Tracer) and not sound:
+        raise ValueError(
+            "optimizer: expected finite parameters after a step with finite gradients, got NaN or infinity"
+        )
 
 
 def gradient_step(

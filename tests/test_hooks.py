@@ -5,9 +5,10 @@ from functools import cache
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from plain_net import plain
-from probes import chain, quick_jit
+from probes import chain, endless, quick_jit
 
 import purejaxppo as pp
 from purejaxppo import Config, Hyperparams
@@ -53,8 +54,6 @@ def test_an_auxiliary_loss_is_added_to_the_loss_and_sees_the_next_observation():
         return 0.5 * sum(x.sum() for x in jax.tree.leaves(params)) + 0.0 * batch.next_obs.sum()
 
     def sgd(h):
-        import optax
-
         return optax.sgd(h.learning_rate)
 
     (before, _), (after, _) = updated(optimizer=sgd), updated(optimizer=sgd, auxiliary_loss=auxiliary)
@@ -89,13 +88,79 @@ def test_metrics_of_the_user_are_reported_by_name():
     assert set(values) == set(flat(default()[1])) | {"mean_action", "rate"}
 
 
+def bonus_of(reward=0.0, state=0.0, metric=0.0):
+    """An intrinsic reward whose results are constants."""
+
+    def apply(before, rollout, h):
+        return before + state, jnp.full_like(rollout.reward, reward), {"metric": jnp.float32(metric)}
+
+    return IntrinsicReward(lambda key, obs: jnp.float32(0.0), apply)
+
+
+def root_of_zero(params, batch, h):
+    """A loss of 0 whose gradient is 0 · ∞."""
+    return jnp.sqrt(0.0 * jax.tree.leaves(params)[0].sum())
+
+
+@pytest.mark.parametrize(
+    ("hooks", "hook"),
+    [
+        ({"objective": lambda r, a, kl, h: jnp.sqrt(jnp.square(r - 1.0))}, r"objective \(its derivative\)"),
+        ({"auxiliary_loss": lambda p, b, h: jnp.log(-jnp.square(b.value).sum())}, "auxiliary_loss"),
+        ({"auxiliary_loss": root_of_zero}, r"auxiliary_loss \(its gradient\)"),
+        ({"intrinsic": bonus_of(reward=np.inf)}, r"intrinsic \(its reward\)"),
+        ({"intrinsic": bonus_of(state=np.nan)}, r"intrinsic \(its state\)"),
+        ({"intrinsic": bonus_of(metric=np.nan)}, r"intrinsic \(its metrics\)"),
+        ({"metrics_fn": lambda s, r, b, h: {"x": jnp.log(-1.0 - jnp.square(r.reward).sum())}}, "metrics_fn"),
+        ({"optimizer": lambda h: optax.scale(jnp.sqrt(-h.learning_rate))}, "optimizer"),
+    ],
+)
+def test_a_hook_that_returns_nan_is_named_before_a_run(hooks, hook):
+    with pytest.raises(ValueError, match=f"^{hook}: .*finite"):
+        pp.make_ppo(CHAIN, plain(CHAIN), TINY, **hooks)
+
+
+def mean_over_ends(state, rollout, batch, h):
+    """NaN in a rollout in which no episode ends."""
+    return {"x": rollout.terminated.sum(dtype=jnp.float32) * 0.0 / rollout.terminated.sum(dtype=jnp.float32)}
+
+
+@pytest.mark.parametrize(
+    "hooks",
+    [
+        {"metrics_fn": mean_over_ends},
+        {"metrics_fn": lambda s, r, b, h: {"x": jnp.max(r.reward, initial=-jnp.inf, where=r.terminated)}},
+        {"objective": lambda r, a, kl, h: r * a - 0.0 * h.target_kl * kl},  # the default limit is infinite
+        {"auxiliary_loss": lambda p, b, h: 0.0 * h.target_kl * b.value.mean()},
+        {"auxiliary_loss": lambda p, b, h: (b.value * jnp.ones((1, 24))).mean()},  # of this rollout's size
+        {"intrinsic": bonus_of(state=np.inf)},
+    ],
+)
+def test_a_hook_is_not_blamed_for_a_nan_that_its_user_avoids(hooks):
+    pp.make_ppo(endless(), plain(endless()), TINY, **hooks)
+
+
+def test_while_tracing_hooks_are_not_evaluated():
+    def made(x):
+        hooks = {
+            "objective": lambda r, a, kl, h: r * a,
+            "target_fn": lambda r, v, *_: (r - v, r),
+            "optimizer": lambda h: optax.sgd(h.learning_rate),
+            "intrinsic": constant(1.0),
+        }
+        pp.make_ppo(CHAIN, plain(CHAIN), TINY, **hooks)
+        return x
+
+    assert jax.jit(made)(jnp.float32(1.0)) == 1.0
+
+
 @pytest.mark.parametrize(
     ("hooks", "message"),
     [
         ({"objective": lambda r, a, kl, h: (r * a).mean()}, r"objective: expected float32\[3, 1\], got float32\[\]"),
-        ({"objective": lambda r, a, kl, h: jnp.log(a)}, "objective: its result is not finite"),
+        ({"objective": lambda r, a, kl, h: jnp.log(a)}, "objective: expected finite"),
         ({"target_fn": lambda r, *_: r}, r"target_fn: expected \('float32\[3, 2\]', .* got float32\[3, 2\]"),
-        ({"target_fn": lambda r, v, n, t, c, h, k: (r / 0, r)}, "target_fn: its result is not finite"),
+        ({"target_fn": lambda r, v, n, t, c, h, k: (r / 0, r)}, "target_fn: expected finite"),
         ({"shuffle": lambda key, size: jnp.arange(size - 1)}, r"shuffle: expected int32\[24\], got int32\[23\]"),
         ({"shuffle": lambda key, size: jnp.zeros(size, jnp.int32)}, "shuffle: expected a permutation of 0..23"),
         ({"auxiliary_loss": lambda p, b, h: b.value}, r"auxiliary_loss: expected float32\[\], got float32\[1, 24\]"),

@@ -32,6 +32,12 @@ def all_finite(tree: PyTree) -> Array:
     return jnp.stack([jnp.sum(zeros) == 0.0 for zeros in groups.values()] or [jnp.bool_(True)]).all()
 
 
+def any_nan(tree: PyTree) -> Array:
+    """Return whether a floating-point number of a tree is NaN, bool []."""
+    found = [jnp.isnan(x).any() for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return jnp.stack([jnp.bool_(False), *found]).any()
+
+
 def add_time_axis(tree: PyTree) -> PyTree:
     """Add a leading time axis of length 1: leaves [N, ...] -> [1, N, ...]."""
     return jax.tree.map(lambda x: x[None], tree)

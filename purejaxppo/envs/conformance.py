@@ -17,6 +17,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from purejaxppo._util.aliases import Action, EnvState, Mask, Observation, PRNGKey, PyTree, Shapes
+from purejaxppo._util.programs import is_tracing, jit_once
 from purejaxppo.envs.auto_reset import choose
 from purejaxppo.envs.masks import action_mask, check_mask, has_action, sample_allowed
 from purejaxppo.envs.protocol import Env, TimeStep, VecEnv, check_is_env, describe, key_aval, step_avals
@@ -378,15 +379,11 @@ def _check_masks(env: Env, num_steps: int = 128, num_envs: int = 16) -> None:
         ValueError: the mask does not fit the action space, or a state allows no action.
     """
     check_mask(env.action_space, action_mask(env.observation_space))
-    key = jax.random.key(0)
-    if isinstance(key, Tracer):  # inside a jit nothing can be computed
+    if is_tracing():
         return
     if isinstance(env.step, FunctionType) and env.step in _PLAYED:
         return
-    # It runs once and briefly, and compiles in a third of the time without optimization.
-    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    play = jax.jit(partial(_play, env, num_steps, num_envs), compiler_options=options)
-    stuck, age, mask = play(key)
+    stuck, age, mask = jit_once(partial(_play, env, num_steps, num_envs))(jax.random.key(0))
     if isinstance(stuck, Tracer):  # parameters of the environment are mapped over
         return
     if not stuck.any():
