@@ -13,7 +13,7 @@ from purejaxppo.config.schema import Run
 from purejaxppo.config.toml import name_source, parse_toml
 from purejaxppo.devices.compile_cache import use_compile_cache
 from purejaxppo.training.results import EVALUATION_EPISODES, evaluate_policy, evaluation_line
-from purejaxppo.training.run_folder import CONFIG_FILE, POLICY_FILE
+from purejaxppo.training.run_folder import BEST_FILE, CONFIG_FILE, POLICY_FILE
 from purejaxppo.training.runs import build
 
 
@@ -28,12 +28,13 @@ class Evaluate:
     run: Annotated[Path, Argument("RUN")]  # folder that `purejaxppo train` made, or its policy.safetensors
     num_episodes: Annotated[int, Interval("[1, 1000000]")] = EVALUATION_EPISODES  # first episodes of new environments
     seed: Annotated[int, Interval("[0, 4294967295]")] = 0  # seed of the evaluation
+    best: bool = False  # of a run folder, the best policy that `train --evaluate-every` found; otherwise the last one
     sampled: bool = False  # sample actions from the policy; otherwise take the most likely ones
 
 
 def run_evaluate(args: Evaluate, problems: Sequence[Problem]) -> int:
     """Play whole episodes with the policy of a run and print statistics of their returns."""
-    file = args.run if args.run.is_file() else args.run / POLICY_FILE
+    file = args.run if args.run.is_file() else args.run / (BEST_FILE if args.best else POLICY_FILE)
     problems = [*problems]
     if not file.is_file() and not any(problem.key == "RUN" for problem in problems):
         problems.append(Problem(str(file), ": no such file", "file"))
@@ -65,7 +66,7 @@ def run_evaluate(args: Evaluate, problems: Sequence[Problem]) -> int:
 def _note_differences(trained: Run, file: Path) -> None:
     """Warn that a config.toml next to the policy is not used if it differs in settings that a policy depends on."""
     beside = file.parent / CONFIG_FILE
-    if file.name != POLICY_FILE or not beside.is_file():
+    if file.name not in (POLICY_FILE, BEST_FILE) or not beside.is_file():
         return
     try:
         run, _ = parse_toml(beside.read_text(encoding="utf-8-sig"))

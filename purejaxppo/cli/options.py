@@ -9,7 +9,7 @@ from dataclasses import MISSING, fields
 from io import StringIO
 from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
-from purejaxppo.config.schema import TABLES, Run
+from purejaxppo.config.schema import TABLES, TOP_LEVEL, Run
 
 
 class Argument(NamedTuple):
@@ -72,7 +72,7 @@ def options_of(command: type, run: Run | None = None) -> list[Option]:
 
 def _settings_options(run: Run) -> Iterator[Option]:
     texts = field_comments(Run)
-    for name in ("env", "seed"):
+    for name in TOP_LEVEL:
         yield Option(name, get_type_hints(Run)[name], getattr(run, name), texts.get(name, ""), is_setting=True)
     for table, cls in TABLES.items():
         texts = field_comments(cls)

@@ -15,7 +15,7 @@ from purejaxppo.cli.signals import abort_on_interrupt
 from purejaxppo.config.errors import ConfigError, Problem
 from purejaxppo.config.schema import Run
 from purejaxppo.config.toml import dump_toml, from_tables, parse_tables
-from purejaxppo.training.run_folder import CONFIG_FILE, METRICS_FILE, own_settings
+from purejaxppo.training.run_folder import CONFIG_FILE, EVALUATIONS_FILE, METRICS_FILE, own_settings
 from purejaxppo.training.run_lock import lock_run
 from purejaxppo.training.runs import build
 
@@ -28,8 +28,8 @@ class Resume:
     """Continue a run of `purejaxppo train` from its newest checkpoint, as if it had never stopped.
 
     A run that is complete is only evaluated again. Options change settings from here on: all hyperparameters,
-    --total-timesteps, --num-devices and --microbatch-size. The checkpoints record every change. Other settings belong
-    to the state of the run and cannot be changed.
+    --total-timesteps, --num-devices, --microbatch-size and --evaluate-every. The checkpoints record every change.
+    Other settings belong to the state of the run and cannot be changed.
     """
 
     run: Annotated[Path, Argument("RUN_DIR")]  # folder that `purejaxppo train` made
@@ -75,6 +75,7 @@ def _prepare(args: Resume, config: str) -> tuple[Run, Algorithm, Start]:
     from purejaxppo.training.conditions import changed_conditions
     from purejaxppo.training.memory import check_memory
     from purejaxppo.training.resume import load_run, open_run, settle
+    from purejaxppo.training.selection import restore_best
 
     saved = open_run(args.run)
     for sentence in saved.warnings:
@@ -89,7 +90,13 @@ def _prepare(args: Resume, config: str) -> tuple[Run, Algorithm, Start]:
         lines = "".join(f"\n  {line}" for line in changed)
         _warn(f"the last digits may differ from those of an uninterrupted run{lines}")
     state = load_run(saved, algo, run)
-    return run, algo, Start(done, state, _rows_kept(args.run, saved.metrics_bytes), saved.seconds, overrides)
+    standing = restore_best(args.run, algo, run, saved.standing)
+    if standing.best != saved.standing.best:
+        lost = f"the best policy, that of update {saved.standing.best}, is lost"
+        _warn(f"{args.run}: {lost}; the next evaluation selects again")
+    rows = _rows_kept(args.run / METRICS_FILE, saved.metrics_bytes)
+    evaluations = _rows_kept(args.run / EVALUATIONS_FILE, standing.num_bytes)
+    return run, algo, Start(done, state, rows, saved.seconds, overrides, standing, evaluations)
 
 
 def _warn(text: str) -> None:
@@ -135,9 +142,8 @@ def _lengthened(run: Run, num_updates: int, done: int) -> tuple[Run, set[str]]:
     return replace(run, config=replace(run.config, total_timesteps=needed)), {"config.total_timesteps"}
 
 
-def _rows_kept(folder: Path, num_bytes: int) -> int | None:
-    """Return the length to which metrics.csv is cut, or None if there is no such file; say if rows are missing."""
-    path = folder / METRICS_FILE
+def _rows_kept(path: Path, num_bytes: int) -> int | None:
+    """Return the length to which a CSV file is cut, or None if there is no such file; say if rows are missing."""
     size = path.stat().st_size if path.exists() else 0
     if size < num_bytes:
         _warn(f"{path}: rows of updates before the checkpoint are missing")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,11 +19,22 @@ from purejaxppo.cli.output import tolerant_output
 from purejaxppo.cli.signals import Received, collect_signals, in_background
 from purejaxppo.config.schema import Run
 from purejaxppo.training.intervals import Interval
-from purejaxppo.training.results import EVALUATION_EPISODES, Outcome, evaluate_policy, evaluation_line, write_results
-from purejaxppo.training.run_folder import METRICS_FILE
+from purejaxppo.training.results import (
+    EVALUATION_EPISODES,
+    Outcome,
+    evaluate_policy,
+    evaluated_line,
+    evaluation_line,
+    write_results,
+)
+from purejaxppo.training.run_folder import EVALUATIONS_FILE, METRICS_FILE
 
 if TYPE_CHECKING:
+    from purejaxppo.metrics import Metrics
+    from purejaxppo.tracking.metrics_file import MetricsFile
     from purejaxppo.training.policy_file import Policy
+    from purejaxppo.training.recorder import Recorder
+    from purejaxppo.training.selection import Evaluated, Standing
     from purejaxppo.types import Algorithm, TrainState
 
 GRACE_SECONDS = 5.0  # a chunk that takes longer than this after a signal is given up
@@ -39,6 +50,8 @@ class Start(NamedTuple):
     metrics_bytes: int | None = None  # length of metrics.csv that is kept; None: it is a new file
     seconds: float = 0.0  # of training before
     overrides: tuple[dict[str, Any], ...] = ()  # settings that were changed since the run began
+    standing: Standing | None = None  # of the evaluations before; None: there were none
+    evaluations_bytes: int | None = None  # length of evaluations.csv that is kept; None: it is a new file
 
 
 class Limits(NamedTuple):
@@ -112,25 +125,36 @@ def train_and_log(run: Run, algo: Algorithm, folder: Path, start: Start, limits:
     from purejaxppo.tracking.progress import display
     from purejaxppo.tracking.tolerant import never_raises
     from purejaxppo.training.conditions import CONDITIONS, conditions
-    from purejaxppo.training.memory import explain_exhaustion
     from purejaxppo.training.recorder import Position, Recorder
+    from purejaxppo.training.selection import Evaluated, Standing
 
     last = limits.last(run, start)
     log = RunLog(run, start.state, Position(start.num_updates, start.seconds))
     total = log.meter.report.total
-    with metrics_file(folder / METRICS_FILE, start.metrics_bytes) as csv, display(total) as show:
+    with (
+        metrics_file(folder / METRICS_FILE, start.metrics_bytes) as csv,
+        _evaluations_file(run, folder, start.evaluations_bytes) as evaluations,
+        display(total) as show,
+    ):
         details = {"overrides": list(start.overrides), CONDITIONS: conditions()}
         saved = None if start.state is None else start.num_updates
-        recorder = Recorder(folder, run, algo, csv, limits.interval, _warn, details, saved)
+        selection = {"evaluations": evaluations, "standing": start.standing or Standing()}
+        recorder = Recorder(folder, run, algo, csv, limits.interval, _warn, details, saved, **selection)
         update, say = (never_raises(call, "the display", _warn) for call in (show.update, show.say))
-        items = chunks(run, algo, start.state, start.num_updates, last, recorder.updates_until_due)
+        items = _items(run, algo, start, last, recorder)
         try:
-            for state, metrics in in_background(explain_exhaustion(items, run, algo), _poll(received, say)):
+            for item in in_background(items, _poll(received, say)):
                 with received.shield():  # the last state and the last row belong together
-                    rows = log.add(state, metrics)
-                    if log.fault:
-                        recorder.save(log.state, log.position)  # the last good state belongs to the rows before these
-                    recorder.write(rows)
+                    if isinstance(item, Evaluated):
+                        recorder.add_evaluation(item, log.position)
+                    else:
+                        rows = log.add(*item)
+                        if log.fault:
+                            recorder.save(log.state, log.position)  # it belongs to the rows before these
+                        recorder.write(rows)
+                if isinstance(item, Evaluated):
+                    line = evaluated_line(item.num_updates, item.figures, recorder.standing.best, item.problem)
+                    (say if item.figures else _warn)(line)
                 update(log.meter.report)
                 if received or log.fault:
                     break
@@ -139,10 +163,38 @@ def train_and_log(run: Run, algo: Algorithm, folder: Path, start: Start, limits:
             pass
         finally:
             complete = recorder.save(log.state, log.position)
-    outcome = log.outcome(received, last, folder)
+    outcome = log.outcome(received, last, folder)._replace(best=recorder.standing.as_result())
     if recorder.failures:
         _warn(f"{recorder.failures} attempts to write to {folder} failed")
     return outcome if complete else _failed(outcome, recorder.last_error)
+
+
+@contextmanager
+def _evaluations_file(run: Run, folder: Path, num_bytes: int | None) -> Iterator[MetricsFile | None]:
+    """Open evaluations.csv if policies are evaluated during training; `num_bytes` of an old file stay."""
+    from purejaxppo.tracking.metrics_file import metrics_file
+
+    if not run.evaluate_every:
+        yield None
+        return
+    with metrics_file(folder / EVALUATIONS_FILE, num_bytes) as file:
+        yield file
+
+
+def _items(
+    run: Run, algo: Algorithm, start: Start, last: int, recorder: Recorder
+) -> Iterator[tuple[TrainState, Metrics] | Evaluated]:
+    """Yield chunk after chunk, and the evaluations between them."""
+    from purejaxppo.training.memory import explain_evaluation, explain_exhaustion
+    from purejaxppo.training.selection import with_evaluations
+
+    def evaluate(policy: Policy, num_updates: int) -> dict[str, float]:
+        with explain_evaluation(run, algo, EVALUATION_EPISODES):
+            return evaluate_policy(algo, policy, run.seed, EVALUATION_EPISODES, True, num_updates)
+
+    items = chunks(run, algo, start.state, start.num_updates, last, recorder.updates_until_due)
+    items = explain_exhaustion(items, run, algo)
+    return with_evaluations(items, run, start.state, start.num_updates, recorder.standing, evaluate)
 
 
 def _poll(received: list[int], say: Callable[[str], None]) -> Callable[[], bool]:

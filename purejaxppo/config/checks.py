@@ -24,6 +24,7 @@ def check(run: Run, problems: Iterable[Problem] = (), source: str = "") -> Run:
     """
     known = list(problems)
     found = value_problems("env", run.env, str) + value_problems("seed", run.seed, int)
+    found += value_problems("evaluate_every", run.evaluate_every, int)
     found += find_problems(run.config, run.network, run.hyperparams)
     bad = {problem.key for problem in known}
     related = {"config.num_envs", "config.num_steps", "config.num_minibatches", "config.total_timesteps"}

@@ -129,7 +129,11 @@ class Run:
     config: Config = Config()
     network: NetworkConfig = NetworkConfig()
     hyperparams: Hyperparams = dataclasses.field(default_factory=Hyperparams)
+    evaluate_every: int = 0  # updates between evaluations that select the best policy; 0: evaluate only at the end
 
+
+TOP_LEVEL = ("env", "seed", "evaluate_every")
+"""The settings of a TOML file that belong to no table."""
 
 TABLES: dict[str, Any] = {"config": Config, "network": NetworkConfig, "hyperparams": Hyperparams}
 """The tables of a TOML file and the classes that hold them."""

@@ -12,7 +12,7 @@ from purejaxppo._util.version import __version__
 from purejaxppo.config.checks import check
 from purejaxppo.config.errors import ConfigError, Problem
 from purejaxppo.config.names import place_of, suggestion
-from purejaxppo.config.schema import TABLES, Run, table_names
+from purejaxppo.config.schema import TABLES, TOP_LEVEL, Run, table_names
 from purejaxppo.config.values import is_int, value_problems, wrong_type
 
 
@@ -115,7 +115,7 @@ def unknown_key(key: str, table: str, names: Iterable[str]) -> Problem:
     shown = f"{table}.{key}" if table else key
     if place := place_of(key, table, table_names()):
         return Problem(shown, f": no such key here; it belongs in [{place}]", "unknown")
-    if table and key in ("env", "seed"):
+    if table and key in TOP_LEVEL:
         return Problem(shown, ": no such key here; it belongs at the top of the file, before any [table]", "unknown")
     near = suggestion(key, names)
     return Problem(shown, ": no such key" + (f"; did you mean {near}?" if near else ""), "unknown")
@@ -134,7 +134,7 @@ def dump_toml(run: Run) -> str:
     """
     import tomli_w
 
-    tables: dict[str, Any] = {"env": run.env, "seed": int(run.seed)}
+    tables: dict[str, Any] = {"env": run.env, "seed": int(run.seed), "evaluate_every": int(run.evaluate_every)}
     if run.env_params:
         tables["env_params"] = dict(run.env_params)
     for name, cls in TABLES.items():

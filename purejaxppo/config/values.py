@@ -11,6 +11,7 @@ from purejaxppo.config.names import suggestion
 # Interval notation: `[` and `]` include the end, `(` and `)` exclude it. inf is only valid before a `]`.
 INTERVALS = {
     "seed": "[0, 4294967295]",
+    "evaluate_every": "[0, 2147483647]",
     "config.num_envs": "[1, 2147483647]",
     "config.num_steps": "[1, 2147483647]",
     "config.num_epochs": "[1, 1000000]",

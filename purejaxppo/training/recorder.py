@@ -1,4 +1,4 @@
-"""Keep what a run produces in its folder: metrics, checkpoints and the policy."""
+"""Keep what a run produces in its folder: metrics, evaluations, checkpoints and policies."""
 
 import math
 import time
@@ -12,8 +12,9 @@ from purejaxppo.tracking.csv_file import Row
 from purejaxppo.tracking.metrics_file import MetricsFile
 from purejaxppo.training.checkpoint_folder import KEEP, save_in_run
 from purejaxppo.training.intervals import DEFAULT_INTERVAL, Interval
-from purejaxppo.training.policy_file import save_policy
-from purejaxppo.training.run_folder import METRICS_FILE, POLICY_FILE
+from purejaxppo.training.policy_file import Policy, save_policy
+from purejaxppo.training.run_folder import BEST_FILE, EVALUATIONS_FILE, METRICS_FILE, POLICY_FILE
+from purejaxppo.training.selection import STANDING, Evaluated, Standing, save_best
 from purejaxppo.types import Algorithm, TrainState
 
 SHARE = 0.01  # of the run time that saving may take unless an interval was asked for
@@ -40,6 +41,8 @@ class Recorder:
         details: JSON values for the manifest of each checkpoint.
         saved: number of updates of the checkpoint that the run was resumed from.
         keep: number of checkpoints to keep.
+        evaluations: the open evaluations.csv, if policies are evaluated during training.
+        standing: of the evaluations before.
     """
 
     def __init__(
@@ -53,13 +56,18 @@ class Recorder:
         details: Mapping[str, Any],
         saved: int | None = None,
         keep: int = KEEP,
+        evaluations: MetricsFile | None = None,
+        standing: Standing = Standing(),  # noqa: B008 - immutable
     ):
         self.failures = 0
+        self.standing = standing
         self.saved = saved  # updates of the newest checkpoint
         self.last_error = ""  # what could not be written last, where, and why
         self._folder, self._run, self._algo, self._csv = folder, run, algo, csv
         self._interval, self._warn, self._keep = interval, warn, keep
         self._details = dict(details)
+        self._evaluations = evaluations
+        self._best: Policy | None = None  # the best policy until its file is written
         self._saved_at = time.monotonic()
         self._kept: int | None = None  # updates of the policy file
         self._said: dict[str, str] = {}  # the last failure of each kind of file
@@ -69,15 +77,36 @@ class Recorder:
         self._try("metrics", METRICS_FILE, "its rows are kept for later", self._csv.write, rows)
 
     def updates_until_due(self, num_updates: int) -> int | None:
-        """Return after how many more updates a checkpoint is due, or None if its time is not counted in updates."""
-        every = self._interval.updates
-        return None if math.isinf(every) else int(every - num_updates % every)
+        """Return after how many more updates a checkpoint or an evaluation is due; None if updates do not say when."""
+        counts = [every for every in (self._interval.updates, self._run.evaluate_every) if every and every < math.inf]
+        return min((int(every - num_updates % every) for every in counts), default=None)
 
     def save_if_due(self, state: TrainState | None, position: Position) -> None:
         """Save a checkpoint if the interval has passed."""
         by_updates = position.num_updates % self._interval.updates == 0
         if by_updates or time.monotonic() - self._saved_at >= self._interval.seconds:
             self.save(state, position)
+
+    def add_evaluation(self, evaluated: Evaluated, position: Position) -> None:
+        """Append an evaluation to evaluations.csv. If the policy is the best one, save it and its checkpoint.
+
+        Args:
+            evaluated: the evaluation.
+            position: of the state that was evaluated.
+        """
+        state = evaluated.state
+        self.standing = self.standing.after(position.num_updates, evaluated.figures.get("mean", math.nan))
+        self.saved = None if self.saved == position.num_updates else self.saved  # it has the standing before
+        if self._evaluations is not None and evaluated.figures:
+            steps = position.num_updates * self._run.config.timesteps_per_update
+            row = {"num_updates": position.num_updates, "timesteps": steps, **evaluated.figures}
+            self._try("evaluations", EVALUATIONS_FILE, "its rows are kept for later", self._evaluations.write, [row])
+        if self.standing.best == position.num_updates:
+            self._best = Policy(state.params, state.obs_moments)
+            if self._interval == Interval():  # no checkpoint before the end
+                self._try("best", BEST_FILE, "", self._save_best)
+            else:
+                self.save(state, position)
 
     def save(self, state: TrainState | None, position: Position) -> bool:
         """Save a checkpoint and the policy, if there is a state, and return whether both are on disk."""
@@ -92,11 +121,13 @@ class Recorder:
             )
         if self._kept != done:  # on a full disk there may be room for the policy alone
             self._try("policy", POLICY_FILE, "", self._save_policy, state, done)
+        if self._best is not None:  # after its checkpoint, from which a resumed run can write it again
+            self._try("best", BEST_FILE, "", self._save_best)
         self._saved_at = time.monotonic()
         if self._interval.adapts:
             seconds = max(DEFAULT_INTERVAL.seconds, (self._saved_at - started) / SHARE)
             self._interval = self._interval._replace(seconds=seconds)
-        return self.saved == self._kept == done
+        return self.saved == self._kept == done and self._best is None
 
     def _save_checkpoint(self, state: TrainState, position: Position) -> None:
         self._require_folder()
@@ -104,10 +135,26 @@ class Recorder:
             "run": dump_toml(self._run),
             "metrics_bytes": self._csv.sync(),
             "seconds": position.seconds,
+            **self._evaluation_details(position.num_updates),
             **self._details,
         }
         save_in_run(self._folder, state, self._run.hyperparams, self._algo, details, self._keep)
         self.saved = position.num_updates
+
+    def _evaluation_details(self, num_updates: int) -> dict[str, Any]:
+        """Return the standing, and the score of the best policy, whose checkpoint stays."""
+        if self._evaluations is not None:
+            self.standing = self.standing._replace(num_bytes=self._evaluations.sync())
+        if not self.standing.evaluated:
+            return {}
+        score = {"score": self.standing.score} if self.standing.best == num_updates else {}
+        return {STANDING: self.standing._asdict(), **score}
+
+    def _save_best(self) -> None:
+        assert self._best is not None, "it is called only then"
+        self._require_folder()
+        save_best(self._folder, self._best, self._run, self._algo, self.standing)
+        self._best = None
 
     def _save_policy(self, state: TrainState, num_updates: int) -> None:
         self._require_folder()

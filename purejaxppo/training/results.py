@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from purejaxppo._util.version import __version__
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 EVALUATION_EPISODES = 128
 
 EVALUATION_KEY = 0xE7A1  # folded into the key of the seed, so that evaluation and training draw different numbers
+SELECTION_KEY = 0x5E1E  # the same of evaluations during training, so that the final one judges with other episodes
 
 
 class Outcome(NamedTuple):
@@ -31,10 +33,21 @@ class Outcome(NamedTuple):
     seconds_first_update: float  # compilation included
     policy: Policy | None  # the last one with finite parameters and metrics; None if there is none
     message: str  # why training ended early; "" if it finished
+    best: Mapping[str, float] = MappingProxyType({})  # updates and mean return of the best policy, if one was selected
 
 
-def evaluate_policy(algo: Algorithm, policy: Policy, seed: int, num_episodes: int, greedy: bool) -> dict[str, float]:
+def evaluate_policy(
+    algo: Algorithm, policy: Policy, seed: int, num_episodes: int, greedy: bool, num_updates: int = 0
+) -> dict[str, float]:
     """Play whole episodes and return statistics of their returns and lengths.
+
+    Args:
+        algo: the algorithm.
+        policy: its policy.
+        seed: of the run.
+        num_episodes: of the evaluation.
+        greedy: take the mode of the policy instead of a sample.
+        num_updates: of an evaluation during training; the episodes of each are others, and those of the end as well.
 
     Raises:
         UsageError: the policy or the environment returned NaN, or the environment allowed no action.
@@ -45,7 +58,9 @@ def evaluate_policy(algo: Algorithm, policy: Policy, seed: int, num_episodes: in
     from purejaxppo.training.evaluation import MAX_STEPS, evaluate
     from purejaxppo.training.health import RunError
 
-    key = jax.random.fold_in(jax.random.key(seed), EVALUATION_KEY)
+    key = jax.random.fold_in(jax.random.key(seed), SELECTION_KEY if num_updates else EVALUATION_KEY)
+    if num_updates:
+        key = jax.random.fold_in(key, num_updates)
     try:
         result = evaluate(algo, policy, key, num_episodes, greedy, MAX_STEPS)
     except RunError as error:
@@ -68,6 +83,21 @@ def evaluation_line(name: str, evaluation: Mapping[str, float]) -> str:
     text = f"{name + ' evaluation':<18}  return {e['mean']:.5g} ± {e['std']:.3g}  "
     text += f"({e['min']:.5g} to {e['max']:.5g}, {e['episodes']} episodes)"
     return text + (f"; {e['unfinished']} did not finish" if e["unfinished"] else "")
+
+
+def evaluated_line(num_updates: int, evaluation: Mapping[str, float], best: int, problem: str = "") -> str:
+    """Return the result of an evaluation during training as a line.
+
+    Args:
+        num_updates: of the policy.
+        evaluation: what `evaluate_policy` returned; {} if it failed.
+        best: updates of the best policy so far.
+        problem: why it failed.
+    """
+    if not evaluation:
+        return f"no evaluation after update {num_updates}: {problem}"
+    place = "the best so far" if best == num_updates else f"the best is that of update {best}"
+    return f"evaluation after update {num_updates}: return {evaluation['mean']:.5g} ± {evaluation['std']:.3g}, {place}"
 
 
 def write_results(folder: Path, run: Run, outcome: Outcome, evaluations: Mapping[str, Mapping[str, float]]) -> None:
@@ -102,6 +132,7 @@ def _summary(run: Run, outcome: Outcome, evaluations: Mapping[str, Mapping[str, 
         "device": jax.devices()[0].device_kind,
         "versions": _versions(),
         "evaluation": evaluations,
+        **({"best": dict(outcome.best)} if outcome.best else {}),
     }
 
 

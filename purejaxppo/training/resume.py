@@ -21,6 +21,7 @@ from purejaxppo.training.errors import CheckpointError
 from purejaxppo.training.manifest import MANIFEST, Manifest, read_manifest
 from purejaxppo.training.run_folder import CONFIG_FILE, own_settings
 from purejaxppo.training.runs import build
+from purejaxppo.training.selection import Standing, read_standing
 from purejaxppo.types import Algorithm, TrainState
 
 # Fields of Config that may change when a run is resumed, as all Hyperparams may. The others change the shapes or the
@@ -41,6 +42,7 @@ class SavedRun(NamedTuple):
     seconds: float  # of training up to the checkpoint
     overrides: tuple[dict[str, Any], ...]  # settings that were changed, as `settle` returns them
     warnings: tuple[str, ...]  # about checkpoints that are damaged
+    standing: Standing = Standing()  # of the evaluations during training
 
 
 def restore(path: str | Path, algo: Algorithm | None = None, overrides: Iterable[str] = ()) -> Checkpoint:
@@ -116,10 +118,10 @@ def open_run(folder: Path) -> SavedRun:
     checkpoint, damaged = find_checkpoint(folder)
     manifest = read_manifest(checkpoint)
     run = _saved_settings(checkpoint, manifest)
-    details = _run_details(manifest)
-    if details is None:
+    details, standing = _run_details(manifest), read_standing(manifest.details)
+    if details is None or standing is None:
         raise CheckpointError(f"{checkpoint}: is not a checkpoint of a run of `purejaxppo train`")
-    return SavedRun(folder, checkpoint, manifest, run, *details, damaged)
+    return SavedRun(folder, checkpoint, manifest, run, *details, damaged, standing)
 
 
 def _run_details(manifest: Manifest) -> tuple[int, float, tuple[dict[str, Any], ...]] | None:
@@ -177,6 +179,7 @@ def settle(saved: SavedRun, present: Run, explicit: Set[str]) -> tuple[Run, tupl
         saved.run,
         config=dataclasses.replace(saved.run.config, **config),
         hyperparams=saved.run.hyperparams._replace(**hyperparams),
+        evaluate_every=accepted["evaluate_every"],
     )
     return settled, tuple(overrides)
 
@@ -208,7 +211,7 @@ def load_run(saved: SavedRun, algo: Algorithm, run: Run) -> TrainState | None:
 
 def _is_tunable(name: str) -> bool:
     table, _, key = name.partition(".")
-    return table == "hyperparams" or (table == "config" and key in TUNABLE)
+    return name == "evaluate_every" or table == "hyperparams" or (table == "config" and key in TUNABLE)
 
 
 def _flat_settings(run: Run) -> dict[str, Any]:

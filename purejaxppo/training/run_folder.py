@@ -12,6 +12,8 @@ from purejaxppo.config.toml import dump_toml
 CONFIG_FILE = "config.toml"
 METRICS_FILE = "metrics.csv"
 POLICY_FILE = "policy.safetensors"
+BEST_FILE = "best.safetensors"
+EVALUATIONS_FILE = "evaluations.csv"
 CURVE_FILE = "curve.png"
 SUMMARY_FILE = "summary.toml"
 

@@ -7,7 +7,7 @@ import pytest
 
 from purejaxppo.cli.commands import COMMANDS
 from purejaxppo.cli.options import Argument, build_options, field_comments, options_of
-from purejaxppo.config.schema import TABLES, Config, Run
+from purejaxppo.config.schema import TABLES, TOP_LEVEL, Config, Run
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def test_every_setting_and_every_option_has_a_help_text():
 def test_a_command_with_settings_has_all_of_them_with_the_values_of_a_run():
     options = {option.key: option for option in options_of(COMMANDS["train"].options, Run(config=Config(num_envs=7)))}
     expected = {f"{table}.{name}" for table, cls in TABLES.items() for name in get_type_hints(cls)}
-    assert {key for key, option in options.items() if option.is_setting} == expected | {"env", "seed"}
+    assert {key for key, option in options.items() if option.is_setting} == expected | set(TOP_LEVEL)
     assert options["config.num_envs"].default == 7
     assert options["config.num_envs"].flag == "--config.num-envs"
 

@@ -27,7 +27,7 @@ def problems_of(key, value):
     if table:
         return find_problems(**{table: replaced(TABLES[table](), name, value)})
     try:
-        check(Run(seed=value))
+        check(Run(**{name: value}))
     except ConfigError as error:
         return list(error.problems)
     return []
