@@ -141,7 +141,7 @@ class Recorder:
         save_in_run(self._folder, state, self._run.hyperparams, self._algo, details, self._keep)
         self.saved = position.num_updates
 
-    def _evaluation_details(self, num_updates: int) -> dict[str, Any]:
+    def _evaluation_details(self, num_updates: int) -> dict[str, object]:
         """Return the standing, and the score of the best policy, whose checkpoint stays."""
         if self._evaluations is not None:
             self.standing = self.standing._replace(num_bytes=self._evaluations.sync())

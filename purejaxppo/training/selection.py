@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from purejaxppo.config.errors import UsageError
 from purejaxppo.config.schema import Run
@@ -65,7 +65,7 @@ class Evaluated(NamedTuple):
 Evaluate = Callable[[Policy, int], dict[str, float]]  # (policy, updates) -> figures
 
 
-def read_standing(details: Mapping[str, Any]) -> Standing | None:
+def read_standing(details: Mapping[str, object]) -> Standing | None:
     """Return the standing in the details of a manifest, or None if it is not one."""
     given = details.get(STANDING, {})
     if not isinstance(given, dict) or not given.keys() <= set(Standing._fields):
