@@ -115,9 +115,18 @@ def write_tables(folder: Path, rows: Mapping[str, Sequence[Row]], parquet: bool 
 def _write_parquet(file: Path, header: Sequence[str], table: Sequence[Row]) -> Path:
     pyarrow, parquet = import_pyarrow()
     sink = io.BytesIO()
-    parquet.write_table(pyarrow.table({key: [row.get(key) for row in table] for key in header}), sink)
+    parquet.write_table(pyarrow.table({key: _typed([row.get(key) for row in table]) for key in header}), sink)
     write_atomic(file, sink.getvalue())
     return file
+
+
+def _typed(values: Sequence[Value]) -> list[Value]:
+    """Return a column whose values have one type: numbers stay numbers, values of several kinds become text."""
+    kinds = {type(value) for value in values if value is not None}
+    if len(kinds) < 2:
+        return list(values)
+    kind = float if kinds <= {int, float} else str
+    return [None if value is None else kind(value) for value in values]
 
 
 def import_pyarrow() -> tuple[Any, Any]:
