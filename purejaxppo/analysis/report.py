@@ -12,7 +12,17 @@ from purejaxppo._util.files import write_atomic
 from purejaxppo.analysis import study_figures as figures
 from purejaxppo.analysis.figures import save_figure
 from purejaxppo.analysis.statistics import interquartile_mean, optimism
-from purejaxppo.analysis.study import Ranked, Study, notes, number, rank, table_rows, tasks, varied
+from purejaxppo.analysis.study import (
+    Ranked,
+    Study,
+    generalization_rows,
+    notes,
+    number,
+    rank,
+    table_rows,
+    tasks,
+    varied,
+)
 
 STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:70em;margin:2em auto;padding:0 1em;color:#222}"
@@ -58,12 +68,15 @@ def _section(study: Study, task: str, folder: Path, index: int) -> _Section:
         return _Section(text, f"<p>{html.escape(text)}</p>", f"% {text}", [])
     rows = table_rows(ranked)
     drawn = _draw(study, task, ranked, folder, index)
+    general = [line for line in study.generalization if line.task == task]
+    general_rows = generalization_rows(general)
     tested = _test_lines(study, task, ranked)
     lines = [*tested, *_score_lines(ranked)]
     markdown = "\n\n".join(
         [
             f"## {task}",
             _markdown_table(rows),
+            *([f"Score at other values of {general[0].parameter}:", _markdown_table(general_rows)] if general else []),
             *tested,
             "All scores, by seed:",
             "\n".join(f"- {line}" for line in _score_lines(ranked)),
@@ -75,7 +88,8 @@ def _section(study: Study, task: str, folder: Path, index: int) -> _Section:
         for file in drawn
     )
     listed = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
-    page = f"<h2>{html.escape(task)}</h2>{_html_table(rows)}{images}<ul>{listed}</ul>"
+    tables = _html_table(rows) + (_html_table(general_rows) if general else "")
+    page = f"<h2>{html.escape(task)}</h2>{tables}{images}<ul>{listed}</ul>"
     return _Section(markdown, page, _latex_table(task, rows, study), drawn)
 
 
@@ -88,6 +102,9 @@ def _draw(study: Study, task: str, ranked: Sequence[Ranked], folder: Path, index
     names = [name for name in varied([r.arm for r in ranked]) if all(name in r.arm.hyperparams for r in ranked)]
     if names:
         made["sensitivity"] = figures.sensitivity_figure(task, ranked, names, study.score)
+    general = [line for line in study.generalization if line.task == task]
+    if general:
+        made["generalization"] = figures.generalization_figure(task, general, study.score)
     files = []
     for name, figure in made.items():
         files.append(folder / f"{index:02d}-{name}.png")

@@ -35,6 +35,25 @@ class Arm(NamedTuple):
     is_test: bool = False  # trained with fresh seeds after the selection
 
 
+class Generalization(NamedTuple):
+    """Scores of the policies of one setting at values of an environment parameter."""
+
+    label: str
+    task: str
+    parameter: str
+    values: np.ndarray  # [V] ascending
+    scores: np.ndarray  # [S, V]; NaN: the run failed
+    trained: tuple[float, float] | None  # interval of the training; None: unknown
+
+    @property
+    def inside(self) -> np.ndarray:
+        """Return which values lie in the interval of the training, bool [V]; none if it is unknown."""
+        if self.trained is None:
+            return np.zeros(len(self.values), bool)
+        low, high = self.trained
+        return (self.values >= low) & (self.values <= high)
+
+
 class Study(NamedTuple):
     """Everything a report is made of."""
 
@@ -42,6 +61,7 @@ class Study(NamedTuple):
     arms: tuple[Arm, ...]
     facts: Mapping[str, str]  # what a reviewer asks for, by name
     score: str = "greedy evaluation after training"  # what the scores are
+    generalization: tuple[Generalization, ...] = ()
 
 
 class Ranked(NamedTuple):
@@ -129,6 +149,29 @@ def table_rows(ranked: Sequence[Ranked]) -> list[dict[str, str]]:
             }
         )
     return rows
+
+
+def generalization_rows(lines: Sequence[Generalization]) -> list[dict[str, str]]:
+    """Return the table of scores inside and outside of the training, a dict per line, with texts."""
+    rows = []
+    for line in lines:
+        shown = {"setting": line.label, "trained with": "unknown" if line.trained is None else _shown(line.trained)}
+        for name, chosen in (("IQM inside", line.inside), ("IQM outside", ~line.inside)):
+            means = failed_as_worst(line.scores)[:, chosen].mean(1) if chosen.any() else np.zeros(0)
+            interval = stratified_interval(means) if means.size else None
+            text = (
+                ""
+                if interval is None
+                else f"{number(interval.value)} [{number(interval.low)}, {number(interval.high)}]"
+            )
+            shown[name] = text if line.trained is not None else ""
+        rows.append(shown)
+    return rows
+
+
+def _shown(interval: tuple[float, float]) -> str:
+    low, high = interval
+    return number(low) if low == high else f"{number(low)} to {number(high)}"
 
 
 def number(x: float) -> str:

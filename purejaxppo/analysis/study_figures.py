@@ -8,8 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from purejaxppo.analysis.figures import new_figure
-from purejaxppo.analysis.statistics import FEW_SEEDS_NOTE, curve_interval, profile_interval, too_few
-from purejaxppo.analysis.study import Ranked, filled_curves
+from purejaxppo.analysis.statistics import (
+    FEW_SEEDS_NOTE,
+    curve_interval,
+    failed_as_worst,
+    profile_interval,
+    too_few,
+)
+from purejaxppo.analysis.study import Generalization, Ranked, filled_curves
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -124,6 +130,34 @@ def sensitivity_figure(task: str, ranked: Sequence[Ranked], names: Sequence[str]
         axes.spines[["top", "right"]].set_visible(False)
         if i == 0:
             _note_few(axes, ranked)
+    return figure
+
+
+def generalization_figure(task: str, lines: Sequence[Generalization], score: str) -> Figure:
+    """Return the score against an environment parameter; the interval of the training is shaded, one value a line."""
+    parameter = lines[0].parameter
+    figure = new_figure(4.4, f"{task}: other values of {parameter} than those of the training")
+    axes = figure.add_subplot()
+    for i, line in enumerate(lines[:MOST_LINES]):
+        interval = curve_interval(failed_as_worst(line.scores))
+        axes.plot(
+            line.values, interval.value, "o", color=COLORS[i], ls=DASHES[i], lw=2, ms=4, label=_shorten(line.label)
+        )
+        axes.fill_between(line.values, interval.low, interval.high, color=COLORS[i], alpha=0.2, lw=0)
+        if line.trained is None:
+            continue
+        low, high = line.trained
+        if low == high:
+            axes.axvline(low, color=COLORS[i], ls=DASHES[i], lw=1)
+        else:
+            axes.axvspan(low, high, color=COLORS[i], alpha=0.1, lw=0)
+    axes.set_xlabel(f"{parameter}\nvertical line or shade: values of the training")
+    axes.set_ylabel(f"score ({score})\nIQM over seeds, 95 % interval")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False, handlelength=3.5)
+    if too_few([len(line.scores) for line in lines]):
+        axes.text(0.0, 1.02, FEW_SEEDS_NOTE, transform=axes.transAxes, fontsize=7, color="#444444", va="bottom")
     return figure
 
 

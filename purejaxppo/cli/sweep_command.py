@@ -156,8 +156,6 @@ def _prepare(base: Tables) -> None:
 
 # ---- where the settings come from
 
-SWEEP_TABLES = ("axes", "structure", "settings", "base", "config")
-
 
 def read_files(name: str) -> tuple[dict[str, Value], dict[str, Value], str]:
     """Return the tables of a sweep file, those of the config file that it refers to, and where they come from.
@@ -185,7 +183,9 @@ def read_files(name: str) -> tuple[dict[str, Value], dict[str, Value], str]:
 
 def is_sweep_file(tables: Tables) -> bool:
     """Return whether a TOML file is a sweep file: it names a config, or has one of its tables."""
-    return isinstance(tables.get("config"), str) or bool({"axes", "structure", "settings", "base"} & tables.keys())
+    return isinstance(tables.get("config"), str) or bool(
+        {"axes", "structure", "settings", "base", "generalization"} & tables.keys()
+    )
 
 
 def with_options(

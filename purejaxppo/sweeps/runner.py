@@ -359,6 +359,15 @@ class Runner:
         found = {name: store.read_piece(self.folder, name) for name in store.piece_names(self.folder)}
         return {name: piece for name, piece in found.items() if piece is not None}
 
+    def policy(self, piece: Piece, row: int) -> Policy:
+        """Return the policy of a run of a piece that has its states."""
+        setting, _ = piece.trials[row]
+        shapes = jax.eval_shape(
+            self.group_of[setting].algo.init, jax.random.key(0), self.sweep.run(setting).hyperparams
+        )
+        policy = store.states_of(piece.states, Policy(shapes.params, shapes.obs_moments))
+        return jax.tree.map(lambda x: x[row], policy)
+
     def keep_policies(self, best: Sequence[tuple[str, int, int]]) -> None:
         """Write the policies of trials, then remove all states from the folder.
 
@@ -367,14 +376,8 @@ class Runner:
         """
         pieces = self.pieces()
         for name, row, number in best:
-            piece = pieces[name]
-            setting, seed = piece.trials[row]
-            group = self.group_of[setting]
-            shapes = jax.eval_shape(group.algo.init, jax.random.key(0), self.sweep.run(setting).hyperparams)
-            policy = store.states_of(piece.states, Policy(shapes.params, shapes.obs_moments))
-            policy = jax.tree.map(lambda x, row=row: x[row], policy)
             file = self.folder / store.POLICIES / f"{number:05d}.safetensors"
-            save_policy(file, policy, run=self.sweep.run(setting, seed))
+            save_policy(file, self.policy(pieces[name], row), run=self.sweep.run(*pieces[name].trials[row]))
         for name in pieces:
             store.drop_states(self.folder, name)
 

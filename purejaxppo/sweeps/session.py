@@ -21,6 +21,8 @@ from purejaxppo.networks.policy_heads import num_means
 from purejaxppo.sweeps import store
 from purejaxppo.sweeps.engine import Engine
 from purejaxppo.sweeps.execution import Execution, choose_execution
+from purejaxppo.sweeps.generalization import FILE as GENERALIZATION
+from purejaxppo.sweeps.generalization import check_parameter, generalization_rows
 from purejaxppo.sweeps.methods import run_method
 from purejaxppo.sweeps.optuna_study import check_storage
 from purejaxppo.sweeps.populations import schedule
@@ -56,7 +58,10 @@ def check_sweep(sweep: Sweep, problems: Sequence[Problem] = (), source: str = "s
             new = [problem for problem in error.problems if problem not in found]
             found += new
             continue
-        found += [problem for problem in _axis_problems(sweep, settings, run, algo) if problem not in found]
+        new = [*_axis_problems(sweep, settings, run, algo)]
+        for axis in sweep.generalization:
+            new += check_parameter(axis, run)
+        found += [problem for problem in new if problem not in found]
         groups.append(Group(index, settings, run, algo))
     if found:
         raise ConfigError(found, source)
@@ -170,6 +175,9 @@ def _run(
         winners = run_method(runner, about.get("identity", ""))
         table, trials, places = trial_rows(runner.sweep, runner.pieces())
         write_tables(folder, {TABLE: table, TRIALS: trials}, parquet)
+        for axis in sweep.generalization:
+            if not about.get("finished"):
+                write_tables(folder, {GENERALIZATION: generalization_rows(runner, axis, say)}, parquet)
         ranked = sorted(range(len(trials)), key=lambda i: -np.nan_to_num(trials[i]["score"], nan=-np.inf))
         keep = len(trials) if sweep.options.keep < 0 else sweep.options.keep
         finished = [i for i in ranked if trials[i]["status"] == "finished"][:keep]

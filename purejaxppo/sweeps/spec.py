@@ -70,6 +70,7 @@ class Sweep:
     options: Options = Options()
     space: tuple[str, ...] = ()  # the axes as text, for the report
     axes: tuple[Axis, ...] = ()  # of methods that choose values while the sweep runs
+    generalization: tuple[Axis, ...] = ()  # the environment parameter at whose values policies are evaluated
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -102,14 +103,18 @@ def to_json(sweep: Sweep) -> dict[str, Value]:
         "options": dataclasses.asdict(sweep.options),
         "space": list(sweep.space),
         "axes": [axis._asdict() for axis in sweep.axes],
+        "generalization": [axis._asdict() for axis in sweep.generalization],
     }
 
 
 def from_json(data: Tables) -> Sweep:
     """Return the sweep of JSON data."""
-    axes = tuple(Axis(**axis | {"values": tuple(axis["values"])}) for axis in data.get("axes", ()))
+    axes, generalization = (
+        tuple(Axis(**axis | {"values": tuple(axis["values"])}) for axis in data.get(name, ()))
+        for name in ("axes", "generalization")
+    )
     settings, labels, space = (tuple(data[name]) for name in ("settings", "labels", "space"))
-    return Sweep(data["base"], settings, labels, Options(**data["options"]), space, axes)
+    return Sweep(data["base"], settings, labels, Options(**data["options"]), space, axes, generalization)
 
 
 def with_values(sweep: Sweep, found: Mapping[int, Tables]) -> Sweep:
@@ -156,15 +161,17 @@ def parse_sweep(given: Tables, base: Tables) -> tuple[Sweep, list[Problem]]:
     """
     options, problems = _parse_options(given)
     tables: dict[str, Value] = {}
-    for name, kind, what in (("base", dict, "a table"), ("axes", dict, "a table"), ("structure", dict, "a table")):
+    for name in ("base", "axes", "structure", "generalization"):
         tables[name] = given.get(name, {})
-        if not isinstance(tables[name], kind):
-            problems.append(wrong_type(name, tables[name], f"{what} [{name}]"))
+        if not isinstance(tables[name], dict):
+            problems.append(wrong_type(name, tables[name], f"a table [{name}]"))
             tables[name] = {}
     base = with_changes(base, flatten(tables["base"]))
     axes, found = _parse_axes(tables["axes"], options.method)
     problems += found
     structure, found = _parse_structure(tables["structure"])
+    problems += found
+    generalization, found = _parse_generalization(tables["generalization"])
     problems += found
     listed, labels, found = _parse_settings(given.get("settings", [{}]))
     problems += [*found, *_axis_problems(axes, options, given), *_method_problems(axes, options, given)]
@@ -174,7 +181,8 @@ def parse_sweep(given: Tables, base: Tables) -> tuple[Sweep, list[Problem]]:
     population = f"population of {options.num_settings}" if options.method == "population" else ""
     settings, names = _join(listed, labels, structure, numeric, population)
     space = tuple(f"{axis.key}: {axis}" for axis in (*structure, *axes))
-    sweep = Sweep(base, settings, names, options, space, tuple(axes) if options.method in CHOOSING else ())
+    chosen = tuple(axes) if options.method in CHOOSING else ()
+    sweep = Sweep(base, settings, names, options, space, chosen, generalization)
     return sweep, _value_problems([*settings, *_ends(sweep.axes)])
 
 
@@ -198,7 +206,7 @@ def full_key(key: str) -> str:
 def _parse_options(given: Tables) -> tuple[Options, list[Problem]]:
     """Return the options of a sweep file and the problems of its keys."""
     hints = get_type_hints(Options)
-    tables = ("config", "base", "axes", "structure", "settings")
+    tables = ("config", "base", "axes", "structure", "settings", "generalization")
     values, problems = {}, []
     for key, value in given.items():
         if key in tables:
@@ -281,6 +289,21 @@ def _parse_structure(given: Tables) -> tuple[list[Axis], list[Problem]]:
             problems += found
             axes += [axis._replace(key=key)] if axis else []
     return axes, problems
+
+
+def _parse_generalization(given: Tables) -> tuple[tuple[Axis, ...], list[Problem]]:
+    """Return the environment parameter at whose values policies are evaluated, if there is one."""
+    found = flatten(given)
+    wrong = [key for key in found if not key.startswith("env_params.")]
+    if wrong or len(found) > 1:
+        text = ": has one parameter of the environment, such as env_params.gravity = [5.0, 9.8, 15.0]"
+        return (), [Problem(f"generalization.{wrong[0]}" if wrong else "generalization", text, "conflict")]
+    axes, problems = [], []
+    for key, value in found.items():
+        axis, found_problems = parse_axis(f"generalization.{key}", value, "grid")
+        problems += found_problems
+        axes += [axis._replace(key=key)] if axis else []
+    return tuple(axes), problems
 
 
 def _parse_settings(given: Value) -> tuple[list[dict[str, Value]], list[str], list[Problem]]:

@@ -15,10 +15,11 @@ from purejaxppo._util.aliases import Tables, Value
 from purejaxppo._util.text import duration, short
 from purejaxppo.analysis.curves import learning_curve
 from purejaxppo.analysis.statistics import area_under_curve
-from purejaxppo.analysis.study import Arm, Study
+from purejaxppo.analysis.study import Arm, Generalization, Study
 from purejaxppo.config.errors import ConfigError, Problem, UsageError
 from purejaxppo.config.schema import Hyperparams, Run
 from purejaxppo.config.toml import load_toml
+from purejaxppo.sweeps.generalization import FILE as GENERALIZATION
 from purejaxppo.sweeps.optuna_study import shown_study
 from purejaxppo.sweeps.populations import best_run, lineage
 from purejaxppo.sweeps.spec import Sweep, show_change
@@ -59,6 +60,7 @@ def read_study(folders: Sequence[Path], title: str = "") -> Study:
     if problems:
         raise ConfigError(problems, "report")
     arms: list[Arm] = []
+    general: list[Generalization] = []
     facts: dict[str, str] = {}
     sweeps = [folder for folder in folders if is_sweep_folder(folder)]
     score = "greedy evaluation"
@@ -66,13 +68,14 @@ def read_study(folders: Sequence[Path], title: str = "") -> Study:
         prefix = f"{folder.name}: " if len(folders) > 1 else ""
         own, own_facts, score = _read_sweep_folder(folder, prefix)
         arms += own
+        general += _read_generalization(folder, prefix)
         facts |= {f"{prefix}{name}": text for name, text in own_facts.items()}
     runs = [folder for folder in folders if not is_sweep_folder(folder)]
     if runs:
         own, own_facts = _read_runs(runs)
         arms += own
         facts |= own_facts
-    return Study(title or ", ".join(folder.name for folder in folders[:4]), tuple(arms), facts, score)
+    return Study(title or ", ".join(folder.name for folder in folders[:4]), tuple(arms), facts, score, tuple(general))
 
 
 # ---- sweeps
@@ -99,6 +102,26 @@ def _read_sweep_folder(folder: Path, prefix: str) -> tuple[list[Arm], dict[str, 
     kind = "greedy" if sweep.options.greedy else "sampled"
     score = "area under the learning curve" if area else f"{kind} evaluation, {sweep.options.episodes} episodes"
     return arms, _facts_of(sweep, about, trials), score
+
+
+def _read_generalization(folder: Path, prefix: str) -> list[Generalization]:
+    """Return a line for each setting that was evaluated at other values of an environment parameter."""
+    file = folder / f"{GENERALIZATION}.csv"
+    rows = read_table(file) if file.is_file() else []
+    found = []
+    for setting in dict.fromkeys(row["setting"] for row in rows):
+        own = [row for row in rows if row["setting"] == setting]
+        values = np.array(sorted({row["value"] for row in own}), np.float64)
+        seeds = list(dict.fromkeys(row["seed"] for row in own))
+        scores = np.full((len(seeds), len(values)), np.nan)
+        for row in own:
+            scores[seeds.index(row["seed"]), int(np.searchsorted(values, row["value"]))] = row["score"]
+        trained = own[0]["trained"]
+        interval = (trained, trained) if isinstance(trained, float) else None
+        found.append(
+            Generalization(f"{prefix}{own[0]['label']}", own[0]["env"], own[0]["parameter"], values, scores, interval)
+        )
+    return found
 
 
 def _arm_of(

@@ -8,7 +8,8 @@ from PIL import Image
 
 from purejaxppo.analysis.report import write_report
 from purejaxppo.analysis.statistics import FEW_SEEDS_NOTE, interquartile_mean, probability_of_improvement
-from purejaxppo.analysis.study import Arm, Study, notes, rank, table_rows
+from purejaxppo.analysis.study import Arm, Generalization, Study, generalization_rows, notes, rank, table_rows
+from purejaxppo.analysis.study_figures import generalization_figure
 
 
 def arm(label, level, seeds=12, task="Chain", status=(), is_test=False, rate=1e-3):
@@ -96,3 +97,39 @@ def test_latex_escapes_what_is_special(folder):
     body = text.replace(r"\%", "").replace(r"\_", "")
     assert not re.search(r"(?<!\\)[%_#]", body)
     assert text.count(r"\\") == 4
+
+
+GENERAL = (
+    Generalization(
+        "fixed", "Chain", "gravity", np.array([5.0, 9.8, 15.0]), np.array([[1.0, 9.0, 2.0]] * 12), (9.8, 9.8)
+    ),
+    Generalization(
+        "random", "Chain", "gravity", np.array([5.0, 9.8, 15.0]), np.array([[7.0, 9.0, 3.0]] * 12), (5.0, 10.0)
+    ),
+)
+
+
+def test_scores_inside_and_outside_of_the_training_by_hand():
+    """Inside is the value of the training, or its interval: 9, and (7 + 9) / 2; outside (1 + 2) / 2, and 3."""
+    fixed, random = generalization_rows(GENERAL)
+    assert (fixed["IQM inside"], fixed["IQM outside"]) == ("9 [9, 9]", "1.5 [1.5, 1.5]")
+    assert (random["IQM inside"], random["IQM outside"]) == ("8 [8, 8]", "3 [3, 3]")
+    (unknown,) = generalization_rows([GENERAL[0]._replace(trained=None)])
+    assert (unknown["trained with"], unknown["IQM inside"]) == ("unknown", "")
+
+
+def test_the_figure_shows_the_score_against_the_parameter_and_where_the_training_was():
+    (axes,) = generalization_figure("Chain", GENERAL, "evaluation").axes
+    curves = [line for line in axes.lines if len(line.get_xdata()) == 3]
+    np.testing.assert_array_equal(curves[0].get_xdata(), [5.0, 9.8, 15.0])
+    np.testing.assert_allclose(curves[1].get_ydata(), [7.0, 9.0, 3.0])
+    assert [line.get_xdata()[0] for line in axes.lines if len(line.get_xdata()) == 2] == [9.8]
+    spans = [patch.get_extents().transformed(axes.transData.inverted()) for patch in axes.patches]
+    assert [(span.x0, span.x1) for span in spans] == [pytest.approx((5.0, 10.0))]
+    assert "gravity" in axes.get_xlabel()
+
+
+def test_the_report_has_the_table_of_other_values(tmp_path):
+    write_report(STUDY._replace(generalization=GENERAL), tmp_path)
+    assert "| random | 5 to 10 | 8 [8, 8] | 3 [3, 3] |" in (tmp_path / "report.md").read_text()
+    assert (tmp_path / "00-generalization.png").is_file()

@@ -1,11 +1,10 @@
 """A trial has the same result in every piece, beside every other trial, and after every interruption."""
 
+import json
 import math
-import os
 import random
 import signal
 import subprocess
-import time
 
 import jax
 import numpy as np
@@ -23,6 +22,7 @@ from purejaxppo.sweeps.points import point_updates
 from purejaxppo.sweeps.runner import Group, Runner, spans_of
 from purejaxppo.sweeps.session import check_sweep, rerun_trial, resume_sweep, start_sweep
 from purejaxppo.sweeps.spec import parse_sweep
+from purejaxppo.sweeps.studies import read_study
 from purejaxppo.sweeps.table import filled, read_table, trial_rows
 from purejaxppo.training.policy_file import load_policy
 from purejaxppo.training.results import evaluate_policy
@@ -148,6 +148,29 @@ def test_a_failed_trial_is_reported_and_never_wins(whole):
         assert (trial["status"] == "failed") == (trial["setting"] == 1)
         assert math.isnan(trial["score"]) == (trial["setting"] == 1)
     assert all(trial["setting"] != 1 for trial in trials if trial["part"] == "test")
+
+
+def test_policies_are_evaluated_at_other_values_of_an_environment_parameter(tmp_path):
+    """No pole falls within 5 steps, so that every policy scores the limit of steps."""
+    given = GIVEN | {"test_seeds": 0, "structure": {"env_params": {"max_steps_in_episode": [4, 500]}}}
+    given |= {"generalization": {"env_params": {"max_steps_in_episode": [3, 5]}}}
+    rows = read_table(run(tmp_path / "general", 2, given) / "generalization.csv")
+    assert [(row["trained"], row["value"], row["seed"], row["score"]) for row in rows] == [
+        (trained, value, seed, value) for trained in (4, 500) for value in (3, 5) for seed in (0, 1)
+    ]
+    assert {row["parameter"] for row in rows} == {"max_steps_in_episode"}
+    (first, second) = read_study([tmp_path / "general"]).generalization
+    np.testing.assert_array_equal(first.scores, [[3, 5], [3, 5]])
+    assert (first.trained, second.trained) == ((4, 4), (500, 500))
+    assert (tmp_path / "general" / "table.csv").is_file()
+
+
+def test_a_parameter_that_the_environment_lacks_is_found_before_anything_runs():
+    given = GIVEN | {"generalization": {"env_params": {"max_step": [3, 5]}}}
+    sweep, problems = parse_sweep(given, BASE)
+    with pytest.raises(pp.ConfigError) as caught:
+        check_sweep(sweep, problems)
+    assert [problem.key for problem in caught.value.problems] == ["generalization.env_params.max_step"]
 
 
 def test_policies_of_the_best_trials_are_kept_and_states_removed(whole):
@@ -295,28 +318,46 @@ def test_the_command_line_reports_every_problem(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_process_goes_on_to_the_same_table(tmp_path):
+@pytest.mark.parametrize("method", ["halving", "population"])
+def test_a_killed_process_goes_on_to_the_same_table(tmp_path, method):
     """SIGKILL at 20 random instants."""
     file = tmp_path / "sweep.toml"
+    axis = "[1e-3, 2e-3, 4e-3, 8e-3]" if method == "halving" else "{ low = 1e-3, high = 1e-2 }"
+    options = "halvings = 1" if method == "halving" else 'method = "population"\nnum_settings = 4'
     file.write_text(
-        'config = "cartpole"\nseeds = 8\npoints = 5\nhalvings = 1\n[base]\ntotal_timesteps = 40_000\n'
-        "[axes]\nlearning_rate = [1e-3, 2e-3, 4e-3, 8e-3]\n"
+        f'config = "cartpole"\nseeds = 3\ntest_seeds = 2\npoints = 4\nepisodes = 2\n{options}\n'
+        "[base]\nnetwork.hidden_sizes = [8]\nconfig.num_steps = 32\nconfig.total_timesteps = 32_000\n"
+        f"[axes]\nlearning_rate = {axis}\n"
     )
-    args = ["sweep", file, "--lanes", 2, "--test-seeds", 4, "--out"]
+    args = ["sweep", str(file), "--lanes", "2", "--out"]
     environment = {"XLA_FLAGS": "", "PUREJAXPPO_COMPILE_CACHE": str(tmp_path / "cache")}
-    began = time.monotonic()
-    assert start([*args, tmp_path / "whole"], environment, cwd=ROOT).wait(600) == 0
-    length = time.monotonic() - began
-    rng = random.Random(0)
-    for i in range(20):
-        folder = tmp_path / f"killed{i}"
-        process = start([*args, folder], environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
-        time.sleep(rng.uniform(0.2, 1.0) * length)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        again = [*args, folder] if not (folder / "sweep.json").exists() else ["sweep", "--resume", folder]
-        assert start(again, environment, cwd=ROOT).wait(600) == 0
-        assert table(folder) == table(tmp_path / "whole")
+    script = (str(ROOT / "tests" / "helpers" / "forks.py"),)
+    nursery = start([], environment, script=script, stdin=subprocess.PIPE, cwd=ROOT)
+
+    def run_for(seconds, *words):
+        nursery.stdin.write(json.dumps([seconds, *map(str, words)]) + "\n")
+        nursery.stdin.flush()
+        code, spent = nursery.stdout.readline().split()
+        return int(code), float(spent)
+
+    for name in ("compiled", "whole"):  # the second one takes the programs from the cache
+        code, length = run_for(None, *args, tmp_path / name)
+        assert code == 0
+    _, startup = run_for(None, "sweep", "--resume", tmp_path / "whole")
+    rng, killed, folder = random.Random(0), 0, 0
+    while killed < 20 or (tmp_path / f"{folder}").exists():
+        place = tmp_path / f"{folder}"
+        words = ["sweep", "--resume", place] if (place / "sweep.json").exists() else [*args, place]
+        instant = rng.uniform(0.8 * startup, length) if killed < 20 else None
+        code = run_for(instant, *words)[0]
+        assert code in (0, -signal.SIGKILL)
+        if code:
+            killed += 1
+            continue
+        assert table(place) == table(tmp_path / "whole")
+        assert table(place, "trials") == table(tmp_path / "whole", "trials")
+        folder += 1
+    nursery.communicate()
 
 
 def test_halving_beats_random_search_at_equal_environment_steps(tmp_path, monkeypatch):

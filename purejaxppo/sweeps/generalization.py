@@ -1,0 +1,105 @@
+"""Evaluate trained policies at other values of an environment parameter than those they were trained with."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from purejaxppo._util.aliases import Value
+from purejaxppo.config.errors import ConfigError, Problem
+from purejaxppo.config.schema import Run
+from purejaxppo.sweeps import store
+from purejaxppo.sweeps.axes import Axis, grid_values
+from purejaxppo.sweeps.engine import Engine
+from purejaxppo.sweeps.populations import best_run
+from purejaxppo.sweeps.runner import Group, Runner, Trial
+from purejaxppo.sweeps.table import Row
+from purejaxppo.training.policy_file import Policy
+from purejaxppo.training.runs import build
+
+FILE = "generalization"  # .csv, one row per policy and value
+
+
+def with_parameter(run: Run, key: str, value: Value) -> Run:
+    """Return settings with another value of an environment parameter, such as env_params.gravity."""
+    return dataclasses.replace(run, env_params={**run.env_params, key.partition(".")[2]: value})
+
+
+def generalization_rows(runner: Runner, axis: Axis, say: Callable[[str], None] = print) -> list[Row]:
+    """Return the scores of the best setting of every program, with all of its seeds, at every value of a parameter.
+
+    Args:
+        runner: of a finished sweep whose folder has the policies still.
+        axis: the parameter and its values.
+        say: receives a line for each program.
+    """
+    rows: list[Row] = []
+    for group in runner.groups:
+        trials = _best_trials(runner, group)
+        if trials:
+            label = runner.sweep.labels[trials[0][0]]
+            say(f"{label}: evaluation at {len(grid_values(axis))} values of {axis.key}")
+            rows += _rows_of_trials(runner, group, trials, axis)
+    return rows
+
+
+def _best_trials(runner: Runner, group: Group) -> list[Trial]:
+    """Return the trials of the best setting of a program, one per seed; of populations, the best run of each."""
+    seeds = runner.sweep.seeds
+    if runner.sweep.options.method == "population":
+        pieces = [runner.results[runner.places[group.settings[0], seed][0]] for seed in seeds]
+        return [piece.trials[best_run(piece.columns["return"])] for piece in pieces]
+    known = [s for s in group.settings if all((s, seed) in runner.places for seed in seeds)]
+    finished = [s for s in known if all(_has_policy(runner, (s, seed)) for seed in seeds)]
+    return [(max(finished, key=runner.level), seed) for seed in seeds] if finished else []
+
+
+def _has_policy(runner: Runner, trial: Trial) -> bool:
+    """Return whether a trial was evaluated at its end; one that halving stopped was not."""
+    name, row = runner.places[trial]
+    piece = runner.results[name]
+    return bool(piece.failed[row]) or math.isfinite(piece.score[row])
+
+
+def _rows_of_trials(runner: Runner, group: Group, trials: Sequence[Trial], axis: Axis) -> list[Row]:
+    """Return the rows of some trials of a program, value by value."""
+    name, engine, rows = axis.key.partition(".")[2], runner.engines[group.index], []
+    pieces = {place: store.read_piece(runner.folder, place) for place in {runner.places[t][0] for t in trials}}
+    found = [(pieces[place], row) for place, row in (runner.places[trial] for trial in trials)]
+    policies = [runner.policy(piece, row) for piece, row in found if piece is not None]
+    run = runner.sweep.run(*trials[0])
+    for value in grid_values(axis):
+        there = engine._replace(algo=build(with_parameter(run, axis.key, value)))
+        scores = _scores(there, policies, [seed for _, seed in trials])
+        for (setting, seed), (piece, row), score in zip(trials, found, scores, strict=True):
+            place = {"setting": setting, "label": runner.sweep.labels[setting], "env": run.env, "seed": seed}
+            place |= {"parameter": name, "value": value, "trained": run.env_params.get(name, "")}
+            failed = piece is None or piece.failed[row]
+            rows.append(place | {"score": math.nan if failed else float(score)})
+    return rows
+
+
+def _scores(engine: Engine, policies: Sequence[Policy], seeds: Sequence[int]) -> np.ndarray:
+    """Return the mean return of each policy, [S], in calls of the engine's width."""
+    width, scores = engine.width, []
+    for first in range(0, len(seeds), width):
+        part = [*range(first, min(first + width, len(seeds)))]
+        padded = [*part, *[part[-1]] * (width - len(part))]
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[policies[i] for i in padded])
+        scores.append(engine.play(stacked, [seeds[i] for i in padded]).mean(1)[: len(part)])
+    return np.concatenate(scores)
+
+
+def check_parameter(axis: Axis, run: Run) -> list[Problem]:
+    """Return the problem of the first value with which the environment cannot be made."""
+    for value in grid_values(axis):
+        try:
+            build(with_parameter(run, axis.key, value))
+        except ConfigError as error:
+            return [Problem(f"generalization.{axis.key}", problem.text, problem.kind) for problem in error.problems][:1]
+    return []
