@@ -7,11 +7,13 @@ from jax import Array, lax
 
 from purejaxppo._util.aliases import Carry
 
+UNIT = 2.0**32  # sums of returns are taken in this unit, in which those of 2³² episodes do not overflow
+
 
 class EpisodeStats(NamedTuple):
     """Undiscounted return and length so far of the running episode of each environment."""
 
-    returns: Array  # [N] float32
+    returns: Array  # [N] float32; NaN or infinite if a reward was, or if the sum overflowed
     lengths: Array  # [N] int32
 
 
@@ -35,7 +37,7 @@ def init_episode_stats(num_envs: int) -> EpisodeStats:
 class _Extent(NamedTuple):
     """Sum, minimum and maximum over the finished episodes of each environment, [N]."""
 
-    total: Array
+    total: Array  # in units of UNIT
     low: Array
     high: Array
 
@@ -46,14 +48,15 @@ class _Extent(NamedTuple):
 
     def add(self, value: Array, end: Array) -> "_Extent":
         return _Extent(
-            self.total + jnp.where(end, value, 0.0),
+            self.total + jnp.where(end, value / UNIT, 0.0),
             jnp.minimum(self.low, jnp.where(end, value, jnp.inf)),
             jnp.maximum(self.high, jnp.where(end, value, -jnp.inf)),
         )
 
     def reduce(self, count: Array) -> list[Array]:
-        mean = jnp.sum(self.total) / jnp.maximum(count, 1.0)
-        values = (mean, jnp.min(self.low), jnp.max(self.high))
+        low, high = jnp.min(self.low), jnp.max(self.high)
+        mean = jnp.clip(jnp.sum(self.total) / jnp.maximum(count, 1.0) * UNIT, low, high)
+        values = (mean, low, high)
         return [jnp.where(count > 0.0, value, 0.0) for value in values]
 
 
@@ -63,7 +66,7 @@ def summarize_episodes(
     """Summarize the episodes that finished in a rollout.
 
     An episode that began in an earlier rollout counts as a whole. One that has not finished is continued in the
-    statistics returned.
+    statistics returned. One whose return is NaN or infinite does not count, and changes no other.
 
     Args:
         stats: the running episodes before the rollout.
@@ -81,6 +84,7 @@ def summarize_episodes(
         (returns, lengths), count, return_extent, length_extent = carry
         reward, end, counts = inputs
         returns, lengths = returns + reward, lengths + 1
+        counts &= jnp.isfinite(returns)
         return_extent = return_extent.add(returns, counts)
         length_extent = length_extent.add(lengths.astype(jnp.float32), counts)
         stats = EpisodeStats(jnp.where(end, 0.0, returns), jnp.where(end, 0, lengths))
@@ -97,20 +101,23 @@ def mean_info(info: dict[str, Array] | tuple[()], done: Array, dropped: Array | 
     """Return the means of further quantities over the episodes that finished in a rollout, by "episode_info_" + name.
 
     Args:
-        info: quantities by name, [T, N] each; only the values at the last step of an episode count. () if there are
-            none.
+        info: quantities by name, [T, N] each; only the values at the last step of an episode count, and of these the
+            finite ones. () if there are none.
         done: the episode ended with this step, [T, N] bool.
         dropped: as of `summarize_episodes`.
 
     Returns:
         float32 scalars; 0 if no episode finished.
     """
-    if not info:
-        return {}
     counted = _counted(done, dropped)
-    count = jnp.maximum(counted.sum(dtype=jnp.float32), 1.0)
-    means = {name: jnp.where(counted, x, 0.0).sum() / count for name, x in dict(info).items()}
-    return {f"episode_info_{name}": mean for name, mean in means.items()}
+    return {f"episode_info_{name}": _mean(x, counted) for name, x in dict(info).items()}
+
+
+def _mean(x: Array, counted: Array) -> Array:
+    """Return the mean of the finite values that count, 0 if there are none."""
+    counted &= jnp.isfinite(x)
+    total = jnp.where(counted, x / UNIT, 0.0).sum()
+    return total / jnp.maximum(counted.sum(dtype=jnp.float32), 1.0) * UNIT
 
 
 def _counted(done: Array, dropped: Array | tuple[()]) -> Array:

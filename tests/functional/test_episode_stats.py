@@ -49,6 +49,57 @@ def test_episode_summary_counts_finished_episodes_over_two_blocks_only():
     assert np.array(summary).tolist() == [1.0, 7.0, 7.0, 7.0, 7.0, 7.0, 7.0]
 
 
+SPECIAL = [np.nan, np.inf, -np.inf, 3e38, -3e38, 1e20, 1e-8, 1e-30]
+
+
+@pytest.mark.parametrize("value", SPECIAL)
+@pytest.mark.parametrize("place", [(0, 0), (3, 1), (7, 2)])
+def test_a_bad_reward_changes_only_its_own_episode(run, value, place):
+    """In float64: an episode whose return is no finite float32 does not count, and all others do as before."""
+    rng = np.random.default_rng(1)
+    rewards = np.float32(rng.normal(size=(24, 3)))
+    rewards[place] = value
+    done = np.arange(24)[:, None] % np.array([4, 6, 8]) == 3
+    finished, _ = next(slow_episodes([(rewards.astype(np.float64), done)], 3))
+    values = np.array([(r, n) for r, n in finished if abs(r) <= np.finfo(np.float32).max])
+    state = init_episode_stats(3)
+    for part in (slice(0, 5), slice(5, 24)):  # the running episodes are continued
+        state, summary = run(summarize_episodes, state, jnp.asarray(rewards[part]), jnp.asarray(done[part]))
+    assert np.isfinite(np.array(summary)).all()
+    _, whole = run(summarize_episodes, init_episode_stats(3), jnp.asarray(rewards), jnp.asarray(done))
+    assert float(whole.num_episodes) == len(values) == len(finished) - (not np.isfinite(value))
+    expected = [f(values[:, i]) for i in (0, 1) for f in (np.mean, np.min, np.max)]
+    np.testing.assert_allclose(np.array(whole[1:]), expected, rtol=1e-5, atol=1e-6)
+    assert np.isfinite(np.asarray(state.returns)[~np.isnan(rewards[-1])]).all()
+
+
+@pytest.mark.parametrize("value", [1e-8, 1.0, 3e38, -3e38, float(np.finfo(np.float32).max)])
+def test_the_mean_of_many_returns_neither_overflows_nor_underflows(run, value):
+    done = jnp.ones((50, 3), bool)
+    _, summary = run(summarize_episodes, init_episode_stats(3), jnp.full((50, 3), value, jnp.float32), done)
+    np.testing.assert_allclose(np.array(summary[:4]), [150, *[np.float32(value)] * 3], rtol=1e-6)
+
+
+def test_an_episode_whose_return_overflows_does_not_count(run):
+    """3e38 + 3e38 is infinite, and so is the sum with -3e38 after it."""
+    rewards = jnp.asarray([[3e38], [3e38], [-3e38], [2.0]], jnp.float32)
+    done = jnp.asarray([[False], [False], [True], [True]])
+    state, summary = run(summarize_episodes, init_episode_stats(1), rewards, done)
+    assert np.array(summary).tolist() == [1.0, 2.0, 2.0, 2.0, 1.0, 1.0, 1.0]
+    assert state.returns.tolist() == [0.0]
+
+
+def test_info_that_is_not_finite_does_not_count():
+    done = jnp.ones((3, 1), bool)
+    for bad in (jnp.nan, jnp.inf):
+        info = {"x": jnp.asarray([[1.0], [bad], [2.0]]), "y": jnp.asarray([[1.0], [4.0], [4.0]])}
+        assert mean_info(info, done) == {"episode_info_x": 1.5, "episode_info_y": 3.0}
+    huge = {"x": jnp.full((3, 1), 3e38, jnp.float32), "never": jnp.full((3, 1), jnp.nan)}
+    means = mean_info(huge, done)
+    np.testing.assert_allclose(means["episode_info_x"], 3e38, rtol=1e-6)
+    assert means["episode_info_never"] == 0.0
+
+
 def test_info_is_averaged_over_the_last_steps_of_counted_episodes():
     info = {"won": jnp.arange(8.0).reshape(4, 2), "nan_before_the_end": jnp.full((4, 2), jnp.nan).at[3].set(2.0)}
     done = jnp.zeros((4, 2), bool).at[3].set(True)

@@ -205,6 +205,7 @@ def special_run(scale):
 def test_parameters_and_statistics_stay_finite_whatever_the_rewards_are(scale, value):
     state, found = special_run(scale)(jnp.float32(value))
     assert all_finite((state.params, state.opt_state, state.obs_moments, state.reward_scaler))
+    assert all_finite([x for name, x in found._asdict().items() if name.startswith("episode_")])
     if not np.isfinite(value):
         assert (found.nonfinite_rewards > 0).all()
 
