@@ -41,7 +41,7 @@ def run_evaluate(args: Evaluate, problems: Sequence[Problem]) -> int:
     if problems:
         raise ConfigError(problems, "evaluate")
 
-    from purejaxppo.training.memory import check_evaluation_memory, explain_evaluation
+    from purejaxppo.training.evaluation_memory import check_evaluation_memory
     from purejaxppo.training.policy_file import CheckpointError, load_policy, read_metadata
 
     try:
@@ -50,15 +50,14 @@ def run_evaluate(args: Evaluate, problems: Sequence[Problem]) -> int:
             raise UsageError(f"{file} does not contain the settings that it was trained with")
         run, found = parse_toml(text, str(file))
         algo = build(run, found, name_source(str(file), text))
-        check_evaluation_memory(run, algo, args.num_episodes)
+        check_evaluation_memory(algo)
         policy = load_policy(file, algo)
     except CheckpointError as error:
         raise UsageError(str(error)) from None
     _note_differences(run, file)
     use_compile_cache()
     name = "sampled" if args.sampled else "greedy"
-    with explain_evaluation(run, algo, args.num_episodes):
-        evaluation = evaluate_policy(algo, policy, args.seed, args.num_episodes, not args.sampled)
+    evaluation = evaluate_policy(algo, policy, args.seed, args.num_episodes, not args.sampled)
     print(f"{run.env}: {evaluation_line(name, evaluation)}")
     return FINISHED
 

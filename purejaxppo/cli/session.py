@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from purejaxppo.cli.chunks import chunks
-from purejaxppo.cli.exit_codes import FAILED, FINISHED
+from purejaxppo.cli.exit_codes import FAILED, FINISHED, OUT_OF_MEMORY
 from purejaxppo.cli.output import tolerant_output
 from purejaxppo.cli.signals import Received, collect_signals, in_background
 from purejaxppo.config.schema import Run
+from purejaxppo.training.errors import OutOfMemoryError
 from purejaxppo.training.intervals import Interval
 from purejaxppo.training.results import (
     EVALUATION_EPISODES,
@@ -185,12 +186,11 @@ def _items(
     run: Run, algo: Algorithm, start: Start, last: int, recorder: Recorder
 ) -> Iterator[tuple[TrainState, Metrics] | Evaluated]:
     """Yield chunk after chunk, and the evaluations between them."""
-    from purejaxppo.training.memory import explain_evaluation, explain_exhaustion
+    from purejaxppo.training.memory import explain_exhaustion
     from purejaxppo.training.selection import with_evaluations
 
     def evaluate(policy: Policy, num_updates: int) -> dict[str, float]:
-        with explain_evaluation(run, algo, EVALUATION_EPISODES):
-            return evaluate_policy(algo, policy, run.seed, EVALUATION_EPISODES, True, num_updates)
+        return evaluate_policy(algo, policy, run.seed, EVALUATION_EPISODES, True, num_updates)
 
     items = chunks(run, algo, start.state, start.num_updates, last, recorder.updates_until_due)
     items = explain_exhaustion(items, run, algo)
@@ -226,6 +226,8 @@ def _evaluate_and_write(run: Run, algo: Algorithm, folder: Path, outcome: Outcom
                 for name, evaluation in in_background(items, lambda: bool(received)):
                     evaluations[name] = evaluation
                     print(evaluation_line(name, evaluation), flush=True)
+    except OutOfMemoryError as error:
+        outcome = _failed(outcome, f"no evaluation: {error}")._replace(code=OUT_OF_MEMORY)
     finally:
         try:
             write_results(folder, run, outcome, evaluations)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.stages import Compiled
 
 from purejaxppo._util.aliases import Action, EnvState, KeyLike, Observation, PyTree, Shapes, TreeDef
 from purejaxppo._util.trees import add_time_axis, drop_time_axis, tree_where
@@ -95,6 +96,7 @@ def evaluate(
     num_episodes: int = 128,
     greedy: bool = True,
     max_steps: int | None = None,
+    at_once: int | None = None,
 ) -> Evaluation:
     """Play the first episode of `num_episodes` fresh environments.
 
@@ -109,6 +111,8 @@ def evaluate(
         greedy: take the mode of the policy instead of a sample.
         max_steps: limit on the length of an episode. If it is not given the limit is 10,000, and a warning says how
             many episodes were cut there.
+        at_once: environments to play side by side; fewer need less memory, and draw other random numbers. By default
+            as many as fit 256 MB.
 
     Returns:
         Leaves [E], after the axes [S] or [H, S] of several policies.
@@ -128,7 +132,8 @@ def evaluate(
     player = _player(algo)
     policy = (state.params, state.obs_moments)
     played = _whole_groups(player, num_episodes)
-    result = _play(player, played, limit, batch_shape(state), policy, jnp.bool_(greedy), typed_key)
+    together = episodes_at_once(player) if at_once is None else _whole_groups(player, as_count(at_once, "at_once"))
+    result = _play(player, played, limit, batch_shape(state), together, policy, jnp.bool_(greedy), typed_key)
     if played > num_episodes:
         result = jax.tree.map(lambda x: x[..., :num_episodes], result)
     if not is_traced(result):
@@ -163,11 +168,41 @@ def record(
     return _record(_player(algo), as_count(num_steps, "num_steps"), policy, jnp.bool_(greedy), typed_key)
 
 
-def evaluation_shapes(algo: Algorithm, num_episodes: int) -> Shapes:
-    """Return shapes and dtypes of the states and observations that `evaluate` holds at once; nothing is computed."""
+def default_at_once(algo: Algorithm, num_episodes: int) -> int:
+    """Return how many environments `evaluate` plays side by side unless it is told."""
     player = _player(algo)
-    count = min(episodes_at_once(player), _whole_groups(player, num_episodes))
-    return jax.eval_shape(partial(_start, player, count), jax.eval_shape(lambda: jax.random.key(0)))
+    return min(episodes_at_once(player), _whole_groups(player, num_episodes))
+
+
+def half_at_once(algo: Algorithm, at_once: int) -> int | None:
+    """Return about half of a number of environments to play side by side, or None if it is the smallest one."""
+    player = _player(algo)
+    smaller = player.group_size * (at_once // player.group_size // 2)
+    return smaller or None
+
+
+def evaluation_shapes(algo: Algorithm, at_once: int) -> Shapes:
+    """Return shapes and dtypes of the states and observations of environments played side by side."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return jax.eval_shape(partial(_start, _player(algo), at_once), key)
+
+
+def compile_evaluation(
+    algo: Algorithm, state: TrainState | Policy, num_episodes: int, max_steps: int, at_once: int
+) -> Compiled:
+    """Compile the program with which `evaluate` plays; it is kept for the first call.
+
+    Args:
+        algo: of `make_ppo`.
+        state: a TrainState or a Policy of one run.
+        num_episodes: E.
+        max_steps: limit on the length of an episode.
+        at_once: environments played side by side.
+    """
+    player = _player(algo)
+    static = (player, _whole_groups(player, num_episodes), max_steps, (), _whole_groups(player, at_once))
+    policy = (state.params, state.obs_moments)
+    return _play.lower(*static, policy, jnp.bool_(True), jax.random.key(0)).compile()
 
 
 def _player(algo: Algorithm) -> Player:
@@ -227,12 +262,18 @@ def _whole_groups(player: Player, count: int) -> int:
     return -(-count // player.group_size) * player.group_size
 
 
-@partial(jax.jit, static_argnames=("player", "num_episodes", "max_steps", "shape"))
+@partial(jax.jit, static_argnames=("player", "num_episodes", "max_steps", "shape", "together"))
 def _play(
-    player: Player, num_episodes: int, max_steps: int, shape: tuple[int, ...], policy: tuple, greedy: Array, key: Array
+    player: Player,
+    num_episodes: int,
+    max_steps: int,
+    shape: tuple[int, ...],
+    together: int,
+    policy: tuple,
+    greedy: Array,
+    key: Array,
 ) -> Evaluation:
     """Play the episodes of one policy, or of every policy along the leading axes `shape`; results [*shape, E]."""
-    together = episodes_at_once(player)
 
     def play(policy: tuple, key: Array) -> Evaluation:
         return _in_batches(player, num_episodes, max_steps, together, (*policy, greedy), key)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
 
 import jax
@@ -18,7 +17,6 @@ from purejaxppo.devices.memory import MEMORY_VARIABLE, available_memory, compile
 from purejaxppo.networks.actor_critic import make_network
 from purejaxppo.networks.protocol import Network
 from purejaxppo.training.errors import OutOfMemoryError
-from purejaxppo.training.evaluation import evaluation_shapes
 from purejaxppo.training.loop import compile_chunk, rollout_shapes, state_shapes
 from purejaxppo.types import PER_ENV_FIELDS, Algorithm, Components, TrainState
 
@@ -119,32 +117,6 @@ def _bytes_on_one_device(x: jax.Array) -> int:
     return tree_bytes(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x.addressable_shards[0].data.nbytes
 
 
-def check_evaluation_memory(run: Run, algo: Algorithm, num_episodes: int) -> None:
-    """Check by shapes that a policy and the environments of an evaluation fit the device.
-
-    Args:
-        run: the settings.
-        algo: the algorithm.
-        num_episodes: of the evaluation.
-
-    Raises:
-        OutOfMemoryError: they do not; lists the buffers.
-    """
-    room = available_memory()
-    if room is None:
-        return
-    needed = evaluation_forecast(algo, num_episodes)
-    if needed.total > room:
-        raise OutOfMemoryError(f"{_headline(run, needed, room)}\n{_table(needed)}")
-
-
-def evaluation_forecast(algo: Algorithm, num_episodes: int) -> Forecast:
-    """Forecast the memory of `evaluate` from shapes, which is a lower bound."""
-    states = tree_bytes(evaluation_shapes(algo, num_episodes))
-    buffers = {"parameters": _params_bytes(algo.network), ENVIRONMENTS: 2 * states}
-    return Forecast(buffers, sum(buffers.values()), False)
-
-
 def explain_exhaustion(items: Iterator[T], run: Run, algo: Algorithm) -> Iterator[T]:
     """Yield from `items`, which compute on the device.
 
@@ -164,25 +136,6 @@ def explain_exhaustion(items: Iterator[T], run: Run, algo: Algorithm) -> Iterato
         raise exhaustion(run, algo, error) from error
 
 
-@contextmanager
-def explain_evaluation(run: Run, algo: Algorithm, num_episodes: int) -> Iterator[None]:
-    """Raise OutOfMemoryError with a forecast if the device runs out of memory within.
-
-    Args:
-        run: the settings.
-        algo: the algorithm.
-        num_episodes: of the evaluation.
-    """
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_exhaustion(error):
-            raise
-        needed, room = evaluation_forecast(algo, num_episodes), available_memory()
-        text = f"the device is out of memory: {_first_line(error)}\n{_headline(run, needed, room)}\n{_table(needed)}"
-        raise OutOfMemoryError(f"{text}\nfewer episodes need less: --num-episodes") from error
-
-
 def is_exhaustion(error: BaseException) -> bool:
     """Return whether an error says that memory ran out."""
     return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
@@ -193,17 +146,18 @@ def exhaustion(run: Run, algo: Algorithm, error: BaseException) -> OutOfMemoryEr
     needed = forecast(algo, run.hyperparams)
     room = available_memory()
     half = min(needed.total if room is None else room, needed.total) // 2  # the forecast from shapes is a lower bound
-    lines = [f"the device is out of memory: {_first_line(error)}", _headline(run, needed, room), _table(needed)]
+    lines = [f"the device is out of memory: {first_line(error)}", headline(run.env, needed, room), table(needed)]
     return OutOfMemoryError("\n".join([*lines, _advice(run, algo, needed, half)]))
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return the first line of the message of an error."""
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _refuse_if_larger(run: Run, algo: Algorithm, needed: Forecast, room: int) -> None:
     if needed.total > room:
-        parts = [_headline(run, needed, room), _table(needed), _advice(run, algo, needed, room)]
+        parts = [headline(run.env, needed, room), table(needed), _advice(run, algo, needed, room)]
         raise OutOfMemoryError("\n".join(parts))
 
 
@@ -218,16 +172,24 @@ def show_bytes(count: int) -> str:
     return f"{count / 1e3:.3g} kB"
 
 
-def _headline(run: Run, needed: Forecast, room: int | None) -> str:
+def headline(name: str, needed: Forecast, room: int | None) -> str:
+    """Return the sentence that says how much memory is needed, and how much there is.
+
+    Args:
+        name: of the environment.
+        needed: the forecast.
+        room: bytes that are available; None: not known.
+    """
     least = "" if needed.is_exact else "at least "
     there = "" if room is None else f", and {show_bytes(room)} are available"
     return (
-        f"{run.env} with these settings needs {least}{show_bytes(needed.total)} of memory{there} "
+        f"{name} with these settings needs {least}{show_bytes(needed.total)} of memory{there} "
         f"(the environment variable {MEMORY_VARIABLE} sets another limit in bytes, or off)"
     )
 
 
-def _table(needed: Forecast) -> str:
+def table(needed: Forecast) -> str:
+    """Return a line for each buffer of a forecast, the largest first."""
     rows = sorted(needed.buffers.items(), key=lambda item: -item[1])
     return "\n".join(f"  {name:<32}{show_bytes(count):>9}" for name, count in rows)
 
@@ -288,14 +250,15 @@ def _scaled(run: Run, algo: Algorithm, needed: Forecast, smaller: Run) -> int:
     envs = smaller.config.num_envs / run.config.num_envs
     params = 1.0
     if smaller.network != run.network:
-        params = _params_bytes(make_network(algo.env, smaller.network)) / max(_params_bytes(algo.network), 1)
-    gradients = GRADIENTS * _params_bytes(algo.network)
+        params = params_bytes(make_network(algo.env, smaller.network)) / max(params_bytes(algo.network), 1)
+    gradients = GRADIENTS * params_bytes(algo.network)
     total = needed.total if needed.is_exact else needed.total + gradients
     learned = min(2 * needed.buffers[PARAMETERS] + gradients, total)
     return math.ceil(params * learned + envs * (total - learned))
 
 
-def _params_bytes(network: Network) -> int:
+def params_bytes(network: Network) -> int:
+    """Return the bytes of the parameters of a network."""
     return tree_bytes(jax.eval_shape(network.init, jax.eval_shape(lambda: jax.random.key(0))))
 
 

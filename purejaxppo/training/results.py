@@ -51,18 +51,20 @@ def evaluate_policy(
 
     Raises:
         UsageError: the policy or the environment returned NaN, or the environment allowed no action.
+        OutOfMemoryError: the device has too little memory; lists the buffers.
     """
     import jax
     import numpy as np
 
-    from purejaxppo.training.evaluation import MAX_STEPS, evaluate
+    from purejaxppo.training.evaluation import MAX_STEPS
+    from purejaxppo.training.evaluation_memory import evaluate_within_memory
     from purejaxppo.training.health import RunError
 
     key = jax.random.fold_in(jax.random.key(seed), SELECTION_KEY if num_updates else EVALUATION_KEY)
     if num_updates:
         key = jax.random.fold_in(key, num_updates)
     try:
-        result = evaluate(algo, policy, key, num_episodes, greedy, MAX_STEPS)
+        result = evaluate_within_memory(algo, policy, key, num_episodes, greedy, MAX_STEPS)
     except RunError as error:
         raise UsageError(f"evaluation: {error}") from None
     returns, lengths = np.asarray(result.returns, np.float64), np.asarray(result.lengths, np.float64)

@@ -19,8 +19,9 @@ from purejaxppo.cli.main import dispatch, main
 from purejaxppo.config.checks import check
 from purejaxppo.config.errors import UsageError
 from purejaxppo.tracking.csv_file import read_csv
-from purejaxppo.training import memory, runs
+from purejaxppo.training import runs
 from purejaxppo.training.checkpoint_folder import list_checkpoints
+from purejaxppo.training.errors import OutOfMemoryError
 
 SCORES = {2: 5.0, 4: 9.0, 6: 7.0, 7: 9.0}  # of the fake, by update
 FILES = RUN_FILES | {"best.safetensors", "evaluations.csv"}
@@ -138,17 +139,16 @@ def test_an_evaluation_that_fails_does_not_end_training(fake, monkeypatch, tiny,
         if args[-1] == 4:
             raise UsageError("evaluation: the environment returned a NaN")
         if args[-1] == 6:
-            raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
+            raise OutOfMemoryError("an evaluation needs 8 GB")
         return usual(*args)
 
     monkeypatch.setattr(session, "evaluate_policy", evaluate)
-    monkeypatch.setattr(memory, "evaluation_forecast", lambda *_: memory.Forecast({"parameters": 8}, 8, False))
     folder = tmp_path / "run"
     assert run("train", tiny, "--out", folder, "--evaluate-every", 2) == 0
     assert rows_of(folder) == [(2, 5.0), (7, 9.0)]
     err = capsys.readouterr().err
     assert "no evaluation after update 4: evaluation: the environment returned a NaN" in err
-    assert "no evaluation after update 6" in err
+    assert "no evaluation after update 6: an evaluation needs 8 GB" in err
 
 
 def test_a_best_policy_that_cannot_be_written_is_written_with_the_next_save(fake, monkeypatch, tiny, tmp_path):

@@ -12,6 +12,7 @@ from purejaxppo.cli import chunks, resume_command, session, train_command
 from purejaxppo.cli.main import main
 from purejaxppo.config.checks import check
 from purejaxppo.tracking.csv_file import read_csv
+from purejaxppo.training.errors import OutOfMemoryError
 
 
 def faked(monkeypatch, **kwargs) -> None:
@@ -169,3 +170,23 @@ def test_a_device_that_runs_out_of_memory_ends_the_run_with_a_forecast(monkeypat
     message = capsys.readouterr().err
     for part in ("allocating 8 bytes", "parameters and optimizer state", "config.num_envs = 4"):
         assert part in message
+
+
+def test_a_final_evaluation_that_does_not_fit_loses_nothing(monkeypatch, capsys, tiny, tmp_path):
+    """The policy, the state and the results are there, and `resume` repeats the evaluation."""
+    folder = tmp_path / "run"
+    faked(monkeypatch)
+
+    def evaluate(*_):
+        raise OutOfMemoryError("an evaluation of fake needs at least 8 GB")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "evaluate_policy", evaluate)
+        assert main(["train", str(tiny), "--out", str(folder)]) == 3
+    assert "no evaluation: an evaluation of fake needs at least 8 GB" in capsys.readouterr().err
+    assert {entry.name for entry in folder.iterdir()} == RUN_FILES
+    assert params_of(folder) == [7.0] * 3
+    summary = tomllib.loads((folder / "summary.toml").read_text())
+    assert (summary["status"], summary["evaluation"]) == ("finished", {})
+    assert main(["resume", str(folder)]) == 0
+    assert tomllib.loads((folder / "summary.toml").read_text())["evaluation"]["greedy"]["mean"] == 1.0

@@ -3,7 +3,6 @@
 import dataclasses
 import re
 
-import jax
 import probes
 import pytest
 from compiles import count_compiles
@@ -92,7 +91,6 @@ def test_without_a_limit_nothing_is_compiled_or_refused(monkeypatch):
     monkeypatch.setenv(MEMORY_VARIABLE, "off")
     memory.check_memory(RUN, ALGO)
     memory.check_update_memory(RUN, ALGO, None, 4)
-    memory.check_evaluation_memory(RUN, ALGO, 10)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("RESOURCE_EXHAUSTED: 8 bytes"), MemoryError()])
@@ -105,8 +103,6 @@ def test_a_device_that_runs_out_of_memory_is_explained(error):
     assert next(explained) == 1
     with pytest.raises(OutOfMemoryError, match=memory.ROLLOUT):
         next(explained)
-    with pytest.raises(OutOfMemoryError, match="num-episodes"), memory.explain_evaluation(RUN, ALGO, 4):
-        raise error
 
 
 def test_other_errors_pass():
@@ -116,15 +112,3 @@ def test_other_errors_pass():
 
     with pytest.raises(RuntimeError, match="another fault"):
         list(memory.explain_exhaustion(items(), RUN, ALGO))
-
-
-def test_an_evaluation_needs_its_parameters_and_two_states_of_each_environment(monkeypatch):
-    forecast = memory.evaluation_forecast(ALGO, 5)
-    params = jax.eval_shape(ALGO.network.init, jax.random.key(0))
-    start = jax.vmap(ENV.reset)(jax.random.split(jax.random.key(1), 5))
-    assert forecast.total == tree_bytes(params) + 2 * tree_bytes(start)
-    monkeypatch.setenv(MEMORY_VARIABLE, str(forecast.total))
-    memory.check_evaluation_memory(RUN, ALGO, 5)
-    monkeypatch.setenv(MEMORY_VARIABLE, str(forecast.total - 1))
-    with pytest.raises(OutOfMemoryError, match="parameters"):
-        memory.check_evaluation_memory(RUN, ALGO, 5)

@@ -8,7 +8,7 @@ import pytest
 
 from purejaxppo.config.errors import UsageError
 from purejaxppo.config.schema import Run
-from purejaxppo.training import evaluation, results
+from purejaxppo.training import evaluation, evaluation_memory, results
 from purejaxppo.training.health import Fault, RunError
 from purejaxppo.training.results import Outcome, evaluate_policy, evaluation_line, write_results
 
@@ -22,7 +22,7 @@ def figures(monkeypatch):
         columns = np.array([1.0, 2.0, 6.0]), np.array([4, 5, 9]), np.array([True, True, False])
         return evaluation.Evaluation(*columns, fault=np.zeros(3, int))
 
-    monkeypatch.setattr(evaluation, "evaluate", played)
+    monkeypatch.setattr(evaluation_memory, "evaluate_within_memory", played)
     return evaluate_policy("algo", "policy", 3, 3, True)
 
 
@@ -43,7 +43,7 @@ def test_a_failed_evaluation_is_a_usage_error(monkeypatch):
     def fail(*_):
         raise RunError(Fault("parameters", "the policy has 3 parameters that are NaN or infinite"))
 
-    monkeypatch.setattr(evaluation, "evaluate", fail)
+    monkeypatch.setattr(evaluation_memory, "evaluate_within_memory", fail)
     with pytest.raises(UsageError, match="evaluation: the policy has 3 parameters"):
         evaluate_policy("algo", "policy", 3, 3, True)
 
