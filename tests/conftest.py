@@ -2,13 +2,13 @@
 
 import os
 
-# Most of the suite's time is compile time, and most of that goes into XLA's expensive optimizations. Without them, and
-# with the older fusion emitters, programs compile quickly and run half as fast. Set XLA_FLAGS to override this, as
-# `make test-slow` does.
+# Most of the suite's time is compile time, and most of that goes into XLA's expensive optimizations. Without them, with
+# the older fusion emitters and in one piece, programs compile quickly and run half as fast. Set XLA_FLAGS to override
+# this, as `make test-slow` does.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
-    "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters",
+    "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters --xla_cpu_parallel_codegen_split_count=1",
 )
 
 import jax

@@ -7,5 +7,10 @@ import pytest
 
 
 def slow_except(values: Iterable[Any], *fast: Any) -> list:
-    """Return the values for `parametrize`, those that are not in `fast` marked as slow."""
-    return [value if value in fast else pytest.param(value, marks=pytest.mark.slow) for value in values]
+    """Return the values for `parametrize`, those not in `fast` marked as slow; a tuple is several arguments."""
+    return [value if value in fast else _slow(value) for value in values]
+
+
+def _slow(value: Any) -> Any:
+    arguments = value if isinstance(value, tuple) else (value,)
+    return pytest.param(*arguments, marks=pytest.mark.slow)

@@ -24,6 +24,7 @@ from nets import (
     x64,
 )
 from probes import masked, quick_jit, reward_by_many_actions, reward_by_mixed_action
+from slow import slow_except
 
 from purejaxppo import ppo
 from purejaxppo.assembly import make_ppo
@@ -62,8 +63,13 @@ def check_shapes(env, config):
     assert all(x.shape[:3] == (5, T, N) for x in jax.tree.leaves(noise))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", OBSERVATIONS)
+def in_turn(names):
+    """Return all pairs of a name and a kind of network; the fast tests have one kind for each name, in turn."""
+    fast = [(name, KINDS[i % len(KINDS)]) for i, name in enumerate(names)]
+    return slow_except([(name, kind) for name in names for kind in KINDS], *fast)
+
+
+@pytest.mark.parametrize(("name", "kind"), in_turn(OBSERVATIONS))
 def test_every_observation_space_with_every_kind(name, kind):
     env = env_of(OBSERVATIONS[name], Discrete(3))
     if kind == "cnn" and name in (
@@ -81,8 +87,7 @@ def test_every_observation_space_with_every_kind(name, kind):
         check_shapes(env, small(kind=kind))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", ACTIONS)
+@pytest.mark.parametrize(("name", "kind"), in_turn(ACTIONS))
 def test_every_action_space_with_every_kind(name, kind):
     observation = OBSERVATIONS["bool image" if kind == "cnn" else "vector"]
     check_shapes(env_of(observation, ACTIONS[name]), small(kind=kind, shared_torso=name == "box", layer_norm=True))
@@ -163,7 +168,7 @@ def test_initial_policy_is_nearly_uniform_and_kernels_are_orthogonal(key):
 # --- precision --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", slow_except(KINDS, "mlp", "gru"))
 def test_only_the_layers_use_bfloat16(kind):
     """Parameters, gradients, recurrent states and outputs are float32; the outputs are near those of float32."""
     space = OBSERVATIONS["bool image" if kind == "cnn" else "vector"]
@@ -264,16 +269,21 @@ def test_actions_of_a_float64_box_reach_the_environment_as_float64(shape):
 
 @pytest.mark.parametrize(
     ("kind", "observation", "actions"),
-    [
+    slow_except(
+        [
+            ("mlp", "dict", "tuple"),
+            ("mlp", "vector", "discrete"),
+            ("cnn", "pixels", "discrete"),
+            ("cnn", "large image", "box"),
+            ("cnn", "symbols", "multi-discrete"),
+            ("gru", "vector", "discrete"),
+            ("lstm", "vector", "box"),
+            ("lru", "masked", "discrete"),
+        ],
         ("mlp", "dict", "tuple"),
-        ("mlp", "vector", "discrete"),
-        ("cnn", "pixels", "discrete"),
-        ("cnn", "large image", "box"),
         ("cnn", "symbols", "multi-discrete"),
         ("gru", "vector", "discrete"),
-        ("lstm", "vector", "box"),
-        ("lru", "masked", "discrete"),
-    ],
+    ),
 )
 def test_acting_exports_with_a_symbolic_number_of_environments(kind, observation, actions):
     """One exported program gives the actions of the network for few and for many rows, greedy and sampled."""

@@ -346,7 +346,7 @@ def burnt_in(kind, burn_in, params=None):
 
 
 @pytest.mark.parametrize("burn_in", slow_except([1, 3, 4], 3))
-@pytest.mark.parametrize("kind", slow_except(KINDS, "gru", "lru"))
+@pytest.mark.parametrize("kind", slow_except(KINDS, "lru"))
 def test_a_burn_in_with_unchanged_parameters_gives_the_stored_state(kind, burn_in):
     """Also if an episode begins within the burn-in: episodes end after five steps on average."""
     start, batch, rollout = burnt_in(kind, burn_in)
@@ -403,7 +403,7 @@ def with_idle_state(network):
     return Network(network.init, apply, lambda num_envs: jnp.zeros((num_envs, 1)))
 
 
-@pytest.mark.parametrize(("length", "minibatches"), [(1, 4), (8, 1)])
+@pytest.mark.parametrize(("length", "minibatches"), slow_except([(1, 4), (8, 1)], (8, 1)))
 def test_a_recurrent_state_that_is_ignored_changes_nothing(length, minibatches):
     """With equal minibatches (single steps, or everything in one) the update equals the feed-forward one to 1e-5."""
     env = scripted(terminate_at=(5,), truncate_at=(3,))
@@ -418,7 +418,7 @@ def test_a_recurrent_state_that_is_ignored_changes_nothing(length, minibatches):
     assert metrics.kl > 1e-6
 
 
-@pytest.mark.parametrize("kind", ["gru", "lru"])
+@pytest.mark.parametrize("kind", slow_except(["gru", "lru"], "gru"))
 def test_truncated_states_are_valued_by_the_recurrent_state_of_their_episode(kind):
     """V(s'_t) is that of a network that reads the whole episode from the initial state, up to s'_t before the reset."""
     env = scripted(terminate_at=(4,), truncate_at=(3,))  # action 3 terminates, 4 truncates, the clock at 3 too

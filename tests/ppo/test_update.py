@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from probes import endless, masked, reward_by_distance
+from slow import slow_except
 from updates import CHAIN, ENDLESS, PUSH, TINY, again, algorithm, one_update
 
 import purejaxppo as pp
@@ -27,8 +28,17 @@ PATHS = {
 
 @pytest.mark.parametrize(
     ("kind", "path"),
-    [("discrete", path) for path in PATHS]
-    + [("continuous", "normalised observations, sorted shuffle"), ("continuous", "TRPO")],
+    slow_except(
+        [
+            *(("discrete", path) for path in PATHS),
+            ("continuous", "normalised observations, sorted shuffle"),
+            ("continuous", "TRPO"),
+        ],
+        ("discrete", "as is"),
+        ("discrete", "cuts masked"),
+        ("discrete", "targets anew each epoch"),
+        ("continuous", "TRPO"),
+    ),
 )
 def test_ratio_is_one_at_the_first_minibatch(kind, path):
     """For every variant, in the third update too. test_recurrent.py has other networks and action spaces."""

@@ -10,6 +10,7 @@ import pytest
 from compiles import count_compiles
 from plain_net import plain
 from probes import chain
+from slow import slow_except
 
 import purejaxppo as pp
 from purejaxppo import Config, ConfigError, Hyperparams
@@ -53,7 +54,7 @@ def whole():
     return pp.train(ALGO, jax.random.key(3), H)
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 100])
+@pytest.mark.parametrize("chunk", slow_except([1, 3, 100], 3))
 def test_iterate_equals_train_bitwise(whole, chunk):
     """For every chunk size, also if the last chunk is shorter: the same state and metrics after 7 updates."""
     pieces = list(pp.iterate(ALGO, pp.init_state(ALGO, jax.random.key(3), H), H, chunk=chunk))
@@ -226,7 +227,7 @@ def test_divergence_is_not_attributed_to_the_environment():
     assert state.num_updates == len(metrics.kl) == 7
 
 
-@pytest.mark.parametrize(("kind", "count"), [("observation", 8), ("reward", 4)])
+@pytest.mark.parametrize(("kind", "count"), slow_except([("observation", 8), ("reward", 4)], ("observation", 8)))
 def test_the_error_names_the_environment_and_the_step_of_a_nan(kind, count):
     """Action 12 belongs to step 3 of the second update; the observation occurs twice, as the next and the current."""
     env = breaking(kind)
