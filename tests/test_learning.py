@@ -126,6 +126,7 @@ def test_other_networks_and_actions(case):
     assert low <= result.iqm <= high, result
 
 
+@pytest.mark.slow
 def test_memory_quick_gate():
     """The last action must repeat a bit shown at the first step: a GRU learns to keep it, an MLP cannot."""
     with_memory = learn("memory_chain_gru", 2)

@@ -105,6 +105,7 @@ def test_the_mean_residual_under_the_old_values_is_the_improvement():
     assert abs((1 - mdp.gamma) * gain) > 0.03  # otherwise the test shows nothing
 
 
+@pytest.mark.slow
 def test_predicted_and_realized_improvement_agree_on_cartpole():
     """Every reward is 1, so that the mean reward carries no information; prediction and realized improvement agree."""
     env = pp.make("CartPole-v1")

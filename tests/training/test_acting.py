@@ -36,8 +36,7 @@ def one(batch, i):
     return jax.tree.map(lambda x: np.asarray(x[i]), batch)
 
 
-@pytest.mark.parametrize("kind", ["mlp", "gru"])
-@pytest.mark.parametrize("actions", [Discrete(3), box(-0.1, 0.1, (2,))])
+@pytest.mark.parametrize(("kind", "actions"), [("mlp", box(-0.1, 0.1, (2,))), ("gru", Discrete(3))])
 def test_actions_are_those_of_record(tmp_path, kind, actions):
     """Over several steps of an episode; Box actions are clipped as the environment clips them."""
     algo, state, policy = trained(env_of(VECTOR, actions), tmp_path, kind, normalize_observations=True)
