@@ -20,7 +20,7 @@ from purejaxppo.config.errors import ConfigError, Problem, UsageError
 from purejaxppo.config.schema import Hyperparams, Run
 from purejaxppo.config.toml import load_toml
 from purejaxppo.sweeps.generalization import FILE as GENERALIZATION
-from purejaxppo.sweeps.optuna_study import shown_study
+from purejaxppo.sweeps.optuna_study import hide_password, shown_study
 from purejaxppo.sweeps.populations import best_run, lineage
 from purejaxppo.sweeps.spec import Sweep, show_change
 from purejaxppo.sweeps.store import SWEEP_FILE, read_sweep
@@ -195,7 +195,7 @@ def _facts_of(sweep: Sweep, about: Tables, trials: Sequence[Row]) -> dict[str, s
         "time": f"{duration(float(about.get('seconds', math.nan)))} (minutes:seconds), compilation included",
         "device": f"{about.get('platform', '')} ({about.get('device', '')})",
         "versions": versions,
-        "command": str(about.get("command", "")),
+        "command": hide_password(str(about.get("command", ""))),
     }
 
 
