@@ -63,7 +63,7 @@ def main() -> None:
     """Measure and print every point."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each point")
-    parser.add_argument("--lanes", type=int, default=16, help="runs side by side")
+    parser.add_argument("--lanes", type=int, default=8, help="runs side by side")
     parser.add_argument("--num-envs", type=int, nargs="+", default=[4, 16, 64, 256])
     parser.add_argument("--hidden", type=int, nargs="+", default=[64, 256], help="width of the two layers")
     parser.add_argument("--out", type=Path)
