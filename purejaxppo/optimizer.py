@@ -161,12 +161,13 @@ def _check_first_step(make: MakeOptimizer, params: Params) -> None:
         return rng.standard_normal(x.shape, np.float32).astype(x.dtype)
 
     @jit_once
-    def is_sound(params: Params, gradient: PyTree) -> Array:
-        transformation = make(jax.tree.map(jnp.float32, Hyperparams()))
+    def is_sound(h: Hyperparams, params: Params, gradient: PyTree) -> Array:
+        transformation = make(h)
         after, state = gradient_step(transformation, gradient, transformation.init(params), params)
         return all_finite(after) & ~any_nan(state)
 
-    sound = is_sound(jax.tree.map(normal, params), jax.tree.map(normal, params))
+    h = jax.tree.map(np.float32, Hyperparams())
+    sound = is_sound(h, jax.tree.map(normal, params), jax.tree.map(normal, params))
     if not isinstance(sound, Tracer) and not sound:
         raise ValueError(
             "optimizer: expected finite parameters after a step with finite gradients, got NaN or infinity"

@@ -1,6 +1,10 @@
 """Functions handed to `make_ppo`: their arguments, where their results go, and errors."""
 
+import ast
+import inspect
+import re
 from functools import cache
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +15,8 @@ from plain_net import plain
 from probes import chain, endless, quick_jit
 
 import purejaxppo as pp
+import purejaxppo.optimizer
+import purejaxppo.ppo
 from purejaxppo import Config, Hyperparams
 from purejaxppo.hooks import IntrinsicReward
 from purejaxppo.metrics import flat
@@ -19,6 +25,10 @@ from purejaxppo.training.loop import as_traced
 CHAIN = chain(limit=5)
 TINY = Config(num_envs=3, num_steps=8, num_epochs=1, num_minibatches=1, total_timesteps=24 * 4)
 H = as_traced(Hyperparams(0.02, lr_anneal=0.0, max_grad_norm=jnp.inf))
+
+
+HOOKS = ("objective", "target_fn", "shuffle", "optimizer", "auxiliary_loss", "intrinsic", "metrics_fn")
+SHORT = {"h": "hyperparams", "num_sequences": "size", "intrinsic_key": "key", "intrinsic": "state"}  # names at calls
 
 
 def constant(value):
@@ -38,6 +48,43 @@ def updated(updates=1, config=TINY, **hooks):
     for _ in range(updates):
         state, metrics = update(state, H)
     return state, metrics
+
+
+def signatures(text):
+    """Return the argument names of every function that a text describes as `(...) -> ...`."""
+    return [tuple(names.split(", ")) for names in re.findall(r"\((\w+(?:, \w+)*)\) ->", re.sub(r" \[.*?\]", "", text))]
+
+
+def documented(text, pattern):
+    """Return the signatures of every hook in the part of a text that begins with `pattern`."""
+    starts = {name: text.index(pattern.format(name)) for name in HOOKS}
+    ends = dict(zip(HOOKS, [*list(starts.values())[1:], None], strict=True))
+    return {name: set(signatures(" ".join(text[starts[name] : ends[name]].split()))) for name in HOOKS}
+
+
+def called():
+    """Return the names of the arguments with which the page, and for the optimizer `optimizer.py`, call each hook."""
+    files = [Path(inspect.getfile(module)).read_text() for module in (pp.ppo, pp.optimizer)]
+    calls = [node for text in files for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
+    found = {name: [] for name in HOOKS}
+    for call in calls:
+        function = ast.unparse(call.func).removeprefix("ppo.").removesuffix(".apply").removesuffix(".init")
+        function = "optimizer" if function == "make" else function
+        if function in HOOKS and ast.unparse(call.func) not in ("optimizer.init", "ppo.optimizer.init"):
+            names = tuple(ast.unparse(x).rpartition(".")[2] for x in call.args)
+            found[function].append(tuple(SHORT.get(name, name) for name in names))
+    return {name: set(rows) for name, rows in found.items()}
+
+
+def test_the_documented_arguments_of_every_hook_are_those_of_its_calls():
+    """In the docstring of make_ppo and in docs/recipes.md; the names say what each argument is."""
+    page = (Path(__file__).parents[1] / "docs" / "recipes.md").read_text().partition("| I want |")[0]
+    calls = called()
+    assert all(calls.values())
+    assert documented(pp.make_ppo.__doc__.partition("Raises:")[0], " {}: ") == calls
+    assert documented(page, "| `{}` |") == calls
+    names = list(inspect.signature(pp.make_ppo).parameters)
+    assert names[names.index("objective") :] == list(HOOKS)
 
 
 @cache
