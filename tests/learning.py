@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import platform
+import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -10,10 +11,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 import purejaxppo as pp
 from purejaxppo.analysis.statistics import interquartile_mean, stratified_interval
-from purejaxppo.config.schema import Hyperparams, Run
+from purejaxppo.config.schema import Config, Hyperparams, Run
 from purejaxppo.config.toml import load_toml
 from purejaxppo.networks.actor_critic import make_network
 
@@ -84,6 +86,19 @@ OTHER_TASKS = {
 }
 
 
+# Functions handed to make_ppo, next to the default: task, function of `hooked`, steps, learning rate, and the range
+# of the interquartile mean. Deep sea pays 0.99 for one of 2²⁰ sequences of actions, and less than 0 for parts of it.
+RECIPES = {
+    "Deep sea 20, PPO alone": ("deep sea", "", 300_000, 1e-3, -0.01, 0.0),
+    "Deep sea 20, random network distillation": ("deep sea", "rnd", 300_000, 1e-3, 0.98, 1.0),
+    "CartPole-v1, Adam": ("CartPole-v1", "", 100_000, 2.5e-3, 450.0, 500.0),
+    "CartPole-v1, muon": ("CartPole-v1", "muon", 100_000, 2.5e-3, 450.0, 500.0),
+    "CartPole-v1, one torso": ("CartPole-v1", "torso", 200_000, 1e-3, 475.0, 500.0),
+    "CartPole-v1, one torso, next-observation prediction": ("CartPole-v1", "prediction", 200_000, 1e-3, 475.0, 500.0),
+}
+RECIPE_SEEDS = 8
+
+
 class Result(NamedTuple):
     """Mean return of each seed over fresh episodes, for the greedy and for the sampled policy, [S] each."""
 
@@ -120,8 +135,12 @@ def shipped(name: str) -> Run:
 def learn_settings(run: Run, settings: list[Hyperparams], num_seeds: int) -> list[Result]:
     """Train every setting with every seed as one program, and evaluate each."""
     env = pp.make(run.env, **run.env_params)
-    algo = pp.make_ppo(env, make_network(env, run.network), run.config)
-    keys, eval_keys = (jax.random.split(jax.random.key(seed), num_seeds) for seed in (run.seed, 1_000_003))
+    return learn_algorithm(pp.make_ppo(env, make_network(env, run.network), run.config), settings, num_seeds, run.seed)
+
+
+def learn_algorithm(algo: pp.Algorithm, settings: list[Hyperparams], num_seeds: int, seed: int = 0) -> list[Result]:
+    """Train an algorithm with every setting and every seed as one program, and evaluate each."""
+    keys, eval_keys = (jax.random.split(jax.random.key(i), num_seeds) for i in (seed, 1_000_003))
     stacked = Hyperparams(*(jnp.asarray(x, jnp.float32) for x in zip(*settings, strict=True)))
 
     def over_both(f):
@@ -159,6 +178,33 @@ def combination(index: int, num_seeds: int, total_timesteps: int = 300_000) -> d
     return dict(zip(labels, learn_settings(run, settings, num_seeds), strict=True))
 
 
+def hooked(task: str, which: str, steps: int, learning_rate: float) -> tuple[pp.Algorithm, Hyperparams]:
+    """Return an algorithm of RECIPES with the functions of docs/recipes.md, and its hyperparameters."""
+    sys.path.append(str(ROOT / "docs" / "recipes"))
+    from deep_sea import deep_sea
+    from next_observation import next_observation
+    from rnd import rnd
+
+    env = deep_sea(20) if task == "deep sea" else pp.make(task)
+    config = Config(num_envs=16, num_steps=40, total_timesteps=steps, num_devices=1)
+    network, loss = next_observation(env) if which in ("torso", "prediction") else (pp.mlp(env), None)
+    functions = {"rnd": {"intrinsic": rnd()}, "muon": {"optimizer": muon}, "prediction": {"auxiliary_loss": loss}}
+    algo = pp.make_ppo(env, network, config, **functions.get(which, {}))
+    return algo, Hyperparams(learning_rate=learning_rate, ent_coef=0.01)
+
+
+def muon(h: Hyperparams) -> optax.GradientTransformation:
+    """Return orthogonal steps of matrices, and Adam for biases."""
+    steps = optax.contrib.muon(4.0 * h.learning_rate, adam_learning_rate=h.learning_rate)
+    return optax.chain(optax.clip_by_global_norm(h.max_grad_norm), steps)
+
+
+def recipe(label: str, num_seeds: int = RECIPE_SEEDS) -> Result:
+    """Return the result of an entry of RECIPES."""
+    algo, h = hooked(*RECIPES[label][:4])
+    return learn_algorithm(algo, [h], num_seeds)[0]
+
+
 def row(label: str, steps: int, r: Result) -> str:
     """Return one line of a table."""
     low, high = r.interval
@@ -173,9 +219,9 @@ HEAD = "| | steps | greedy, IQM | 95 % interval | worst seed | sampled, IQM |\n|
 def main() -> None:
     """Print the tables of docs/results.md."""
     parser = argparse.ArgumentParser(description="Train and print a table in Markdown.")
-    parser.add_argument("table", choices=["gates", "combinations", "others"])
+    parser.add_argument("table", choices=["gates", "combinations", "others", "recipes"])
     parser.add_argument(
-        "--seeds", type=int, default=0, help="default: 16 for gates, 8 for combinations, 4 or 8 for others"
+        "--seeds", type=int, default=0, help="default: 16 for gates, 8 for combinations and recipes, 4 or 8 for others"
     )
     parser.add_argument(
         "--only", nargs="*", help="of gates: files in configs/; of combinations: first names, such as cpi"
@@ -192,6 +238,11 @@ def main() -> None:
             name, changes, seeds, *_ = OTHER_TASKS[label]
             steps = shipped(name).config.total_timesteps
             print(row(label, steps, learn(name, args.seeds or seeds, **changes)), flush=True)
+        return
+    if args.table == "recipes":
+        for label in args.only or RECIPES:
+            steps = RECIPES[label][2]
+            print(row(label, steps, recipe(label, args.seeds or RECIPE_SEEDS)), flush=True)
         return
     for index, (name, _, _) in enumerate(COMBINATIONS):
         if args.only and name not in args.only:

@@ -1,14 +1,20 @@
 """Learning: probes with known values, a quick gate, and the published tasks over 16 seeds (slow)."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import probes
 import pytest
-from learning import COMBINATIONS, FEED_FORWARD, GATES, OTHER_TASKS, combination, learn, row
+from compiles import count_compiles
+from learning import COMBINATIONS, FEED_FORWARD, GATES, OTHER_TASKS, RECIPES, combination, learn, recipe, row
 
 import purejaxppo as pp
 from purejaxppo import Config, Hyperparams
+from purejaxppo.envs import Discrete, Env, MultiDiscrete, TimeStep, box
+from purejaxppo.envs.wrappers import fold_agents, frozen_opponent, with_opponent
+from purejaxppo.training.loop import as_traced
 
 CONFIG = Config(num_envs=32, num_steps=16, num_epochs=4, num_minibatches=4, total_timesteps=512 * 60)
 H = Hyperparams(2e-2, gamma=0.9, ent_coef=0.0)
@@ -81,6 +87,77 @@ def test_a_five_state_mdp_is_solved_to_99_percent_of_the_optimum():
     assert tabular.start @ tabular.value(left, gamma) < 0.8 * best
 
 
+def crossed(joint: bool) -> Env:
+    """Make a team of two that gets 1/2 for each agent that names the number of the other; 4 steps, best return 4.
+
+    Each agent sees both numbers, its own first. In the joint form one policy sees what the first agent sees, and
+    chooses for both.
+    """
+
+    def observe(numbers):
+        both = jnp.stack([numbers, numbers[::-1]])
+        rows = jax.nn.one_hot(both, 3, dtype=jnp.float32).reshape(2, 6)
+        return rows[0] if joint else rows
+
+    def reset(key):
+        numbers = jax.random.randint(key, (2,), 0, 3, jnp.int32)
+        return (numbers, jnp.int32(0)), observe(numbers)
+
+    def step(key, state, action):
+        numbers, time = state
+        reward = (action == numbers[::-1]).astype(jnp.float32).mean()
+        after = jax.random.randint(key, (2,), 0, 3, jnp.int32)
+        obs = observe(after)
+        reward = reward if joint else jnp.stack([reward, reward])
+        return (after, time + 1), TimeStep(obs, reward, time == 3, jnp.bool_(False), obs)
+
+    return Env(reset, step, box(0.0, 1.0, (6,)), MultiDiscrete((3, 3)) if joint else Discrete(3))
+
+
+@pytest.mark.slow
+def test_a_team_reaches_the_return_of_its_joint_form():
+    """Agents folded into the batch axis share a policy; the joint form has one that acts for both."""
+    folded, joint = fold_agents(crossed(joint=False), 2), crossed(joint=True)
+    results = []
+    for env, num_envs in ((folded, 64), (joint, 32)):  # 32 teams each
+        config = dataclasses.replace(CONFIG, num_envs=num_envs, total_timesteps=num_envs * 16 * 60)
+        algo, state, _ = trained(env, config)
+        results.append(pp.evaluate(algo, state, jax.random.key(1), num_episodes=64).returns.mean())
+    np.testing.assert_allclose(results, 4.0, atol=0.05)
+
+
+def match() -> Env:
+    """Make a game of two over 4 steps: 1 for naming the other's number, which is its parameter; reward [2]."""
+
+    def reset(key):
+        return jnp.int32(0), jnp.ones((2, 1))
+
+    def step(key, time, action):
+        mine = (action[0] == action[1]).astype(jnp.float32)
+        obs = jnp.ones((2, 1))
+        return time + 1, TimeStep(obs, jnp.stack([mine, -mine]), time == 3, jnp.bool_(False), obs)
+
+    return Env(reset, step, box(0.0, 1.0, (1,)), Discrete(3))
+
+
+def test_training_goes_on_against_another_opponent_without_a_recompilation():
+    """A policy learns the number of one opponent, then that of another; the update is compiled once."""
+    env = frozen_opponent(match(), 2, lambda number, key, obs: jnp.broadcast_to(number, obs.shape[:2]), jnp.int32(0))
+    algo = pp.make_ppo(env, pp.mlp(env, (8,)), dataclasses.replace(CONFIG, num_envs=8, total_timesteps=128 * 60))
+    h = as_traced(H._replace(lr_anneal=0.0, ent_coef=0.02))
+    state = pp.init_state(algo, 0, h)
+    returns = []
+    with count_compiles() as compiles:
+        update = jax.jit(algo.update)
+        for number in (1, 2):
+            state = state._replace(env_state=with_opponent(state.env_state, jnp.int32(number)))
+            for _ in range(30):
+                state, metrics = update(state, h)
+            returns.append(metrics.episode_return_mean)
+    assert min(returns) > 3.5, returns  # of 4
+    assert compiles["update"] == 1
+
+
 def test_cartpole_quick_gate():
     """100k steps, 4 seeds: far above the 20 of a random policy on every seed."""
     result = learn("cartpole", 4, config={"total_timesteps": 100_000})
@@ -123,6 +200,16 @@ def test_other_networks_and_actions(case):
     name, changes, seeds, low, high = OTHER_TASKS[case]
     result = learn(name, seeds, **changes)
     print(f"{case}: IQM {result.iqm:.2f} {result.interval}, {result.seconds:.0f} s, seeds {np.sort(result.greedy)}")
+    assert low <= result.iqm <= high, result
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("label", RECIPES)
+def test_recipes_learn_what_they_promise(label):
+    """RND solves a task on which PPO alone finds no reward; muon and next-observation prediction learn CartPole."""
+    *_, low, high = RECIPES[label]
+    result = recipe(label)
+    print(f"{label}: IQM {result.iqm:.2f} {result.interval}, {result.seconds:.0f} s, seeds {np.sort(result.greedy)}")
     assert low <= result.iqm <= high, result
 
 
