@@ -5,6 +5,7 @@ from command_line import problems_of
 
 from purejaxppo.cli import doctor_command
 from purejaxppo.cli.main import main
+from purejaxppo.config.shipped import shipped_configs
 from purejaxppo.training.doctor.check import failed, not_seen, passed
 
 
@@ -41,3 +42,9 @@ def test_bad_input_is_named_before_anything_is_checked(monkeypatch):
         ("--play-steps", "range"),
         ("config.num_envs", "range"),
     }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in shipped_configs() if "/" not in name])  # those need more packages
+def test_no_check_fails_with_a_shipped_config(name, capsys):
+    assert main(["doctor", name]) == 0, capsys.readouterr().out

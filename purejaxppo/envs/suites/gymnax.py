@@ -112,6 +112,8 @@ def make(name: str, **env_params: Any) -> Env:
     except (KeyError, IndexError, TypeError, AssertionError) as error:
         raise ValueError(f"{name} cannot be made with {env_params}: {type(error).__name__} {error}") from error
     adapted = adapt(env, replace_params(name, params, env_params, tuple(arguments), RANGES))
+    if name == "MemoryChain-bsuite":
+        adapted = adapted._replace(observation_space=_memory_space(adapted.observation_space))
     return _bool_grid(adapted) if name.endswith("-MinAtar") else adapted
 
 
@@ -150,6 +152,17 @@ def _bool_grid(env: Env) -> Env:
 
     space = box(0, 1, jax.tree.leaves(env.observation_space)[0].shape, bool)
     return env._replace(reset=reset, step=step, observation_space=space)
+
+
+def _memory_space(declared: Space) -> Space:
+    """Return the space of [time left, query, bits]: gymnax declares [0, 2 * num_bits], but bits are -1, 0 or 1.
+
+    The share of time left falls from 1 to -1 / memory_length, and the query is the index of a bit.
+    """
+    (size,) = jax.tree.leaves(declared)[0].shape
+    high = np.ones(size)
+    high[1] = max(1, size - 3)
+    return box(np.full(size, -1.0), high, (size,))
 
 
 # Spaces --------------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import dataclasses
 import tempfile
 from collections.abc import Callable
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ from purejaxppo.ppo import collect_rollout, observe, state_values
 from purejaxppo.training.arguments import as_traced
 from purejaxppo.training.checkpoints import save
 from purejaxppo.training.doctor.check import NOT_RUN, Check, failed, guarded, not_seen, passed, what_happened
+from purejaxppo.training.doctor.gradients import ROWS, gradient_errors
 from purejaxppo.training.doctor.programs import same_program, traced
 from purejaxppo.training.health import find_fault
 from purejaxppo.training.loop import init_state
@@ -36,10 +38,12 @@ RATIO = "the ratio is 1 at the first minibatch"
 GAE = "advantages equal the sum over the rollout"
 ONE_COMPILE = "one compile serves all updates"
 RESUME = "a saved and restored run continues exactly"
-LATER = (UPDATE_KEYS, RATIO, GAE, ONE_COMPILE, RESUME)
+GRADIENT = "the compiled gradient is the one without jit"
+LATER = (UPDATE_KEYS, RATIO, GAE, ONE_COMPILE, RESUME, GRADIENT)
 
 MAX_RATIO_ERROR = 1e-3
 MAX_GAE_ERROR = 1e-3  # relative to 1 + the largest advantage
+MAX_GRADIENT_ERROR = 1e-2  # relative to the largest entry of an array of parameters
 NUM_STEPS = 16
 NUM_ENVS = 8
 
@@ -70,7 +74,7 @@ def learning_checks(env: Env | VecEnv, network: Network, config: Config) -> list
         keys, updated = _two_updates(algo)
     except Exception as error:
         return [failed(UPDATE, what_happened(error)), *(not_seen(name, NOT_RUN) for name in LATER)]
-    later = {RATIO: _ratio, GAE: _gae, ONE_COMPILE: _one_compile, RESUME: _resume}
+    later = {RATIO: _ratio, GAE: _gae, ONE_COMPILE: _one_compile, RESUME: _resume, GRADIENT: _gradient}
     checks = [guarded(UPDATE, partial(_finite, updated)), keys]
     return checks + [guarded(name, partial(check, updated)) for name, check in later.items()]
 
@@ -180,6 +184,30 @@ def _resume(updated: Updated) -> Check:
             "or apply: a new process would continue with other numbers",
         )
     return passed(RESUME)
+
+
+def _gradient(updated: Updated) -> Check:
+    errors = gradient_errors(updated.algo, updated.states[1], updated.h)
+    wrong = {name: error for name, error in errors.items() if not error <= MAX_GRADIENT_ERROR}
+    if not wrong:
+        return passed(GRADIENT)
+    name = max(wrong, key=lambda name: wrong[name])
+    return failed(
+        GRADIENT,
+        f"with {ROWS} rows that of params{name} differs by {wrong[name]:.2g} times its largest entry, a fault of the "
+        f"compiler of jaxlib {version('jaxlib')}: select by index (jnp.take_along_axis) instead of multiplying with "
+        f"jax.nn.one_hot{_flag_advice(version('jaxlib'), jax.default_backend())}",
+    )
+
+
+def _flag_advice(jaxlib: str, backend: str) -> str:
+    """Return the environment variable that avoids the fault; a jaxlib that does not know the flag ends the process."""
+    if backend != "cpu":
+        return ""
+    flag = "XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type="
+    if jaxlib == "0.10.2":
+        return f", or set {flag} before JAX starts (with jaxlib 0.10.2 alone: others may not know it, and end then)"
+    return f"; jaxlib 0.10.2 also has {flag}, which jaxlib {jaxlib} may not know: it ends the process then"
 
 
 def _same(a: PyTree, b: PyTree) -> bool:

@@ -385,3 +385,24 @@ def test_an_environment_that_needs_a_download_is_a_clear_error(monkeypatch: pyte
     monkeypatch.setattr(load_mnist, "load_mnist", offline)
     with pytest.raises(EnvironmentUnavailable, match=r"MNISTBandit-bsuite needs data .* network"):
         make("MNISTBandit-bsuite")
+
+
+@pytest.mark.parametrize(("num_bits", "memory_length"), [(1, 1), (1, 5), (4, 3)])
+def test_observations_of_the_memory_chain_reach_the_bounds_of_their_space(num_bits, memory_length):
+    """[time left, query, bits]: bits are -1 or 1 in the first step, the query is an index; gymnax declares others."""
+    env = make("MemoryChain-bsuite", num_bits=num_bits, memory_length=memory_length)
+    space = env.observation_space
+    seen = []
+    for seed in range(20):
+        state, obs = env.reset(jax.random.key(seed))
+        seen.append(obs)
+        for _ in range(memory_length + 1):
+            state, timestep = env.step(jax.random.key(0), state, jnp.int32(0))
+            seen.append(timestep.final_obs)
+    seen = np.stack(seen)
+    assert (seen >= space.low).all()
+    assert (seen <= space.high).all()
+    assert seen[:, 2:].min() == -1.0
+    assert seen[:, 0].max() == 1.0
+    if num_bits > 1:
+        assert seen[:, 1].max() == space.high[1] == num_bits - 1
