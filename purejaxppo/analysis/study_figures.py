@@ -175,6 +175,9 @@ def _format_steps(axes: Axes) -> None:
 def _finish(axes: Axes, shown: Sequence[Ranked]) -> None:
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
+    if not axes.lines:
+        axes.text(0.5, 0.5, "no episode finished", transform=axes.transAxes, ha="center", va="center")
+        return
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False, handlelength=3.5)
     _note_few(axes, shown)
 

@@ -27,8 +27,8 @@ class Execution(NamedTuple):
     lanes: int
     num_devices: int
     bytes_per_run: int  # forecast
-    seconds_sequential: float = 0.0  # of one update of one run, alone; 0: not measured
-    seconds_vmapped: float = 0.0  # of one update of one run, among `lanes`; 0: not measured
+    seconds_sequential: float = 0.0  # of one update of one run, alone on its device; 0: not measured
+    seconds_vmapped: float = 0.0  # of one update of one run, among `lanes` on its device; 0: not measured
 
 
 def free_memory() -> int:
@@ -88,7 +88,8 @@ def choose_execution(
     """Return how to execute runs of one program.
 
     Side by side is faster for small networks and few environments, one after the other for large ones, where each run
-    fills the processor; so one update of both is timed, unless the whole sweep is short or `lanes` is given.
+    fills the processor; so one update of both is timed, unless the whole sweep is short or `lanes` is given. All
+    devices work meanwhile, as in the sweep: a device alone would use the threads of the others.
 
     Args:
         engine: with any number of lanes; its segment is the one of the sweep.
@@ -112,10 +113,11 @@ def choose_execution(
     wide = most
     if jax.default_backend() == "cpu":
         wide = min(most, runs_at_once(16, 1))
-    alone = _seconds(single)
+    busy = 1 if engine.algo.config.num_devices > 1 else num_devices  # else the devices share each run
+    alone = _seconds(engine._replace(lanes=1, num_devices=busy))
     if wide < 2 or alone * num_updates * num_runs / num_devices < SHORT_SWEEP:
         return Execution(1, num_devices, per_run, alone)
-    together = _seconds(engine._replace(lanes=wide, num_devices=1)) / wide
+    together = _seconds(engine._replace(lanes=wide, num_devices=busy)) / wide
     faster = "side by side" if together < alone else "one after the other"
     say(f"one update of one run takes {1e3 * alone:.3g} ms alone, {1e3 * together:.3g} ms among {wide}: {faster}")
     return Execution(wide if together < alone else 1, num_devices, per_run, alone, together)

@@ -294,18 +294,17 @@ class Runner:
     def _score(self, piece: Piece, row: int) -> tuple[float, float]:
         """Return the score of a trial, and its mean return over the points so far, which decides between equal scores.
 
-        The score is the final evaluation, or before it the return at the last point.
+        The score is the final evaluation, or before it the return at the last point. Without a finished episode the
+        mean is NaN.
         """
         if piece.failed[row]:
             return np.nan, np.nan
         curve = piece.columns["return"][row]
         known = curve[np.isfinite(curve)]
-        if not known.size:
-            return np.nan, np.nan
-        mean = float(known.mean())
+        mean, last = (float(known.mean()), float(known[-1])) if known.size else (np.nan, np.nan)
         if self.sweep.options.score == "area":
             return mean, mean
-        return float(piece.score[row] if np.isfinite(piece.score[row]) else known[-1]), mean
+        return float(piece.score[row]) if np.isfinite(piece.score[row]) else last, mean
 
     def level(self, setting: int) -> float:
         """Return the score of a setting: the interquartile mean over its seeds, failed runs as the worst of its task.

@@ -133,3 +133,11 @@ def test_the_report_has_the_table_of_other_values(tmp_path):
     write_report(STUDY._replace(generalization=GENERAL), tmp_path)
     assert "| random | 5 to 10 | 8 [8, 8] | 3 [3, 3] |" in (tmp_path / "report.md").read_text()
     assert (tmp_path / "00-generalization.png").is_file()
+
+
+def test_runs_in_which_no_episode_finished_have_a_report(tmp_path):
+    nothing = np.full((12, 20), np.nan)
+    study = STUDY._replace(arms=tuple(a._replace(curves=nothing, areas=nothing[:, 0]) for a in STUDY.arms))
+    assert [r.arm.label for r in rank(study, "Chain")] == ["high_1", "broken", "low"]
+    write_report(study, tmp_path)
+    assert (tmp_path / "00-curves.png").is_file()

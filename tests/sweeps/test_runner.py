@@ -5,6 +5,7 @@ import math
 import random
 import signal
 import subprocess
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -255,6 +256,17 @@ def test_points_divide_the_updates():
 def test_gaps_of_a_curve_are_filled_with_the_value_before():
     nan = math.nan
     np.testing.assert_array_equal(filled(np.array([nan, 2, nan, nan, 5, nan])), [2, 2, 2, 2, 5, 5])
+
+
+def test_the_evaluation_is_the_score_even_if_no_training_episode_finished():
+    sweep = parse_sweep(GIVEN, BASE)[0]
+    nothing = np.full((1, 4), np.nan)
+    piece = store.Piece(((0, 0),), {"return": nothing}, np.zeros(1, int), {}, np.array([7.0]))
+    runner = SimpleNamespace(sweep=sweep)
+    assert Runner._score(runner, piece, 0)[0] == 7.0
+    assert math.isnan(Runner._score(runner, piece._replace(failed=np.ones(1, int)), 0)[0])
+    later = piece._replace(columns={"return": np.array([[1.0, math.nan, 3.0, math.nan]])}, score=np.array([math.nan]))
+    assert Runner._score(runner, later, 0) == (3.0, 2.0), "before the evaluation: the last known return"
 
 
 def test_another_sweep_and_the_same_one_in_a_folder_are_refused(whole):
