@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from purejaxppo.config.errors import UsageError
@@ -13,12 +13,16 @@ except ImportError:  # Windows cannot lock a folder
     fcntl = None  # type: ignore[assignment]
 
 
+LOCK_FILE = ".lock"  # where a folder itself cannot be locked
+
+
 @contextmanager
 def lock_run(folder: Path) -> Iterator[None]:
     """Hold the lock of a run folder.
 
-    The operating system releases the lock however its process ends, so no lock is left behind. On Windows,
-    and on file systems without locks, nothing is locked.
+    The operating system releases the lock however its process ends, so no lock is left behind. NFS locks no folders,
+    only files that are open for writing; there the lock is on a file in the folder, which stays. On Windows, and on
+    file systems without any locks, nothing is locked.
 
     Raises:
         UsageError: another process holds the lock.
@@ -27,14 +31,29 @@ def lock_run(folder: Path) -> Iterator[None]:
     if fcntl is None:
         yield
         return
-    handle = os.open(folder, os.O_RDONLY)
+    handles = [os.open(folder, os.O_RDONLY)]
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(f"{folder}: another process writes this run; wait until it has ended") from None
-        except OSError:
-            pass  # this file system has no locks
+        if not _locked(handles[0], folder):
+            with suppress(OSError):  # a folder that cannot be written
+                handles.append(os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644))
+                _locked(handles[1], folder)
         yield
     finally:
-        os.close(handle)
+        for handle in handles:
+            os.close(handle)
+
+
+def _locked(handle: int, folder: Path) -> bool:
+    """Lock an open file or folder, and return False if this file system cannot.
+
+    Raises:
+        UsageError: another process holds the lock.
+    """
+    assert fcntl is not None, "otherwise nothing is locked"
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UsageError(f"{folder}: another process writes this run; wait until it has ended") from None
+    except OSError:
+        return False
+    return True

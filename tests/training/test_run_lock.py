@@ -1,12 +1,16 @@
 """Only one process writes a run; the lock of a dead process is released."""
 
+import errno
+import fcntl
+import os
+import stat
 import subprocess
 import sys
 
 import pytest
 
 from purejaxppo.config.errors import UsageError
-from purejaxppo.training.run_lock import lock_run
+from purejaxppo.training.run_lock import LOCK_FILE, lock_run
 
 HOLDER = """
 import fcntl, os, sys
@@ -38,4 +42,31 @@ def test_the_lock_of_a_killed_process_is_gone(tmp_path):
 
 def test_a_folder_that_is_gone_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError), lock_run(tmp_path / "none"):
+        pass
+
+
+def test_where_folders_cannot_be_locked_a_file_in_them_is(tmp_path, monkeypatch):
+    """As on NFS, where an exclusive lock needs a file that is open for writing."""
+    real = fcntl.flock
+
+    def flock(handle, operation):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        real(handle, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with lock_run(tmp_path):
+        with pytest.raises(UsageError, match="another process writes this run"), lock_run(tmp_path):
+            pass
+        assert [entry.name for entry in tmp_path.iterdir()] == [LOCK_FILE]
+    with lock_run(tmp_path):
+        pass
+
+
+def test_without_any_locks_nothing_is_locked(tmp_path, monkeypatch):
+    def flock(handle, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with lock_run(tmp_path), lock_run(tmp_path):
         pass

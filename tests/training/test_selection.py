@@ -5,11 +5,17 @@ import math
 import fakes
 import jax
 import pytest
+from crashes import Crash, crash_after
 
 from purejaxppo.config.errors import UsageError
 from purejaxppo.config.schema import Config, Hyperparams, Run
+from purejaxppo.tracking.csv_file import read_csv
+from purejaxppo.tracking.metrics_file import metrics_file
 from purejaxppo.training.checkpoint_folder import checkpoint_path, save_in_run
+from purejaxppo.training.intervals import Interval
 from purejaxppo.training.policy_file import load_policy
+from purejaxppo.training.recorder import Position, Recorder
+from purejaxppo.training.resume import open_run
 from purejaxppo.training.run_folder import BEST_FILE
 from purejaxppo.training.selection import Evaluated, Standing, read_standing, restore_best, save_best, with_evaluations
 
@@ -111,6 +117,37 @@ def test_the_best_policy_is_written_again_out_of_its_checkpoint(tmp_path, lost):
         save_best(tmp_path, at[3], RUN, algo, standing)
     assert restore_best(tmp_path, algo, RUN, standing) == standing
     assert load_policy(tmp_path / BEST_FILE, algo).params.tolist() == [3.0] * 3
+
+
+def test_a_crash_after_any_file_operation_loses_no_best_policy(tmp_path, monkeypatch):
+    """Of the saves after an evaluation: the best policy is the one before or the new one, as the checkpoint says."""
+    algo, at = states()
+    seen, count, finished = [], 0, False
+    while not finished:
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        with metrics_file(folder / "metrics.csv") as csv, metrics_file(folder / "evaluations.csv") as evaluations:
+            details = {"overrides": []}
+            recorder = Recorder(folder, RUN, algo, csv, Interval(updates=9), print, details, evaluations=evaluations)
+            recorder.add_evaluation(Evaluated(3, at[3], {"mean": 1.0}), Position(3, 1.0))
+            with monkeypatch.context() as patch:
+                crash_after(patch, count)
+                try:
+                    recorder.add_evaluation(Evaluated(6, at[6], {"mean": 2.0}), Position(6, 2.0))
+                    finished = True
+                except Crash:
+                    pass
+        standing = open_run(folder).standing
+        assert restore_best(folder, algo, RUN, standing) == standing
+        assert load_policy(folder / BEST_FILE, algo).params.tolist() == [float(standing.best)] * 3
+        assert (
+            read_csv(folder / "evaluations.csv")["num_updates"].tolist()[: standing.best // 3]
+            == [3, 6][: standing.best // 3]
+        )
+        seen.append(standing.best)
+        count += 1
+    assert seen == sorted(seen)
+    assert set(seen) == {3, 6}
 
 
 def test_without_its_checkpoint_the_selection_starts_again(tmp_path):
