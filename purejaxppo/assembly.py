@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from functools import partial
 
 import jax
@@ -12,7 +13,7 @@ from jax import Array
 
 from purejaxppo import hooks
 from purejaxppo._util import trees
-from purejaxppo._util.aliases import PRNGKey
+from purejaxppo._util.aliases import Params, PRNGKey
 from purejaxppo._util.programs import is_tracing, jit_once
 from purejaxppo.batching.plan import make_plan
 from purejaxppo.batching.shuffles import SHUFFLES, Shuffle
@@ -152,13 +153,28 @@ def _try_hooks(algo: Algorithm) -> None:
 
 
 def _with_trial_sizes(algo: Algorithm) -> Components:
-    """Return the components with a rollout of a few steps of a few environments. A VecEnv keeps its columns."""
-    num_envs = algo.config.num_envs if isinstance(algo.env, VecEnv) else TRIAL_ENVS
+    """Return the components with a rollout of a few steps of a few environments."""
+    group = algo.components.env.group_size
+    num_envs = group * -(-TRIAL_ENVS // group)
     ones = {"num_minibatches": 1, "num_epochs": 1, "num_devices": 1}
     sizes = {"num_envs": num_envs, "num_steps": TRIAL_STEPS, "sequence_length": 0, "burn_in": 0, "microbatch_size": 0}
     config = dataclasses.replace(algo.config, **ones, **sizes)
-    recurrent = algo.components.plan.length > 1
-    return algo.components._replace(config=config, plan=make_plan(config, recurrent, PER_ENV_FIELDS))
+    plan = make_plan(config, algo.components.plan.length > 1, PER_ENV_FIELDS)
+    params = _trial_params(jax.eval_shape(algo.network.init, jax.random.key(0)))
+    network = algo.network._replace(init=lambda key: params)  # initializers take as long to compile as the rest
+    return algo.components._replace(config=config, plan=plan, network=network)
+
+
+def _trial_params(shapes: Params) -> Params:
+    """Return random matrices with outputs of the size of their inputs, and positive numbers otherwise."""
+    rng = np.random.default_rng(0)
+
+    def draw(x: jax.ShapeDtypeStruct) -> Array:
+        numbers = rng.standard_normal(x.shape)
+        numbers = numbers * math.prod(x.shape[:-1]) ** -0.5 if len(x.shape) > 1 else 0.1 * np.abs(numbers)
+        return jnp.asarray(numbers, x.dtype)
+
+    return jax.tree.map(draw, shapes)
 
 
 def _trial(ppo: Components, key: PRNGKey, h: Hyperparams, ends: Array) -> dict[str, Array]:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.experimental import io_callback
 from plain_net import plain
 from probes import chain, endless, quick_jit
 
@@ -18,6 +19,7 @@ import purejaxppo as pp
 import purejaxppo.optimizer
 import purejaxppo.ppo
 from purejaxppo import Config, Hyperparams
+from purejaxppo.envs.auto_reset import auto_reset
 from purejaxppo.hooks import IntrinsicReward
 from purejaxppo.metrics import flat
 from purejaxppo.training.loop import as_traced
@@ -185,6 +187,21 @@ def mean_over_ends(state, rollout, batch, h):
 )
 def test_a_hook_is_not_blamed_for_a_nan_that_its_user_avoids(hooks):
     pp.make_ppo(endless(), plain(endless()), TINY, **hooks)
+
+
+def test_a_host_environment_is_not_played_for_hooks():
+    """Its steps have effects on the host."""
+    vec, calls = auto_reset(CHAIN), []
+
+    def step(noise, state, action):
+        io_callback(lambda: calls.append(1), None, ordered=True)
+        return vec.step(noise, state, action)
+
+    nan = {"metrics_fn": lambda s, r, b, h: {"x": jnp.float32(jnp.nan)}}
+    pp.make_ppo(vec._replace(step=step), plain(CHAIN), TINY, **nan)
+    assert calls == []
+    with pytest.raises(ValueError, match="metrics_fn"):
+        pp.make_ppo(vec, plain(CHAIN), TINY, **nan)
 
 
 def test_while_tracing_hooks_are_not_evaluated():
