@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -70,13 +71,13 @@ def make_ppo(
     config = config or Config()
     recurrent = check_fit(env, network, config, objective)
     env = clip_action(env)
-    plan = make_plan(config, recurrent, PER_ENV_FIELDS)
-    objective_name = "none" if config.policy_step == "trpo" else config.objective
+    vec = _auto_reset(env, config)
+    plan = make_plan(config, recurrent, PER_ENV_FIELDS, _truncation_gap(vec, auxiliary_loss, intrinsic, metrics_fn))
     components = Components(
-        env=_auto_reset(env, config),
+        env=vec,
         network=network,
         config=config,
-        objective=hooks.check_objective(objective) if objective else OBJECTIVES[objective_name],
+        objective=hooks.check_objective(objective) if objective else _named_objective(config),
         target_fn=hooks.check_target_fn(target_fn) if target_fn else TARGETS[config.targets],
         shuffle=hooks.check_shuffle(shuffle, plan.num_sequences) if shuffle else SHUFFLES[config.shuffle],
         normalized=normalized_leaves(env.observation_space, config.normalize_observations),
@@ -90,6 +91,15 @@ def make_ppo(
     if any((objective, target_fn, shuffle, auxiliary_loss, intrinsic, metrics_fn)):
         _trace_update(algo)
     return algo
+
+
+def _truncation_gap(env: VecEnv, *readers: Callable | hooks.IntrinsicReward | None) -> int:
+    """Return the least number of steps between truncations, 1 if a function may read all final observations."""
+    return 1 if any(readers) else env.truncation_gap
+
+
+def _named_objective(config: Config) -> Objective:
+    return OBJECTIVES["none" if config.policy_step == "trpo" else config.objective]
 
 
 def _auto_reset(env: Env | VecEnv, config: Config) -> VecEnv:

@@ -11,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 from purejaxppo._util import trees
 from purejaxppo._util.aliases import Params, PyTree
 from purejaxppo._util.trees import nonfinite
+from purejaxppo.batching import final_observations
 from purejaxppo.batching.samples import Batch, Transition
 from purejaxppo.config.schema import Hyperparams
 from purejaxppo.envs.masks import action_mask, has_action
@@ -43,6 +44,7 @@ class Metrics(NamedTuple):
     nonfinite_rewards: Array  # steps of the rollout with a NaN or infinite reward
     first_fault_step: Array  # first step of the rollout with one of these three; -1 if there is none
     first_fault_env: Array  # first environment with one of them in that step; -1 if there is none
+    lost_final_observations: Array  # truncations closer to each other than `VecEnv.truncation_gap` allows
     quarantined: Array  # steps of the rollout after which an environment that returned NaN or Inf was reset
     skipped_steps: Array  # minibatch steps not taken because their loss, gradient or result was NaN or infinite
     skip_cause: Array  # of the first skipped step: 1 loss, 2 gradient, 3 the parameters or optimizer state after it; 0
@@ -161,7 +163,7 @@ def batch_metrics(batch: Batch, ratio: Array, kl: Array) -> dict[str, Array]:
 
 
 def rollout_faults(rollout: Transition, action_space: Space) -> dict[str, Array]:
-    """Count the faults of the environment in a rollout: states without an allowed action, values that are not finite.
+    """Count the faults of the environment in a rollout: masked states, values that are not finite, early truncations.
 
     Args:
         rollout: fields obs, final_obs and reward, leaves [T, N, ...].
@@ -169,7 +171,7 @@ def rollout_faults(rollout: Transition, action_space: Space) -> dict[str, Array]
     """
     shape = rollout.reward.shape
     masked = jnp.broadcast_to(~has_action(action_space, action_mask(rollout.obs)), shape)
-    observation = nonfinite((rollout.obs, rollout.final_obs), shape)
+    observation = nonfinite(rollout.obs, shape) | final_observations.nonfinite_steps(rollout)
     reward = nonfinite(rollout.reward, shape)
     faulty = masked | observation | reward
     step = jnp.argmax(faulty.any(axis=1))
@@ -179,6 +181,7 @@ def rollout_faults(rollout: Transition, action_space: Space) -> dict[str, Array]
         "nonfinite_rewards": reward.sum(dtype=jnp.float32),
         "first_fault_step": jnp.where(faulty.any(), step, -1).astype(jnp.float32),
         "first_fault_env": jnp.where(faulty.any(), jnp.argmax(faulty[step]), -1).astype(jnp.float32),
+        "lost_final_observations": final_observations.count_lost(rollout),
     }
 
 

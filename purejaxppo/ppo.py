@@ -17,7 +17,7 @@ from jax.flatten_util import ravel_pytree
 
 from purejaxppo import hooks, metrics, optimizer
 from purejaxppo._util import trees
-from purejaxppo.batching import burn_in, plan
+from purejaxppo.batching import burn_in, final_observations, plan
 from purejaxppo.config.schema import Hyperparams
 from purejaxppo.functional import (
     advantages,
@@ -115,7 +115,7 @@ def collect_rollout(ppo: Components, state: TrainState, key: PRNGKey) -> tuple[T
     _, distribution = jax.eval_shape(policy, state.rnn_state, state.obs, state.is_first)
     noise = (ppo.env.noise(env_key, num_steps, ppo.config.num_envs), distribution.noise(action_key, (num_steps,)))
     carry = (state.env_state, state.obs, state.rnn_state, state.is_first)
-    (env_state, obs, rnn_state, is_first), rollout = ppo.plan.scan_steps(step, carry, noise)
+    (env_state, obs, rnn_state, is_first), rollout = ppo.plan.scan_steps(step, carry, noise, state.obs)
     return state._replace(env_state=env_state, obs=obs, rnn_state=rnn_state, is_first=is_first), rollout
 
 
@@ -197,7 +197,7 @@ def state_values(ppo: Components, params: Params, state: TrainState, rollout: Tr
 
     def final_value(t: Array) -> Array:
         """V(s'_t) for one step t of each environment, [N] -> [N]."""
-        at = jax.tree.map(lambda x: jax.vmap(lambda x, t: x[t], (1, 0))(x, t), rollout)
+        at = final_observations.steps_at(rollout, t)
         # The network reads s_t, then s'_t, from the recurrent state before the step and without a reset between them.
         obs = jax.tree.map(lambda a, b: jnp.stack([a, b]), at.obs, at.final_obs)
         is_first = jnp.stack([at.is_first, jnp.zeros_like(at.is_first)])
@@ -207,8 +207,7 @@ def state_values(ppo: Components, params: Params, state: TrainState, rollout: Tr
     inputs = (start, rollout.obs, rollout.is_first)
     values = ppo.plan.map(lambda x: value(trees.drop_time_axis(x[0]), *x[1:]), inputs)
     last = value(state.rnn_state, *trees.add_time_axis((state.obs, state.is_first)))
-    truncated_only = rollout.truncated & ~rollout.terminated
-    return values, advantages.next_state_values(values, last, truncated_only, final_value)
+    return values, advantages.next_state_values(values, last, final_observations.cut_short(rollout), final_value)
 
 
 # Optimization --------------------------------------------------------------------------------------------------------

@@ -72,6 +72,11 @@ class Components(NamedTuple):
     plan: Plan
 
 
+def keeping_all_final_observations(ppo: Components) -> Components:
+    """Return components whose rollouts have the final observations of all steps, not only of truncated ones."""
+    return ppo._replace(plan=ppo.plan._replace(truncation_gap=1))
+
+
 Init: TypeAlias = Callable[[PRNGKey, Hyperparams], TrainState]
 Update: TypeAlias = Callable[[TrainState, Hyperparams], tuple[TrainState, Metrics]]
 

@@ -99,6 +99,7 @@ def figures():
         "nonfinite_rewards": 0,
         "first_fault_step": -1,
         "quarantined": 0,
+        "lost_final_observations": 0,
         "first_fault_env": -1,
         "skipped_steps": 0,
         "skip_cause": 0,
@@ -158,14 +159,14 @@ def test_faults_of_the_environment_are_distinguished_and_the_first_is_located():
     obs = {"action_mask": jnp.ones((3, 2, 2), bool).at[2, 1].set(False), "x": jnp.zeros((3, 2, 4))}
     final = {"action_mask": obs["action_mask"], "x": obs["x"].at[1, 0, 3].set(jnp.inf)}
     none = faulty(rollout)
-    assert [float(x) for x in none.values()] == [0.0, 0.0, 0.0, -1.0, -1.0]
-    assert [float(x) for x in faulty(rollout, obs=obs).values()] == [1.0, 0.0, 0.0, 2.0, 1.0]
-    assert [float(x) for x in faulty(rollout, final_obs=final).values()] == [0.0, 1.0, 0.0, 1.0, 0.0]
+    assert [float(x) for x in none.values()] == [0.0, 0.0, 0.0, -1.0, -1.0, 0.0]
+    assert [float(x) for x in faulty(rollout, obs=obs).values()] == [1.0, 0.0, 0.0, 2.0, 1.0, 0.0]
+    assert [float(x) for x in faulty(rollout, final_obs=final).values()] == [0.0, 1.0, 0.0, 1.0, 0.0, 0.0]
     reward = jnp.zeros((3, 2)).at[0].set(jnp.nan)
     found = faulty(rollout, obs=obs, final_obs=final, reward=reward)
     counts = ["masked_states", "nonfinite_observations", "nonfinite_rewards"]
-    assert list(found) == [*counts, "first_fault_step", "first_fault_env"]
-    assert [float(x) for x in found.values()] == [1.0, 1.0, 2.0, 0.0, 0.0]
+    assert list(found) == [*counts, "first_fault_step", "first_fault_env", "lost_final_observations"]
+    assert [float(x) for x in found.values()] == [1.0, 1.0, 2.0, 0.0, 0.0, 0.0]
 
 
 def test_parameters_that_are_not_finite_are_counted():

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from purejaxppo._util.aliases import Carry, Params, PyTree
+from purejaxppo._util.aliases import Carry, Observation, Params, PyTree
 from purejaxppo._util.trees import add_time_axis, drop_time_axis
+from purejaxppo.batching import final_observations
 from purejaxppo.batching.burn_in import burn_in_steps
 from purejaxppo.batching.gather import pack, to_device_layout
 from purejaxppo.batching.microbatches import (
@@ -24,7 +25,7 @@ from purejaxppo.batching.microbatches import (
     mean_gradient,
     num_microbatches,
 )
-from purejaxppo.batching.samples import Batch
+from purejaxppo.batching.samples import Batch, Transition
 from purejaxppo.batching.sequences import to_sequences
 from purejaxppo.config.schema import Config, minibatch_shape
 from purejaxppo.devices.sharding import inside_shard_map, replicate, shard
@@ -51,6 +52,7 @@ class Plan(NamedTuple):
     burn_in: int  # steps that refresh the recurrent state before a sequence
     choice: Partition  # microbatches and devices, as chosen for the whole run
     per_env: tuple[str, ...] = ()  # fields of the train state with a leading axis N
+    truncation_gap: int = 1  # least number of steps between truncations of an environment, if only those are kept
 
     @property
     def partition(self) -> Partition:
@@ -79,20 +81,30 @@ class Plan(NamedTuple):
 
         return jax.tree.map(constrain, tree)
 
-    def scan_steps(self, step: Callable[..., tuple], carry: Carry, inputs: PyTree) -> tuple[Carry, PyTree]:
+    def scan_steps(
+        self, step: Callable[..., tuple[Carry, Transition]], carry: Carry, inputs: PyTree, obs: Observation
+    ) -> tuple[Carry, Transition]:
         """Scan `step` over time.
 
         Args:
-            step: (carry, inputs at t) -> (carry, outputs at t).
+            step: (carry, inputs at t) -> (carry, transition at t).
             carry: leaves [N, ...].
             inputs: leaves [T, N, ...].
+            obs: the first observations, leaves [N, ...].
 
         Returns:
-            The last carry and the outputs, leaves [T, N, ...].
+            The last carry and the rollout, leaves [T, N, ...]. With many truncations to expect, or small observations,
+            `final_obs` is that of all steps, else `Slots`.
         """
         carry = shard(carry, self.num_devices)
         inputs = shard(inputs, self.num_devices, axis=1)
-        return jax.lax.scan(step, carry, inputs)
+        num_steps = jax.tree.leaves(inputs)[0].shape[0]
+        count = final_observations.num_slots(obs, num_steps, self.truncation_gap)
+        if not count:
+            return jax.lax.scan(step, carry, inputs)
+        kept = shard(final_observations.start(obs, count), self.num_devices)
+        (carry, kept), rollout = jax.lax.scan(final_observations.in_slots(step), (carry, kept), inputs)
+        return carry, rollout._replace(final_obs=final_observations.Slots(kept[1], rollout.final_obs))
 
     def map(self, function: Callable[[PyTree], PyTree], batch: PyTree) -> PyTree:
         """Return `function(batch)` from leaves [L, M, ...] to leaves [L', M, ...], computed in microbatches."""
@@ -167,13 +179,14 @@ class Plan(NamedTuple):
         return mean_gradient(gathered, params, minibatch.data, inputs, self.partition)
 
 
-def make_plan(config: Config, recurrent: bool, per_env: tuple[str, ...]) -> Plan:
+def make_plan(config: Config, recurrent: bool, per_env: tuple[str, ...], truncation_gap: int = 1) -> Plan:
     """Choose the plan of a run.
 
     Args:
         config: static settings.
         recurrent: minibatches hold sequences.
         per_env: fields of the train state with a leading axis N.
+        truncation_gap: least number of steps between truncations of an environment; 1 keeps all final observations.
 
     Raises:
         ValueError: `config.num_devices` exceeds the number of available devices.
@@ -188,4 +201,5 @@ def make_plan(config: Config, recurrent: bool, per_env: tuple[str, ...]) -> Plan
         burn_in=config.burn_in,
         choice=partition,
         per_env=per_env,
+        truncation_gap=truncation_gap,
     )

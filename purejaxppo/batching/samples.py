@@ -18,7 +18,7 @@ class Transition(NamedTuple):
     reward: Array
     terminated: Array
     truncated: Array
-    final_obs: Observation  # after the action, before any reset
+    final_obs: Observation  # after the action, before any reset; `Slots` if only those of truncated steps are kept
     distribution: Distribution  # π_old(·|s_t)
     rnn_state: RnnState  # before the step
     is_first: Array

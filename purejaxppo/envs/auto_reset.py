@@ -139,7 +139,10 @@ def _batch(env: Env, first_states: FirstStates, stagger: int, quarantine: bool, 
         env_state, timestep = _start_episodes(first, env_state, timestep)
         return env_state if plain else AutoResetState(env_state, pool, steps_left), timestep
 
-    return VecEnv(reset, noise, step, env.observation_space, env.action_space, env.name, quarantines=quarantine)
+    # An episode that is cut by `stagger` is the first of its environment, so that the next truncation ends another one.
+    gap = 1 if quarantine else env.truncation_gap
+    spaces = (env.observation_space, env.action_space)
+    return VecEnv(reset, noise, step, *spaces, env.name, quarantines=quarantine, truncation_gap=gap)
 
 
 def _check(mode: str, pool_size: int, refresh: int, stagger: int) -> None:

@@ -132,6 +132,11 @@ def arguments_of(function: Callable[..., Any], hidden: tuple[str, ...] = ("self"
     return {k: None if p.default is empty else p.default for k, p in found if p.kind in kinds and k not in hidden}
 
 
+def gap_of_clock(limit: SuiteObject) -> int:
+    """Return the `truncation_gap` of a clock that starts at 0: its limit, or 1 if that is no Python integer."""
+    return limit if isinstance(limit, int) else 1
+
+
 def choose_arguments(name: str, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments that the user gives, as the kinds of their defaults.
 

@@ -13,6 +13,8 @@ import jax
 from purejaxppo._util.aliases import Action, EnvState, Noise, Observation, PRNGKey, Shapes
 from purejaxppo.envs.spaces import Space, check_space, sample_space
 
+NEVER = 2**31 - 1  # `truncation_gap` of an environment that is never truncated
+
 
 class TimeStep(NamedTuple):
     """The result of one step; leaves have the leading axis [N] if they come from a VecEnv.
@@ -47,6 +49,9 @@ class Env(NamedTuple):
     action_space: Space
     name: str = ""  # used in messages; `make` sets it and wrappers keep it
     resets: str = ""  # the reset mode that `auto_reset` uses for resets="auto"; empty: "fresh"
+    # No episode is truncated before it has this many steps; NEVER if none ever is, and 1 promises nothing. It saves
+    # memory: of large observations, a rollout keeps the final ones of truncated steps only.
+    truncation_gap: int = 1
 
 
 class VecEnv(NamedTuple):
@@ -68,6 +73,7 @@ class VecEnv(NamedTuple):
     name: str = ""  # used in messages
     group_size: int = 1  # num_envs must be a multiple of this, such as the number of agents of a team
     quarantines: bool = False  # resets columns that return NaN or infinity, and marks their steps
+    truncation_gap: int = 1  # least number of steps between two truncations of a column; see Env
 
 
 def check_is_env(env: Any) -> None:
@@ -75,7 +81,7 @@ def check_is_env(env: Any) -> None:
 
     Raises:
         TypeError: it is something else; the message says what to write instead.
-        ValueError: a space is not one of this package.
+        ValueError: a space is not one of this package, or `truncation_gap` is not a positive integer.
     """
     if not isinstance(env, Env | VecEnv):
         raise TypeError(f"the environment must be an Env or a VecEnv of purejaxppo.envs, not {_advice(env)}")
@@ -84,6 +90,12 @@ def check_is_env(env: Any) -> None:
             raise TypeError(f"{name} of {describe(env)} must be a function, not {getattr(env, name)!r}")
     for kind, space in (("observation", env.observation_space), ("action", env.action_space)):
         check_space(space, f"the {kind} space of {describe(env)}")
+    gap = env.truncation_gap
+    if isinstance(gap, bool) or not isinstance(gap, int) or not 1 <= gap <= NEVER:
+        raise ValueError(
+            f"truncation_gap of {describe(env)} must be an integer from 1 (nothing is promised) to {NEVER} (never "
+            f"truncated), not {gap!r}"
+        )
 
 
 def describe(env: Env | VecEnv) -> str:

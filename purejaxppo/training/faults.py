@@ -29,6 +29,12 @@ def _environment_fault(row: Mapping[str, float], env: str) -> str:
         faults.append(f"returned a NaN or infinite observation in {_count(row['nonfinite_observations'], 'step')}")
     if row["nonfinite_rewards"]:
         faults.append(f"returned a NaN or infinite reward in {_count(row['nonfinite_rewards'], 'step')}")
+    if not faults and row["lost_final_observations"]:
+        lost = _count(row["lost_final_observations"], "truncated step")
+        return (
+            f"{env} was truncated more often than its truncation_gap allows: the values of {lost} of the rollout are "
+            "wrong. State the least number of steps to a truncation, or 1 if there is none."
+        )
     if not faults:
         return ""
     advice = ""

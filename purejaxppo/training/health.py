@@ -20,12 +20,13 @@ from purejaxppo.metrics import Metrics, flat
 from purejaxppo.training import faults
 
 # Kinds of faults in causal order: what the environment does precedes the losses of the same update.
-OBSERVATION, REWARD, MASK = "observation", "reward", "mask"
+OBSERVATION, REWARD, MASK, TRUNCATION = "observation", "reward", "mask", "truncation"
 LOSS, GRADIENT, PARAMETERS = "loss", "gradient", "parameters"
 COUNTS = {
     OBSERVATION: "nonfinite_observations",
     REWARD: "nonfinite_rewards",
     MASK: "masked_states",
+    TRUNCATION: "lost_final_observations",
     PARAMETERS: "nonfinite_parameters",
 }
 LOSSES = (*faults.LEARNED, "kl")
@@ -37,7 +38,7 @@ CAUSES = {1: LOSS, 2: GRADIENT, 3: PARAMETERS}  # of `Metrics.skip_cause`
 class Fault(NamedTuple):
     """The first fault of a run or of an evaluation."""
 
-    kind: str  # OBSERVATION, REWARD, MASK, LOSS, GRADIENT or PARAMETERS
+    kind: str  # OBSERVATION, REWARD, MASK, TRUNCATION, LOSS, GRADIENT or PARAMETERS
     message: str  # what became non-finite, where, and what to do
     update: int = 0  # number of the update, from 1; 0: in an evaluation
     step: int = -1  # of the rollout or of the episode, from 0; -1: unknown
@@ -80,7 +81,7 @@ def find_fault(metrics: Metrics | Mapping[str, ArrayLike], env_name: str = "", f
     env = f"the environment {env_name}" if env_name else "the environment"
     message = f"update {update}: {faults.find_fault(row, env)}"
     counts = {kind: int(row[name]) for kind, name in COUNTS.items()}
-    for kind in (OBSERVATION, REWARD, MASK):
+    for kind in (OBSERVATION, REWARD, MASK, TRUNCATION):
         if counts[kind]:
             where = (int(row["first_fault_step"]), int(row["first_fault_env"]))
             return Fault(kind, message, update, *where, counts[kind])

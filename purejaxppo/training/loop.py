@@ -39,7 +39,15 @@ from purejaxppo.training.many_runs import (
     unflatten_runs,
     warn_of_failed_runs,
 )
-from purejaxppo.types import Algorithm, Components, Init, TrainState, Transition, Update
+from purejaxppo.types import (
+    Algorithm,
+    Components,
+    Init,
+    TrainState,
+    Transition,
+    Update,
+    keeping_all_final_observations,
+)
 
 MAX_UPDATES = 2**31 - 1  # the counter of updates in a TrainState is int32
 MAX_ROOM = 2**16  # updates whose metrics one program has room for
@@ -202,7 +210,7 @@ def rollout(algo: Algorithm, state: TrainState, key: KeyLike) -> tuple[TrainStat
     check_state(state, "rollout")
     if batch_shape(state):
         raise ValueError("rollout plays the environments of one run; use jax.vmap for the states of several")
-    return _rollout(ByIdentity(algo.components), state, as_key(key, "rollout"))
+    return _rollout(ByIdentity(algo.components), state, as_key(key, "rollout"), whole=True)
 
 
 def state_shapes(algo: Algorithm, hyperparams: Hyperparams | None = None) -> Shapes:
@@ -212,8 +220,8 @@ def state_shapes(algo: Algorithm, hyperparams: Hyperparams | None = None) -> Sha
 
 
 def rollout_shapes(algo: Algorithm, state: Shapes) -> Shapes:
-    """Return shapes and dtypes of the Transition [T, N, ...] of a rollout from `state`; nothing is computed."""
-    return _rollout.eval_shape(ByIdentity(algo.components), state, state.key)[1]
+    """Return shapes and dtypes of the Transition of an update's rollout from `state`; nothing is computed."""
+    return _rollout.eval_shape(ByIdentity(algo.components), state, state.key, whole=False)[1]
 
 
 def compile_chunk(algo: Algorithm, state: TrainState, hyperparams: Hyperparams | None, size: int) -> Compiled:
@@ -304,9 +312,10 @@ class ByIdentity:
         return isinstance(other, ByIdentity) and self.components is other.components
 
 
-@partial(jax.jit, static_argnames="static")
-def _rollout(static: ByIdentity, state: TrainState, key: Array) -> tuple[TrainState, Transition]:
-    return collect_rollout(static.components, state, key)
+@partial(jax.jit, static_argnames=("static", "whole"))
+def _rollout(static: ByIdentity, state: TrainState, key: Array, whole: bool) -> tuple[TrainState, Transition]:
+    components = keeping_all_final_observations(static.components) if whole else static.components
+    return collect_rollout(components, state, key)
 
 
 @partial(jax.jit, static_argnames=("update", "num_updates"))

@@ -28,6 +28,7 @@ FAULTS = (
     "quarantined",
     "nonfinite_observations",
     "nonfinite_rewards",
+    "lost_final_observations",
     "nonfinite_parameters",
     "stalled",
     "skipped_steps",

@@ -8,6 +8,7 @@ from purejaxppo.training.faults import find_fault
 
 SOUND = {"policy_loss": 0.1, "value_loss": 1.0, "entropy": 0.5, "total_loss": 0.6, "grad_norm": 1.0, "kl": 0.01}
 SOUND |= {"masked_states": 0.0, "nonfinite_observations": 0.0, "nonfinite_rewards": 0.0}
+SOUND |= {"lost_final_observations": 0.0}
 SOUND |= {"first_fault_step": -1.0, "first_fault_env": -1.0, "nonfinite_parameters": 0.0}
 SOUND |= {"skip_cause": 0.0, "skipped_updates": 0.0, "stalled": 0.0}
 NAN = math.nan
@@ -25,6 +26,7 @@ NAN = math.nan
             {"nonfinite_rewards": 3.0, "first_fault_step": 7.0, "value_loss": NAN},
             ["infinite reward in 3 steps", "step 7"],
         ),
+        ({"lost_final_observations": 3.0, "kl": NAN}, ["truncation_gap allows", "3 truncated steps", "or 1"]),
         ({"value_loss": math.inf, "total_loss": math.inf, "grad_norm": NAN}, ["value_loss became inf. "]),
         ({"grad_norm": NAN, "nonfinite_parameters": 5.0}, ["grad_norm became nan, then 5 parameters became"]),
         ({"nonfinite_parameters": 1.0}, ["1 parameter became"]),

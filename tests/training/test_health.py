@@ -19,6 +19,7 @@ HEALTHY = {
     "nonfinite_observations": 0.0,
     "nonfinite_rewards": 0.0,
     "nonfinite_parameters": 0.0,
+    "lost_final_observations": 0.0,
     "first_fault_step": -1.0,
 }
 
@@ -46,6 +47,7 @@ BAD_LOSS = {"value_loss": np.inf, "total_loss": np.inf}
             "update 2: the environment Pole allowed no action in 3 states and returned a NaN or infinite observation",
         ),
         ({"masked_states": 3, "first_fault_step": 5}, ("mask", 2, 5, 3), "Pole allowed no action in 3 states"),
+        ({"lost_final_observations": 2, **BAD_LOSS}, ("truncation", 2, -1, 2), "2 truncated steps"),
         (BAD_LOSS | {"nonfinite_parameters": 9}, ("loss", 2, -1, 9), "update 2: value_loss became inf, then 9 param"),
         ({"nonfinite_parameters": 9}, ("parameters", 2, -1, 9), "update 2: 9 parameters became NaN or infinite"),
         ({"kl": -np.inf}, ("loss", 2, -1, 0), "KL divergence .* became -inf"),

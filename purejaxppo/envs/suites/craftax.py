@@ -15,11 +15,9 @@ import numpy as np
 from purejaxppo._util.aliases import EnvState, Observation, PRNGKey, SuiteObject
 from purejaxppo.envs.conformance import conform
 from purejaxppo.envs.facts import recorded_ids
-from purejaxppo.envs.packages import choose_arguments, import_suite, quiet, raw_key, suite_code
-from purejaxppo.envs.protocol import Env, TimeStep
+from purejaxppo.envs.packages import choose_arguments, gap_of_clock, import_suite, quiet, raw_key, suite_code
+from purejaxppo.envs.protocol import NEVER, Env, TimeStep
 from purejaxppo.envs.spaces import Discrete, box
-
-NEVER = 2**31 - 1
 
 
 def ids() -> tuple[str, ...]:
@@ -74,4 +72,5 @@ def _adapt(env: SuiteObject, params: SuiteObject, pixels: bool) -> Env:
 
     seen = env.observation_space(params)
     space = box(0, 255, seen.shape, np.uint8, pixels=True) if pixels else box(seen.low, seen.high, seen.shape)
-    return Env(reset, step, space, Discrete(env.action_space(params).n))
+    actions = Discrete(env.action_space(params).n)
+    return Env(reset, step, space, actions, truncation_gap=gap_of_clock(params.max_timesteps))

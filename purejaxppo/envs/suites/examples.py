@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from purejaxppo._util.aliases import Observation, PRNGKey
 from purejaxppo.envs.parameters import INT32_MAX, replace_params
-from purejaxppo.envs.protocol import Env, TimeStep
+from purejaxppo.envs.protocol import NEVER, Env, TimeStep
 from purejaxppo.envs.spaces import Discrete, MultiDiscrete, box
 from purejaxppo.envs.suites import gymnax
 from purejaxppo.envs.wrappers.episodes import time_limit
@@ -76,7 +76,7 @@ def nim(**env_params: Any) -> Env:
         return left, TimeStep(obs, reward, left == 0, jnp.bool_(False), obs)
 
     observation = {"observation": box(0, 1, (size,)), "action_mask": box(0, 1, (take,), bool)}
-    return Env(reset, step, observation, Discrete(take))
+    return Env(reset, step, observation, Discrete(take), truncation_gap=NEVER)
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,8 @@ def king(**env_params: Any) -> Env:
         arrived = (state.king == state.target).all()
         return state, TimeStep(obs, jnp.float32(-1.0), arrived, jnp.bool_(False), obs)
 
-    return time_limit(Env(reset, step, box(0, 1, (4 * size,)), MultiDiscrete((3, 3))), params.max_steps)
+    endless = Env(reset, step, box(0, 1, (4 * size,)), MultiDiscrete((3, 3)), truncation_gap=NEVER)
+    return time_limit(endless, params.max_steps)
 
 
 MAKERS = {"CartPolePositions-v1": cart_pole_positions, "Nim-v1": nim, "King-v1": king}

@@ -135,7 +135,16 @@ def adapt(env: SuiteObject, params: SuiteObject) -> Env:
 
     with allow_promotion():
         shapes = jax.eval_shape(reset, jax.random.key(0))[1]
-    return conform(Env(reset, step, _correct(observation_space, shapes), action_space))
+    space = _correct(observation_space, shapes)
+    return conform(Env(reset, step, space, action_space, truncation_gap=_truncation_gap(env, params)))
+
+
+def _truncation_gap(env: SuiteObject, params: SuiteObject) -> int:
+    """Return the steps to a truncation: the clock of the suite's own environments starts at 0; others may differ."""
+    limit = getattr(params, "max_steps_in_episode", None)
+    if isinstance(limit, int) and type(env).__module__.startswith("gymnax."):
+        return limit
+    return 1
 
 
 def _bool_grid(env: Env) -> Env:

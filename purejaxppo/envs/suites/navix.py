@@ -14,7 +14,7 @@ from purejaxppo._util.aliases import EnvState, Observation, PRNGKey, SuiteObject
 from purejaxppo._util.text import nearest
 from purejaxppo.envs.conformance import conform
 from purejaxppo.envs.facts import recorded_ids
-from purejaxppo.envs.packages import choose_arguments, import_suite, quiet, raw_key, suite_code
+from purejaxppo.envs.packages import choose_arguments, gap_of_clock, import_suite, quiet, raw_key, suite_code
 from purejaxppo.envs.protocol import Env, TimeStep
 from purejaxppo.envs.spaces import Box, Discrete, box
 
@@ -89,7 +89,8 @@ def _adapt(env: SuiteObject, observation: str) -> Env:
         obs = observe(timestep.observation)
         return keep(timestep), TimeStep(obs, timestep.reward, terminated, truncated, obs)
 
-    return Env(reset, step, _space(env, symbols), Discrete(len(env.action_set)))
+    actions = Discrete(len(env.action_set))
+    return Env(reset, step, _space(env, symbols), actions, truncation_gap=gap_of_clock(env.max_steps))
 
 
 def _space(env: SuiteObject, symbols: Symbols | None) -> Box:

@@ -16,7 +16,7 @@ from purejaxppo._util.aliases import EnvState, Observation, PRNGKey, SuiteObject
 from purejaxppo.envs.conformance import conform
 from purejaxppo.envs.facts import recorded_ids
 from purejaxppo.envs.packages import arguments_of, choose_arguments, import_suite, quiet, raw_key, suite_code
-from purejaxppo.envs.protocol import Env, TimeStep
+from purejaxppo.envs.protocol import NEVER, Env, TimeStep
 from purejaxppo.envs.spaces import Discrete, Space, box
 from purejaxppo.envs.wrappers.episodes import time_limit
 
@@ -86,7 +86,7 @@ def _one_player(game: SuiteObject) -> Env:
         obs = view(state)
         return state, TimeStep(obs, state.rewards[0], state.terminated, state.truncated, obs)
 
-    return Env(reset, step, space, Discrete(game.num_actions))
+    return Env(reset, step, space, Discrete(game.num_actions), truncation_gap=NEVER)  # games have no clock
 
 
 class MatchState(NamedTuple):
@@ -133,7 +133,7 @@ def _against(game: SuiteObject, opponent: Callable[[PRNGKey, EnvState], jax.Arra
         timestep = TimeStep(obs, first + later, state.terminated, state.truncated, obs)
         return MatchState(state, match.seat, jnp.float32(0.0)), timestep
 
-    return Env(reset, step, space, Discrete(game.num_actions))
+    return Env(reset, step, space, Discrete(game.num_actions), truncation_gap=NEVER)  # games have no clock
 
 
 def _opponent(name: str, game: SuiteObject, opponent: str | Opponent) -> Callable[[PRNGKey, EnvState], jax.Array]:

@@ -17,7 +17,7 @@ from purejaxppo.envs.conformance import conform
 from purejaxppo.envs.errors import EnvironmentUnavailable
 from purejaxppo.envs.facts import recorded_ids
 from purejaxppo.envs.packages import choose_arguments, import_suite, quiet, raw_key, suite_code
-from purejaxppo.envs.protocol import Env, TimeStep
+from purejaxppo.envs.protocol import NEVER, Env, TimeStep
 from purejaxppo.envs.spaces import box
 from purejaxppo.envs.wrappers.episodes import time_limit
 
@@ -88,4 +88,4 @@ def _adapt(env: SuiteObject) -> Env:
 
     seen = observe(jax.eval_shape(env.reset, jax.random.PRNGKey(0)).obs)
     space = jax.tree.map(lambda x: box(-np.inf, np.inf, x.shape), seen)
-    return Env(reset, step, space, box(-1.0, 1.0, (env.action_size,)))
+    return Env(reset, step, space, box(-1.0, 1.0, (env.action_size,)), truncation_gap=NEVER)

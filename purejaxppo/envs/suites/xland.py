@@ -15,7 +15,7 @@ from purejaxppo._util.text import nearest
 from purejaxppo.envs.conformance import conform
 from purejaxppo.envs.errors import EnvironmentUnavailable
 from purejaxppo.envs.facts import recorded_ids
-from purejaxppo.envs.packages import choose_arguments, import_suite, quiet, raw_key, suite_code
+from purejaxppo.envs.packages import choose_arguments, gap_of_clock, import_suite, quiet, raw_key, suite_code
 from purejaxppo.envs.protocol import Env, TimeStep
 from purejaxppo.envs.spaces import Discrete, box
 
@@ -98,4 +98,4 @@ def _adapt(env: SuiteObject, params: SuiteObject, benchmark: SuiteObject) -> Env
 
     shape = env.observation_shape(params)
     space = box(0, (tiles.NUM_TILES - 1, tiles.NUM_COLORS - 1), shape, np.uint8, codes=True)
-    return Env(reset, step, space, Discrete(env.num_actions(params)))
+    return Env(reset, step, space, Discrete(env.num_actions(params)), truncation_gap=gap_of_clock(params.max_steps))

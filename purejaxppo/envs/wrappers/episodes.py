@@ -24,6 +24,8 @@ class TimeLimitState(NamedTuple):
 def time_limit(env: Env, num_steps: int) -> Env:
     """Truncate episodes after a number of steps, in addition to the ends that they have.
 
+    The environment keeps its `truncation_gap` unless the limit is shorter, or is not known while the program is made.
+
     Args:
         env: the environment.
         num_steps: length of the longest episode; a JAX array can be mapped over.
@@ -31,8 +33,10 @@ def time_limit(env: Env, num_steps: int) -> Env:
     Raises:
         ValueError: `num_steps` is not an integer from 1 to 2³¹ - 1.
     """
+    gap = 1
     if not isinstance(num_steps, jax.Array):
         num_steps = _check_count("a time limit", num_steps)
+        gap = min(num_steps, env.truncation_gap)
 
     def reset(key: PRNGKey) -> tuple[TimeLimitState, Observation]:
         env_state, obs = env.reset(key)
@@ -44,7 +48,7 @@ def time_limit(env: Env, num_steps: int) -> Env:
         truncated = timestep.truncated | (time >= num_steps)
         return TimeLimitState(env_state, time), timestep._replace(truncated=truncated)
 
-    return env._replace(reset=reset, step=step)
+    return env._replace(reset=reset, step=step, truncation_gap=gap)
 
 
 def action_repeat(env: Env, num_repeats: int) -> Env:
@@ -78,7 +82,7 @@ def action_repeat(env: Env, num_repeats: int) -> Env:
         _, env_state, timestep = jax.lax.scan(repeat, start, length=num_repeats - 1)[0]
         return env_state, timestep
 
-    return env._replace(step=step)
+    return env._replace(step=step, truncation_gap=-(-env.truncation_gap // num_repeats))
 
 
 def _check_count(what: str, count: int) -> int:

@@ -230,7 +230,13 @@ def _termination(examined: Examined) -> Check:
 
 
 def _truncation(examined: Examined) -> Check:
-    play = examined.play
+    play, early = examined.play, _early_truncations(examined)
+    if early.any():
+        return failed(
+            TRUNCATION,
+            f"an episode was truncated sooner than truncation_gap = {examined.env.truncation_gap} allows, "
+            f"{place(early)}: state the least number of steps to a truncation, or 1 if there is none",
+        )
     if not play.truncated.any():
         return not_seen(
             TRUNCATION,
@@ -238,6 +244,24 @@ def _truncation(examined: Examined) -> Check:
             "without a time limit or with a longer one; envs.wrappers.time_limit adds one",
         )
     return passed(TRUNCATION, f"{int(play.truncated.sum())} times in {play.age.size} random steps")
+
+
+def _early_truncations(examined: Examined) -> np.ndarray:
+    """Return the truncations that `truncation_gap` excludes, bool [T, N].
+
+    An Env counts the steps of the episode, a VecEnv those since the last truncation.
+    """
+    env, play = examined.env, examined.play
+    truncated = np.asarray(play.truncated & ~play.terminated)
+    if isinstance(env, Env):
+        return truncated & (np.asarray(play.age) < env.truncation_gap)
+    early = np.zeros_like(truncated)
+    since = np.full(truncated.shape[1], env.truncation_gap)
+    for t, now in enumerate(truncated):
+        since += 1
+        early[t] = now & (since < env.truncation_gap)
+        since[now] = 0
+    return early
 
 
 def _distinguished(examined: Examined) -> Check:

@@ -30,7 +30,7 @@ from purejaxppo.training.doctor.programs import same_program, traced
 from purejaxppo.training.health import find_fault
 from purejaxppo.training.loop import init_state
 from purejaxppo.training.resume import restore
-from purejaxppo.types import Algorithm, TrainState
+from purejaxppo.types import Algorithm, TrainState, keeping_all_final_observations
 
 UPDATE = "an update runs and stays finite"
 UPDATE_KEYS = "keys are not used twice in an update"
@@ -245,7 +245,7 @@ def _advantages(algo: Algorithm, state: TrainState, h: Hyperparams) -> tuple[Arr
 
     V(s') comes from `final_obs` of each step alone; training reads it from the next row where it can.
     """
-    ppo = algo.components
+    ppo = keeping_all_final_observations(algo.components)
     after, rollout = collect_rollout(ppo, state, state.key)
     flags = (rollout.terminated, rollout.truncated)
     values, next_values = state_values(ppo, state.params, after, rollout)

@@ -60,6 +60,7 @@ FAULTS = {
     "step noise": (partial(fixed_noise, "step"), checks.NOISE, "step draws"),
     "state noise": (partial(fixed_noise, "state"), checks.NOISE, "step draws"),
     "flags": (lambda: changed(**BOTH), checks.DISTINGUISHED, "truncated alone"),
+    "truncation": (lambda: probes.endless(5)._replace(truncation_gap=6), checks.TRUNCATION, "truncation_gap = 6"),
     "mask": (lambda: probes.dead_end(3), checks.MASKS, "always_some_action"),
 }
 
