@@ -6,6 +6,7 @@ from plain_net import plain
 
 from purejaxppo.envs.protocol import Env, TimeStep
 from purejaxppo.envs.spaces import Discrete, box
+from purejaxppo.hooks import AuxiliaryLoss
 from purejaxppo.networks.protocol import Network
 
 
@@ -94,18 +95,23 @@ def endless() -> Env:
     return changed(terminated=lambda state, ts: jnp.bool_(False), truncated=lambda state, ts: jnp.bool_(False))
 
 
-def selects_by_product() -> Network:
-    """A network for `walk` that selects with a one-hot product; jaxlib 0.10.2 compiles its gradient wrong on a CPU."""
+def predicts_by_product() -> tuple[Network, AuxiliaryLoss]:
+    """A network for `walk` and a loss that selects a prediction with a one-hot product.
+
+    jaxlib 0.10.2 compiles its gradient wrong on a CPU.
+    """
     network = plain(walk())
 
     def init(key):
         first, second = jax.random.split(key)
-        return {"plain": network.init(first), "choices": jax.random.normal(second, (3, 4 * 3))}
+        return {"plain": network.init(first), "choices": jax.random.normal(second, (3, 2 * 3))}
 
-    def apply(params, rnn_state, obs, is_first):
-        rnn_state, distribution, value = network.apply(params["plain"], rnn_state, obs, is_first)
-        outputs = (obs @ params["choices"]).reshape(*obs.shape[:2], 4, 3)
-        chosen = (outputs * jax.nn.one_hot(obs.argmax(-1), 4, dtype=jnp.float32)[..., None]).sum(-2)
-        return rnn_state, distribution, value + jnp.square(chosen - obs).mean(-1)
+    def apply(params, *inputs):
+        return network.apply(params["plain"], *inputs)
 
-    return network._replace(init=init, apply=apply)
+    def loss(params, batch, h):
+        outputs = (batch.obs @ params["choices"]).reshape(*batch.obs.shape[:2], 2, 3)
+        chosen = (outputs * jax.nn.one_hot(batch.action, 2, dtype=jnp.float32)[..., None]).sum(-2)
+        return jnp.square(chosen - batch.next_obs).mean()
+
+    return network._replace(init=init, apply=apply), loss

@@ -67,9 +67,10 @@ def test_nan_counts_as_a_difference(monkeypatch):
 SCRIPT = """
 import json, sys
 import jax
+import numpy as np
 import purejaxppo as pp
 from nets import env_of, small
-from patients import selects_by_product, walk
+from patients import predicts_by_product, walk
 from probes import masked
 from purejaxppo.envs.spaces import Discrete, MultiDiscrete, box
 from purejaxppo.training.arguments import as_traced
@@ -77,6 +78,7 @@ from purejaxppo.training.doctor.gradients import gradient_errors
 from purejaxppo.training.doctor.learning import small_config
 
 vector, grid = box(-1, 1, (6,)), box(0, 1, (8, 8, 2), bool)
+codes = box(0, 4, (3,), np.uint8, codes=True)
 symbols = {"place": Discrete(4), "cell": MultiDiscrete((3, 2))}
 CASES = {
     "categorical": (vector, Discrete(5), {}),
@@ -85,7 +87,7 @@ CASES = {
     "tanh": (vector, box(-1, 1, (2,)), {"action_distribution": "tanh_gaussian"}),
     "dict-actions": (vector, {"move": Discrete(3), "force": box(-1, 1, (2,))}, {}),
     "symbols": (symbols, Discrete(3), {}),
-    "embedded-symbols": (symbols, Discrete(3), {"symbols": "embedding"}),
+    "embedded-codes": (codes, Discrete(3), {"symbols": "embedding"}),
     "gru": (vector, Discrete(5), {"kind": "gru"}),
     "lstm": (vector, box(-1, 1, (2,)), {"kind": "lstm"}),
     "lru": (vector, Discrete(5), {"kind": "lru"}),
@@ -94,8 +96,8 @@ CASES = {
 h = as_traced(pp.Hyperparams())
 
 
-def largest(env, network, **config):
-    algo = pp.make_ppo(env, network, small_config(pp.Config(**config), env))
+def largest(env, network, loss=None):
+    algo = pp.make_ppo(env, network, small_config(pp.Config(), env), auxiliary_loss=loss)
     return max(gradient_errors(algo, pp.init_state(algo, 0, h), h).values())
 
 
@@ -104,14 +106,14 @@ for name, (observations, actions, changes) in CASES.items():
     env = env_of(observations, actions)
     found[name] = largest(env, pp.make_network(env, small(**changes)))
 found["masked"] = largest(masked(), pp.make_network(masked(), small()))
-found["patient"] = largest(walk(), selects_by_product())
+found["patient"] = largest(walk(), *predicts_by_product())
 print(json.dumps(found))
 """
 
 
 @pytest.mark.slow
 def test_every_network_and_head_has_the_same_gradient_under_the_default_flags():
-    """And the doctor finds the fault of jaxlib 0.10.2."""
+    """And the comparison finds the fault of jaxlib 0.10.2."""
     path = os.pathsep.join(str(folder) for folder in (ROOT, ROOT / "tests" / "helpers"))
     environ = {name: x for name, x in os.environ.items() if name != "XLA_FLAGS"} | {"PYTHONPATH": path}
     result = subprocess.run([sys.executable, "-c", SCRIPT], env=environ, capture_output=True, text=True, check=False)
