@@ -59,8 +59,8 @@ def check_objective(objective: Objective) -> Objective:
     @jit_once
     def values(h: Hyperparams) -> tuple[Array, tuple[Array, Array]]:
         """Evaluate it and its derivatives by ratio and KL divergence; the first minibatch has ratio 1."""
-        ratio = jnp.array([[0.9], [1.0], [1.1]])
-        advantage = jnp.array([[-1.0], [0.5], [1.0]])
+        ratio = jnp.array([[0.9], [1.0], [1.1]], jnp.float32)
+        advantage = jnp.array([[-1.0], [0.5], [1.0]], jnp.float32)
         surrogate, pullback = jax.vjp(lambda ratio, kl: checked(ratio, advantage, kl, h), ratio, 0.05 * ratio)
         return surrogate, pullback(jnp.ones_like(surrogate))
 
@@ -81,7 +81,7 @@ def check_target_fn(target_fn: TargetFn) -> TargetFn:
 
     @jit_once
     def values(h: Hyperparams) -> tuple[Array, Array]:
-        ones = jnp.ones((3, 2))
+        ones = jnp.ones((3, 2), jnp.float32)
         never = jnp.zeros((3, 2), bool)
         return checked(ones, ones, ones, never, never, h, 2)
 

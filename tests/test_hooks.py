@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from compiles import count_compiles
 from jax.experimental import io_callback
 from plain_net import plain
 from probes import chain, endless, quick_jit
@@ -165,8 +166,10 @@ def root_of_zero(params, batch, h):
     ],
 )
 def test_a_hook_that_returns_nan_is_named_before_a_run(hooks, hook):
-    with pytest.raises(ValueError, match=f"^{hook}: .*finite"):
+    """Nothing but the evaluation of the hook is compiled."""
+    with count_compiles() as compiles, pytest.raises(ValueError, match=f"^{hook}: .*finite"):
         pp.make_ppo(CHAIN, plain(CHAIN), TINY, **hooks)
+    assert not {"update", "init"} & compiles.keys()
 
 
 def mean_over_ends(state, rollout, batch, h):
