@@ -4,6 +4,7 @@ from .config.schema import Config as Config
 from .config.schema import Hyperparams as Hyperparams
 from .config.schema import NetworkConfig as NetworkConfig
 from .devices.cpu import prepare_cpu as prepare_cpu
+from .envs.families import parametrized as parametrized
 from .envs.registry import available as available
 from .envs.registry import make as make
 from .metrics import Metrics as Metrics
@@ -17,6 +18,7 @@ from .training.acting import load as load
 from .training.checkpoints import Checkpoint as Checkpoint
 from .training.checkpoints import save as save
 from .training.doctor.examination import doctor as doctor
+from .training.env_params import set_env_params as set_env_params
 from .training.errors import CheckpointError as CheckpointError
 from .training.evaluation import evaluate as evaluate
 from .training.evaluation import record as record

@@ -72,7 +72,8 @@ def make_ppo(
     recurrent = check_fit(env, network, config, objective)
     env = clip_action(env)
     vec = _auto_reset(env, config)
-    plan = make_plan(config, recurrent, PER_ENV_FIELDS, _truncation_gap(vec, auxiliary_loss, intrinsic, metrics_fn))
+    gap = _truncation_gap(vec, auxiliary_loss, intrinsic, metrics_fn)
+    plan = make_plan(config, recurrent, _per_env_fields(env), gap)
     components = Components(
         env=vec,
         network=network,
@@ -100,6 +101,11 @@ def _truncation_gap(env: VecEnv, *readers: Callable | hooks.IntrinsicReward | No
 
 def _named_objective(config: Config) -> Objective:
     return OBJECTIVES["none" if config.policy_step == "trpo" else config.objective]
+
+
+def _per_env_fields(env: Env | VecEnv) -> tuple[str, ...]:
+    """Return the fields of the train state with a leading axis N."""
+    return (*PER_ENV_FIELDS, "env_params") if env.per_column else PER_ENV_FIELDS
 
 
 def _auto_reset(env: Env | VecEnv, config: Config) -> VecEnv:
@@ -169,7 +175,7 @@ def _with_trial_sizes(algo: Algorithm) -> Components:
     ones = {"num_minibatches": 1, "num_epochs": 1, "num_devices": 1}
     sizes = {"num_envs": num_envs, "num_steps": TRIAL_STEPS, "sequence_length": 0, "burn_in": 0, "microbatch_size": 0}
     config = dataclasses.replace(algo.config, **ones, **sizes)
-    plan = make_plan(config, algo.components.plan.length > 1, PER_ENV_FIELDS)
+    plan = make_plan(config, algo.components.plan.length > 1, _per_env_fields(algo.env))
     params = _trial_params(jax.eval_shape(algo.network.init, jax.random.key(0)))
     network = algo.network._replace(init=lambda key: params)  # initializers take as long to compile as the rest
     return algo.components._replace(config=config, plan=plan, network=network)

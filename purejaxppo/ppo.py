@@ -19,6 +19,7 @@ from purejaxppo import hooks, metrics, optimizer
 from purejaxppo._util import trees
 from purejaxppo.batching import burn_in, final_observations, plan
 from purejaxppo.config.schema import Hyperparams
+from purejaxppo.envs.families import at_params, first_params
 from purejaxppo.functional import (
     advantages,
     bindings,
@@ -28,17 +29,28 @@ from purejaxppo.functional import (
     objectives,
     running_stats,
 )
-from purejaxppo.types import Batch, Components, Observation, Params, PRNGKey, RnnState, TrainState, Transition
+from purejaxppo.types import (
+    Batch,
+    Components,
+    Observation,
+    Params,
+    PRNGKey,
+    PyTree,
+    RnnState,
+    TrainState,
+    Transition,
+)
 
 MAX_UPDATES = 2**31 - 1  # the largest int32; the count stays there instead of wrapping
 
 
-def init(ppo: Components, key: PRNGKey, h: Hyperparams) -> TrainState:
-    """Return the state before the first iteration."""
+def init(ppo: Components, key: PRNGKey, h: Hyperparams, env_params: PyTree = None) -> TrainState:
+    """Return the state before the first iteration, with the environment's parameters or those given."""
     num_envs = ppo.config.num_envs
     param_key, env_key, key = jax.random.split(key, 3)
     params = ppo.network.init(param_key)
-    env_state, obs = ppo.env.reset(env_key, num_envs)
+    env_params = first_params(ppo.env, num_envs, env_params)
+    env_state, obs = at_params(ppo.env, env_params).reset(env_key, num_envs)
     state = TrainState(
         params=params,
         opt_state=ppo.optimizer.init(h, params),
@@ -54,6 +66,7 @@ def init(ppo: Components, key: PRNGKey, h: Hyperparams) -> TrainState:
         key=key,
         num_updates=jnp.int32(0),
         skipped_updates=jnp.float32(0.0),
+        env_params=env_params,
     )
     if ppo.intrinsic:
         intrinsic_key = jax.random.fold_in(jax.random.clone(param_key), 1)
@@ -95,6 +108,7 @@ def collect_rollout(ppo: Components, state: TrainState, key: PRNGKey) -> tuple[T
     All random numbers are drawn before the scan, because one large draw is faster than T small ones.
     """
     num_steps = ppo.config.num_steps
+    env = at_params(ppo.env, state.env_params)
     env_key, action_key = jax.random.split(key)
 
     def policy(rnn_state: RnnState, obs: Observation, is_first: Array) -> tuple:
@@ -107,13 +121,13 @@ def collect_rollout(ppo: Components, state: TrainState, key: PRNGKey) -> tuple[T
         env_noise, action_noise = noise
         next_rnn_state, distribution = policy(rnn_state, obs, is_first)
         action = distribution.sample_from(action_noise)
-        env_state, ts = ppo.env.step(env_noise, env_state, distribution.to_env(action))
+        env_state, ts = env.step(env_noise, env_state, distribution.to_env(action))
         outcome = (ts.reward, ts.terminated, ts.truncated, ts.final_obs)
         transition = Transition(obs, action, *outcome, distribution, rnn_state, is_first, ts.quarantined, ts.info)
         return (env_state, ts.obs, next_rnn_state, ts.terminated | ts.truncated), transition
 
     _, distribution = jax.eval_shape(policy, state.rnn_state, state.obs, state.is_first)
-    noise = (ppo.env.noise(env_key, num_steps, ppo.config.num_envs), distribution.noise(action_key, (num_steps,)))
+    noise = (env.noise(env_key, num_steps, ppo.config.num_envs), distribution.noise(action_key, (num_steps,)))
     carry = (state.env_state, state.obs, state.rnn_state, state.is_first)
     (env_state, obs, rnn_state, is_first), rollout = ppo.plan.scan_steps(step, carry, noise, state.obs)
     return state._replace(env_state=env_state, obs=obs, rnn_state=rnn_state, is_first=is_first), rollout

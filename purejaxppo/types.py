@@ -50,6 +50,7 @@ class TrainState(NamedTuple):
     num_updates: Array  # [] int32; one update is num_envs * num_steps timesteps
     skipped_updates: Array  # [] float32, updates in a row, up to now, whose minibatch steps were all skipped
     intrinsic: PyTree = ()  # state of the intrinsic reward, if there is one
+    env_params: PyTree = ()  # parameters of the environment; [N, ...] if they are separate for each column
 
 
 PER_ENV_FIELDS = ("env_state", "obs", "rnn_state", "is_first", "reward_scaler", "episodes")  # leaves [N, ...]
@@ -77,7 +78,7 @@ def keeping_all_final_observations(ppo: Components) -> Components:
     return ppo._replace(plan=ppo.plan._replace(truncation_gap=1))
 
 
-Init: TypeAlias = Callable[[PRNGKey, Hyperparams], TrainState]
+Init: TypeAlias = Callable[..., TrainState]  # (key, hyperparams, env_params=None) -> TrainState
 Update: TypeAlias = Callable[[TrainState, Hyperparams], tuple[TrainState, Metrics]]
 
 

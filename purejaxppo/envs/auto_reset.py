@@ -26,7 +26,8 @@ import jax.numpy as jnp
 
 from purejaxppo._util.aliases import Action, EnvState, Noise, Observation, PRNGKey, PyTree
 from purejaxppo._util.trees import nonfinite
-from purejaxppo.envs.protocol import Env, TimeStep, VecEnv
+from purejaxppo.envs.families import columns
+from purejaxppo.envs.protocol import Env, TimeStep, VecEnv, describe
 
 FirstState: TypeAlias = tuple[EnvState, Observation]  # of an episode, leaves [...], [N, ...] or [T, N, ...]
 
@@ -101,21 +102,32 @@ def auto_reset(
         return env
     mode = env.resets or "fresh" if resets == "auto" else resets
     _check(mode, pool_size, refresh, stagger)
-    if mode == "state_pool":
-        return _batch(env, _state_pool(env, pool_size, refresh), stagger, quarantine, keeps_pool=True)
-    first_states = {"fresh": _fresh, "every_step": _every_step, "pool": partial(_pool, pool_size=pool_size)}[mode](env)
-    return _batch(env, first_states, stagger, quarantine, keeps_pool=False)
+    if env.per_column and "pool" in mode:
+        raise ValueError(
+            f"resets = {mode!r} shares first states between columns, but {describe(env)} has separate parameters for "
+            'each column: use "fresh" or "every_step"'
+        )
+    modes = {"pool": partial(_pool, pool_size=pool_size), "state_pool": partial(_state_pool, pool_size, refresh)}
+    first_states = {"fresh": _fresh, "every_step": _every_step, **modes}[mode]
+
+    def batch(each: Env) -> VecEnv:
+        return _batch(each, first_states(each), stagger, quarantine, keeps_pool=mode == "state_pool")
+
+    vec = batch(columns(env))
+    if env.family is None:
+        return vec
+    return vec._replace(params=env.params, family=lambda params: batch(columns(env, params)), per_column=env.per_column)
 
 
 def _batch(env: Env, first_states: FirstStates, stagger: int, quarantine: bool, keeps_pool: bool) -> VecEnv:
-    """Return the VecEnv whose new episodes begin in the first states given."""
+    """Return the VecEnv whose new episodes begin in the first states given; `env` takes columns."""
     plain = not keeps_pool and not stagger  # the state is that of the environments alone
 
     def reset(key: PRNGKey, num_envs: int) -> tuple[EnvState, Observation]:
         if plain:
-            return jax.vmap(env.reset)(jax.random.split(key, num_envs))
+            return env.reset(jax.random.split(key, num_envs))
         key_env, key_pool, key_stagger = jax.random.split(key, 3)
-        env_state, obs = jax.vmap(env.reset)(jax.random.split(key_env, num_envs))
+        env_state, obs = env.reset(jax.random.split(key_env, num_envs))
         steps_left = jax.random.randint(key_stagger, (num_envs,), 1, stagger + 1, jnp.int32) if stagger else ()
         return AutoResetState(env_state, first_states.init(key_pool), steps_left), obs
 
@@ -128,7 +140,7 @@ def _batch(env: Env, first_states: FirstStates, stagger: int, quarantine: bool, 
         env_state, pool, steps_left = AutoResetState(state, (), ()) if plain else state
         # Reset and step are mapped separately: some simulators cannot have both under one map.
         pool, first = first_states.take(pool, noise.reset)
-        env_state, timestep = jax.vmap(env.step)(noise.step_key, env_state, action)
+        env_state, timestep = env.step(noise.step_key, env_state, action)
         if quarantine:
             timestep = _quarantine(timestep)
         if stagger:
@@ -156,7 +168,7 @@ def _check(mode: str, pool_size: int, refresh: int, stagger: int) -> None:
         raise ValueError(f"stagger must be at least 0, not {stagger}")
 
 
-# Reset modes ---------------------------------------------------------------------------------------------------------
+# Reset modes; `env` takes columns -----------------------------------------------------------------------------------
 
 
 def _no_pool(key: PRNGKey) -> tuple[()]:
@@ -170,14 +182,14 @@ def _given(pool: Pool, noise: Noise) -> tuple[Pool, FirstState]:
 
 def _fresh(env: Env) -> FirstStates:
     def noise(key: PRNGKey, shape: tuple[int, int]) -> FirstState:
-        return jax.vmap(jax.vmap(env.reset))(jax.random.split(key, shape))
+        return jax.vmap(env.reset)(jax.random.split(key, shape))
 
     return FirstStates(_no_pool, noise, _given)
 
 
 def _every_step(env: Env) -> FirstStates:
     def take(pool: Pool, keys: jax.Array) -> tuple[Pool, FirstState]:
-        return pool, jax.vmap(env.reset)(keys)
+        return pool, env.reset(keys)
 
     return FirstStates(_no_pool, jax.random.split, take)
 
@@ -186,19 +198,19 @@ def _pool(env: Env, pool_size: int) -> FirstStates:
     def noise(key: PRNGKey, shape: tuple[int, int]) -> FirstState:
         size = min(pool_size, shape[0] * shape[1])
         key_pool, key_index = jax.random.split(key)
-        pool = jax.vmap(env.reset)(jax.random.split(key_pool, size))
+        pool = env.reset(jax.random.split(key_pool, size))
         index = jax.random.randint(key_index, shape, 0, size)
         return jax.tree.map(lambda x: x[index], pool)
 
     return FirstStates(_no_pool, noise, _given)
 
 
-def _state_pool(env: Env, pool_size: int, refresh: int) -> FirstStates:
+def _state_pool(pool_size: int, refresh: int, env: Env) -> FirstStates:
     def is_batched(x: jax.Array) -> bool:  # else it is a constant that all environments share
         return x.shape[:1] == (pool_size,)
 
     def init(key: PRNGKey) -> Pool:
-        return jax.vmap(env.reset)(jax.random.split(key, pool_size)), jnp.int32(0)
+        return env.reset(jax.random.split(key, pool_size)), jnp.int32(0)
 
     def noise(key: PRNGKey, shape: tuple[int, int]) -> PoolNoise:
         key_index, key_refresh = jax.random.split(key)
@@ -208,7 +220,7 @@ def _state_pool(env: Env, pool_size: int, refresh: int) -> FirstStates:
     def take(pool: Pool, noise: PoolNoise) -> tuple[Pool, FirstState]:
         states, position = pool
         places = (position + jnp.arange(refresh, dtype=jnp.int32)) % pool_size  # the oldest ones
-        new = jax.vmap(env.reset)(noise.refresh_key)
+        new = env.reset(noise.refresh_key)
         states = jax.tree.map(lambda old, x: old.at[places].set(x) if is_batched(old) else old, states, new)
         first = jax.tree.map(lambda x: x[noise.index] if is_batched(x) else x, states)
         return (states, (position + refresh) % pool_size), first

@@ -19,6 +19,7 @@ from jax.typing import ArrayLike
 from purejaxppo._util.aliases import Action, EnvState, Mask, Observation, PRNGKey, PyTree, Shapes
 from purejaxppo._util.programs import is_tracing, jit_once
 from purejaxppo.envs.auto_reset import choose
+from purejaxppo.envs.families import lift
 from purejaxppo.envs.masks import action_mask, check_mask, has_action, sample_allowed
 from purejaxppo.envs.protocol import Env, TimeStep, VecEnv, check_is_env, describe, key_aval, step_avals
 from purejaxppo.envs.spaces import (
@@ -47,6 +48,7 @@ def allow_promotion() -> Iterator[None]:
 # conform -------------------------------------------------------------------------------------------------------------
 
 
+@lift
 def conform(env: Env, num_agents: int | None = None) -> Env:
     """Adapt a loosely written environment to the protocol; every adapter ends with this call.
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from purejaxppo._util.aliases import Action, EnvState, Noise, Observation, PRNGKey, Shapes
+from purejaxppo._util.aliases import Action, EnvState, Noise, Observation, PRNGKey, PyTree, Shapes
 from purejaxppo.envs.spaces import Space, check_space, sample_space
 
 NEVER = 2**31 - 1  # `truncation_gap` of an environment that is never truncated
@@ -36,7 +36,7 @@ class TimeStep(NamedTuple):
 
 
 class Env(NamedTuple):
-    """One environment that never resets itself; its parameters are closed over.
+    """One environment that never resets itself.
 
     `conform` makes one from functions that are less strict about dtypes, and `check_env` checks one.
     """
@@ -52,6 +52,10 @@ class Env(NamedTuple):
     # No episode is truncated before it has this many steps; NEVER if none ever is, and 1 promises nothing. It saves
     # memory: of large observations, a rollout keeps the final ones of truncated steps only.
     truncation_gap: int = 1
+    # Set by `parametrized`; without a family, all parameters are closed over.
+    params: PyTree = ()  # default parameters of the family, arrays; those of one column
+    family: Callable[[PyTree], "Env"] | None = None  # (params) -> Env; the functions above are those of `params`
+    per_column: bool = False  # a batch has separate parameters for each column, [N, ...]
 
 
 class VecEnv(NamedTuple):
@@ -74,6 +78,10 @@ class VecEnv(NamedTuple):
     group_size: int = 1  # num_envs must be a multiple of this, such as the number of agents of a team
     quarantines: bool = False  # resets columns that return NaN or infinity, and marks their steps
     truncation_gap: int = 1  # least number of steps between two truncations of a column; see Env
+    # Set by `parametrized`, and by `auto_reset` of an Env that has parameters.
+    params: PyTree = ()  # default parameters of the family, arrays; those of one column
+    family: Callable[[PyTree], "VecEnv"] | None = None  # (params) -> VecEnv; leaves [N, ...] if `per_column`
+    per_column: bool = False  # separate parameters for each column, [N, ...]; for each group, if columns form groups
 
 
 def check_is_env(env: Any) -> None:

@@ -16,11 +16,13 @@ from jax.stages import Compiled
 
 from purejaxppo._util.aliases import Action, EnvState, KeyLike, Observation, PyTree, Shapes, TreeDef
 from purejaxppo._util.trees import add_time_axis, drop_time_axis, tree_where
+from purejaxppo.envs.families import columns
 from purejaxppo.envs.masks import action_mask, has_action
-from purejaxppo.envs.protocol import VecEnv
+from purejaxppo.envs.protocol import Env, VecEnv
 from purejaxppo.envs.spaces import Leaf, Space, normalized_leaves
 from purejaxppo.functional.running_stats import normalize
 from purejaxppo.training.arguments import as_count, as_key, batch_shape, check_algorithm, check_policy
+from purejaxppo.training.env_params import params_of_episodes
 from purejaxppo.training.health import (
     MASK,
     OBSERVATION,
@@ -71,7 +73,10 @@ class Recording(NamedTuple):
 
 
 class Player(NamedTuple):
-    """The functions that playing needs; hashable, so that it is a static argument."""
+    """The functions that playing needs; hashable, so that it is a static argument.
+
+    `batch` returns the player whose functions are those of a batch.
+    """
 
     reset: Callable
     step: Callable
@@ -80,13 +85,30 @@ class Player(NamedTuple):
     normalized: tuple[bool | tuple[bool, ...], ...]  # which leaves of an observation are normalized
     action_leaves: tuple[Leaf, ...]  # of the action space, whose dicts would not be hashable
     action_structure: TreeDef
-    noise: Callable | None = None  # of a VecEnv, whose reset and step are those of a batch; None for an Env
+    noise: Callable | None = None  # of a VecEnv; None for an Env
     group_size: int = 1  # of a VecEnv; environments are played in multiples of it
+    family: Callable | None = None  # of an environment with parameters
+    per_column: bool = False  # the parameters have a leading axis, one entry for each group of columns
 
     @property
     def action_space(self) -> Space:
         """Return the action space."""
         return jax.tree.unflatten(self.action_structure, self.action_leaves)
+
+    def batch(self, num_envs: int, env_params: PyTree = None) -> Player:
+        """Return the player whose reset and step are those of a batch with these parameters, which may be traced."""
+        if env_params is not None and self.per_column:
+            index = jnp.arange(num_envs // self.group_size)
+            env_params = jax.tree.map(lambda x: x[index % x.shape[0]], env_params)
+        if self.noise is None:
+            env = columns(
+                Env(self.reset, self.step, (), (), family=self.family, per_column=self.per_column), env_params
+            )
+            return self._replace(reset=env.reset, step=env.step)
+        if self.family is None or env_params is None:
+            return self
+        env = self.family(env_params)
+        return self._replace(reset=env.reset, step=env.step, noise=env.noise)
 
 
 def evaluate(
@@ -97,6 +119,8 @@ def evaluate(
     greedy: bool = True,
     max_steps: int | None = None,
     at_once: int | None = None,
+    *,
+    env_params: PyTree = None,
 ) -> Evaluation:
     """Play the first episode of `num_episodes` fresh environments.
 
@@ -113,6 +137,8 @@ def evaluate(
             many episodes were cut there.
         at_once: environments to play side by side; fewer need less memory, and draw other random numbers. By default
             as many as fit 256 MB.
+        env_params: parameters of the environment, for all policies. By default those of a TrainState, and those of the
+            environment for a Policy. If each column has separate ones, episode e gets those of column e mod N.
 
     Returns:
         Leaves [E], after the axes [S] or [H, S] of several policies.
@@ -133,7 +159,8 @@ def evaluate(
     policy = (state.params, state.obs_moments)
     played = _whole_groups(player, num_episodes)
     together = episodes_at_once(player) if at_once is None else _whole_groups(player, as_count(at_once, "at_once"))
-    result = _play(player, played, limit, batch_shape(state), together, policy, jnp.bool_(greedy), typed_key)
+    levels = _levels(algo, state, env_params)
+    result = _play(player, played, limit, batch_shape(state), together, policy, levels, jnp.bool_(greedy), typed_key)
     if played > num_episodes:
         result = jax.tree.map(lambda x: x[..., :num_episodes], result)
     if not is_traced(result):
@@ -144,7 +171,13 @@ def evaluate(
 
 
 def record(
-    algo: Algorithm, state: TrainState | Policy, key: KeyLike, num_steps: int = 500, greedy: bool = True
+    algo: Algorithm,
+    state: TrainState | Policy,
+    key: KeyLike,
+    num_steps: int = 500,
+    greedy: bool = True,
+    *,
+    env_params: PyTree = None,
 ) -> Recording:
     """Record the first `num_steps` steps of one fresh environment, to draw or to inspect them.
 
@@ -154,6 +187,7 @@ def record(
         key: a key, typed or raw, or an integer seed.
         num_steps: T.
         greedy: take the mode of the policy instead of a sample.
+        env_params: parameters of the environment, as of `evaluate`.
 
     Raises:
         TypeError, ValueError: an argument of another kind; the message says what to pass.
@@ -165,7 +199,8 @@ def record(
         raise ValueError(f"record plays one policy; pick it with jax.tree.map(lambda x: x[{index}], state)")
     typed_key = as_key(key, "record")
     policy = (state.params, state.obs_moments)
-    return _record(_player(algo), as_count(num_steps, "num_steps"), policy, jnp.bool_(greedy), typed_key)
+    levels, _ = params_of_episodes(algo, state, env_params)
+    return _record(_player(algo), as_count(num_steps, "num_steps"), policy, levels, jnp.bool_(greedy), typed_key)
 
 
 def default_at_once(algo: Algorithm, num_episodes: int) -> int:
@@ -184,7 +219,7 @@ def half_at_once(algo: Algorithm, at_once: int) -> int | None:
 def evaluation_shapes(algo: Algorithm, at_once: int) -> Shapes:
     """Return shapes and dtypes of the states and observations of environments played side by side."""
     key = jax.eval_shape(lambda: jax.random.key(0))
-    return jax.eval_shape(partial(_start, _player(algo), at_once), key)
+    return jax.eval_shape(partial(_start, _player(algo).batch(at_once), at_once), key)
 
 
 def compile_evaluation(
@@ -202,7 +237,13 @@ def compile_evaluation(
     player = _player(algo)
     static = (player, _whole_groups(player, num_episodes), max_steps, (), _whole_groups(player, at_once))
     policy = (state.params, state.obs_moments)
-    return _play.lower(*static, policy, jnp.bool_(True), jax.random.key(0)).compile()
+    return _play.lower(*static, policy, _levels(algo, state), jnp.bool_(True), jax.random.key(0)).compile()
+
+
+def _levels(algo: Algorithm, state: TrainState | Policy, env_params: PyTree = None) -> tuple[PyTree, PyTree]:
+    """Return the parameters of the environment: those of each policy, or those that all policies share."""
+    params, axes = params_of_episodes(algo, state, env_params)
+    return (params, None) if axes else (None, params)
 
 
 def _player(algo: Algorithm) -> Player:
@@ -210,7 +251,7 @@ def _player(algo: Algorithm) -> Player:
     normalized = normalized_leaves(env.observation_space, algo.config.normalize_observations)
     leaves, structure = jax.tree.flatten(env.action_space)
     functions = (env.reset, env.step, network.initial_rnn_state, network.apply)
-    player = Player(*functions, normalized, tuple(leaves), structure)
+    player = Player(*functions, normalized, tuple(leaves), structure, family=env.family, per_column=env.per_column)
     return player._replace(noise=env.noise, group_size=env.group_size) if isinstance(env, VecEnv) else player
 
 
@@ -248,7 +289,7 @@ def _warn_if_unfinished(result: Evaluation, limit: int) -> None:
 
 def episodes_at_once(player: Player) -> int:
     """Return how many environments are played side by side, so that they fit BATCH_BYTES."""
-    example = jax.eval_shape(partial(_start, player, player.group_size), jax.random.key(0))
+    example = jax.eval_shape(partial(_start, player.batch(player.group_size), player.group_size), jax.random.key(0))
     sizes = [
         16 * x.size if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x.size * x.dtype.itemsize
         for x in jax.tree.leaves(example)
@@ -270,20 +311,26 @@ def _play(
     shape: tuple[int, ...],
     together: int,
     policy: tuple,
+    levels: tuple[PyTree, PyTree],
     greedy: Array,
     key: Array,
 ) -> Evaluation:
-    """Play the episodes of one policy, or of every policy along the leading axes `shape`; results [*shape, E]."""
+    """Play the episodes of one policy, or of every policy along the leading axes `shape`; results [*shape, E].
 
-    def play(policy: tuple, key: Array) -> Evaluation:
-        return _in_batches(player, num_episodes, max_steps, together, (*policy, greedy), key)
+    `levels` are the parameters of the environment: those of each policy, or those that all policies share.
+    """
+
+    def play(policy: tuple, level: PyTree, key: Array) -> Evaluation:
+        level = levels[1] if level is None else level
+        return _in_batches(player, num_episodes, max_steps, together, (*policy, greedy, level), key)
 
     if not shape:
-        return play(policy, key)
+        return play(policy, None, key)
     count = math.prod(shape)
-    flat = jax.tree.map(lambda x: x.reshape(count, *x.shape[len(shape) :]), policy)
+    flat = jax.tree.map(lambda x: x.reshape(count, *x.shape[len(shape) :]), (policy, levels[0]))
     policies = max(1, together // num_episodes)
-    results = jax.lax.map(lambda x: play(*x), (flat, jax.random.split(key, count)), batch_size=min(policies, count))
+    inputs = (*flat, jax.random.split(key, count))
+    results = jax.lax.map(lambda x: play(*x), inputs, batch_size=min(policies, count))
     return jax.tree.map(lambda x: x.reshape(*shape, num_episodes), results)
 
 
@@ -302,6 +349,8 @@ def _in_batches(
 
 def _first_episodes(player: Player, num_episodes: int, max_steps: int, policy: tuple, key: Array) -> Evaluation:
     reset_key, step_key = jax.random.split(key)
+    policy, level = policy[:-1], policy[-1]
+    player = player.batch(num_episodes, level)
 
     def step(carry: tuple) -> tuple:
         t, position, totals = carry
@@ -353,7 +402,7 @@ def _start(player: Player, num_envs: int, key: Array) -> tuple:
     """Return the position of fresh environments: (env_state, obs, rnn_state), leaves [N, ...]."""
     if player.noise is not None:
         return *player.reset(key, num_envs), player.initial_rnn_state(num_envs)
-    env_state, obs = jax.vmap(player.reset)(jax.random.split(key, num_envs))
+    env_state, obs = player.reset(jax.random.split(key, num_envs))
     return env_state, obs, player.initial_rnn_state(num_envs)
 
 
@@ -383,13 +432,14 @@ def _act(player: Player, policy: tuple, position: tuple, is_start: Array, key: A
     if player.noise is not None:
         env_state, ts = player.step(drop_time_axis(player.noise(env_key, 1, num_envs)), env_state, action)
     else:
-        env_state, ts = jax.vmap(player.step)(jax.random.split(env_key, num_envs), env_state, action)
+        env_state, ts = player.step(jax.random.split(env_key, num_envs), env_state, action)
     return (env_state, ts.obs, rnn_state), action, ts
 
 
 @partial(jax.jit, static_argnames=("player", "num_steps"))
-def _record(player: Player, num_steps: int, policy: tuple, greedy: Array, key: Array) -> Recording:
+def _record(player: Player, num_steps: int, policy: tuple, level: PyTree, greedy: Array, key: Array) -> Recording:
     reset_key, step_key = jax.random.split(key)
+    player = player.batch(player.group_size, level)
 
     def step(position: tuple, t: Array) -> tuple[tuple, Recording]:
         env_state, obs, _ = position

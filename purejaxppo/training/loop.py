@@ -14,7 +14,7 @@ from jax import Array
 from jax.core import Tracer
 from jax.stages import Compiled
 
-from purejaxppo._util.aliases import KeyLike, Shapes
+from purejaxppo._util.aliases import KeyLike, PyTree, Shapes
 from purejaxppo.config.schema import Hyperparams
 from purejaxppo.metrics import Metrics
 from purejaxppo.ppo import collect_rollout
@@ -28,6 +28,7 @@ from purejaxppo.training.arguments import (
     check_state,
     describe,
 )
+from purejaxppo.training.env_params import params_of_batch, set_env_params
 from purejaxppo.training.health import RunError, find_fault, is_traced
 from purejaxppo.training.many_runs import (
     SplitHyperparams,
@@ -54,7 +55,12 @@ MAX_ROOM = 2**16  # updates whose metrics one program has room for
 
 
 def train(
-    algo: Algorithm, key: KeyLike, hyperparams: Hyperparams | None = None, num_updates: int | None = None
+    algo: Algorithm,
+    key: KeyLike,
+    hyperparams: Hyperparams | None = None,
+    num_updates: int | None = None,
+    *,
+    env_params: PyTree = None,
 ) -> tuple[TrainState, Metrics]:
     """Train from scratch: `lax.scan` of `algo.update`.
 
@@ -67,6 +73,7 @@ def train(
         key: a key, typed or raw, or an integer seed.
         hyperparams: scalars; the defaults if not given.
         num_updates: by default as many as `config.total_timesteps` holds.
+        env_params: parameters of the environment, as of `set_env_params`; the defaults if not given.
 
     Returns:
         The final state, and metrics with leaves [num_updates].
@@ -82,7 +89,8 @@ def train(
     typed_key = as_key(key, "train")
     h = as_scalars(hyperparams, "train")
     length = checked_length(algo, h, 0, num_updates)
-    state, metrics = _scan(algo.update, length, _init(algo.init, typed_key, h), h)
+    start = _init(algo.init, typed_key, h, params_of_batch(algo, env_params))
+    state, metrics = _scan(algo.update, length, start, h)
     raise_if_unhealthy(algo, state, metrics)
     return state, metrics
 
@@ -175,28 +183,35 @@ def _run_chunk(
     return state, jax.tree.map(lambda *x: np.concatenate(x, axis), *pieces)
 
 
-def init_state(algo: Algorithm, key: KeyLike, hyperparams: Hyperparams | None = None) -> TrainState:
+def init_state(
+    algo: Algorithm, key: KeyLike, hyperparams: Hyperparams | None = None, *, env_params: PyTree = None
+) -> TrainState:
     """Return the state before the first update, as `train` starts from.
 
     Args:
         algo: of `make_ppo`.
         key: a key, typed or raw, or an integer seed.
         hyperparams: scalars; the defaults if not given.
+        env_params: parameters of the environment, as of `set_env_params`; the defaults if not given.
 
     Raises:
         TypeError, ValueError, ConfigError: as `train`.
     """
     check_algorithm(algo, "init_state")
-    return _init(algo.init, as_key(key, "init_state"), as_scalars(hyperparams, "init_state"))
+    params = params_of_batch(algo, env_params)
+    return _init(algo.init, as_key(key, "init_state"), as_scalars(hyperparams, "init_state"), params)
 
 
-def rollout(algo: Algorithm, state: TrainState, key: KeyLike) -> tuple[TrainState, Transition]:
+def rollout(
+    algo: Algorithm, state: TrainState, key: KeyLike, *, env_params: PyTree = None
+) -> tuple[TrainState, Transition]:
     """Act with the policy of `state` for T steps in its N environments, as the first step of an update does.
 
     Args:
         algo: of `make_ppo`.
         state: a TrainState of one run.
         key: a key, typed or raw, or an integer seed.
+        env_params: parameters of the environment for this rollout; those of `state` if not given.
 
     Returns:
         The state after the rollout (environments, observations and recurrent state have moved on, all else is
@@ -210,7 +225,9 @@ def rollout(algo: Algorithm, state: TrainState, key: KeyLike) -> tuple[TrainStat
     check_state(state, "rollout")
     if batch_shape(state):
         raise ValueError("rollout plays the environments of one run; use jax.vmap for the states of several")
-    return _rollout(ByIdentity(algo.components), state, as_key(key, "rollout"), whole=True)
+    start = state if env_params is None else set_env_params(state, env_params)
+    after, transitions = _rollout(ByIdentity(algo.components), start, as_key(key, "rollout"), whole=True)
+    return after._replace(env_params=state.env_params), transitions
 
 
 def state_shapes(algo: Algorithm, hyperparams: Hyperparams | None = None) -> Shapes:
@@ -295,8 +312,8 @@ def call_update(update: Update, state: TrainState, h: Hyperparams) -> tuple[Trai
 
 
 @partial(jax.jit, static_argnames="init")
-def _init(init: Init, key: Array, h: Hyperparams) -> TrainState:
-    return init(key, h)
+def _init(init: Init, key: Array, h: Hyperparams, env_params: PyTree = None) -> TrainState:
+    return init(key, h) if env_params is None else init(key, h, env_params)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -19,9 +19,11 @@ from purejaxppo.hooks import no_auxiliary_loss, no_metrics
 from purejaxppo.metrics import Metrics
 from purejaxppo.optimizer import vector_optimizer
 from purejaxppo.training.arguments import as_keys, as_traced, check_algorithm
+from purejaxppo.training.env_params import params_of_settings
 from purejaxppo.training.health import is_traced
 from purejaxppo.training.loop import call_update, checked_length
 from purejaxppo.training.many_runs import (
+    SplitHyperparams,
     map_runs,
     partition_runs,
     split_hyperparams,
@@ -32,7 +34,12 @@ from purejaxppo.types import Algorithm, Init, TrainState, Update
 
 
 def sweep(
-    algo: Algorithm, keys: KeysLike, hyperparams: Hyperparams | None = None, num_updates: int | None = None
+    algo: Algorithm,
+    keys: KeysLike,
+    hyperparams: Hyperparams | None = None,
+    num_updates: int | None = None,
+    *,
+    env_params: PyTree = None,
 ) -> tuple[TrainState, Metrics]:
     """Train every hyperparameter setting with every seed, as one program.
 
@@ -51,9 +58,11 @@ def sweep(
         keys: one key per seed, typed [S] or raw [S, 2], or a list of keys or of integer seeds.
         hyperparams: each field a scalar or an array [H]; the arrays vary together (zip, not product).
         num_updates: by default as many as `config.total_timesteps` holds.
+        env_params: parameters of the environment; each leaf as in `set_env_params`, or with a leading axis [H] along
+            the settings. The defaults if not given.
 
     Returns:
-        States with leaves [H, S, ...] and metrics with leaves [H, S, num_updates]; H is 1 if all fields are scalars.
+        States with leaves [H, S, ...] and metrics with leaves [H, S, num_updates]; H is 1 if nothing varies.
 
     Raises:
         TypeError, ValueError, ConfigError: as `train`.
@@ -63,16 +72,20 @@ def sweep(
     check_algorithm(algo, "sweep")
     keys = as_keys(keys, "sweep")
     h = as_traced(hyperparams)
-    shape = (_num_settings(h), len(keys))
+    env_params, num_levels = (None, 1) if env_params is None else params_of_settings(algo, env_params)
+    shape = (_num_settings(h, num_levels), len(keys))
     check_axes(algo, h)
     length = checked_length(algo, h, 0, num_updates)
+    if num_levels > 1:
+        env_params = jax.tree.map(lambda x: jnp.repeat(x, len(keys), axis=0), env_params)
     if shape[0] == 1:
         h = Hyperparams(*(jnp.reshape(x, ()) for x in h))
     varied, shared = split_hyperparams(h, shape, "sweep")
     run_keys = keys if shape[0] == 1 else jnp.broadcast_to(keys, shape).reshape(-1)
     num_devices, at_once = partition_runs(algo.config, shape[0] * shape[1])
     execution = (shape, num_devices, at_once)
-    states, metrics = _train_runs(algo.init, algo.update, length, *execution, run_keys, varied, shared)
+    levels = (env_params, None) if num_levels > 1 else (None, env_params)
+    states, metrics = _train_runs(algo.init, algo.update, length, *execution, run_keys, (varied, shared), levels)
     if not is_traced(metrics):
         warn_of_failed_runs(algo.env.name, metrics, np.zeros(shape, bool))
     return states, metrics
@@ -112,12 +125,15 @@ def reads_all_hyperparams(algo: Algorithm) -> bool:
     )
 
 
-def _num_settings(h: Hyperparams) -> int:
-    """Return H, the length that all arrays of the hyperparameters share."""
+def _num_settings(h: Hyperparams, num_levels: int) -> int:
+    """Return H, the length that all arrays of the hyperparameters, and of the environment's parameters, share."""
     shapes = {name: x.shape for name, x in h._asdict().items() if x.shape}
     if len(set(shapes.values())) > 1 or any(len(shape) != 1 for shape in shapes.values()):
         raise ValueError(f"hyperparameters must be scalars or vectors of one length H, not {shapes}")
-    return next(iter(shapes.values()), (1,))[0]
+    count = next(iter(shapes.values()), (num_levels,))[0]
+    if num_levels not in (1, count):
+        raise ValueError(f"env_params has {num_levels} settings, but the hyperparameters have {count}")
+    return count
 
 
 @partial(jax.jit, static_argnames=("init", "update", "num_updates", "shape", "num_devices", "at_once"))
@@ -129,14 +145,21 @@ def _train_runs(
     num_devices: int,
     at_once: int,
     keys: Array,
-    varied: Hyperparams | tuple[()],
-    shared: Hyperparams | tuple[()],
+    hyperparams: SplitHyperparams,
+    env_params: tuple[PyTree, PyTree],
 ) -> tuple[TrainState, Metrics]:
-    """Train one run for every key [R], with its own hyperparameters or with the shared ones; results [*shape, ...]."""
+    """Train one run for every key [R].
 
-    def run(one: tuple, shared: PyTree) -> tuple[TrainState, Metrics]:
-        key, varied = one
-        h = varied or shared
-        return jax.lax.scan(lambda state, _: call_update(update, state, h), init(key, h), length=num_updates)
+    Hyperparameters and parameters of the environment are pairs: those that vary, [R, ...], or those that are shared.
+    The results have leaves [*shape, ...].
+    """
 
-    return unflatten_runs(map_runs(run, num_devices, at_once, (keys, varied), shared), shape)
+    def run(one: tuple, shared: tuple) -> tuple[TrainState, Metrics]:
+        key, varied, level = one
+        h = varied or shared[0]
+        level = shared[1] if level is None else level
+        start = init(key, h) if level is None else init(key, h, level)
+        return jax.lax.scan(lambda state, _: call_update(update, state, h), start, length=num_updates)
+
+    runs, shared = zip(hyperparams, env_params, strict=True)
+    return unflatten_runs(map_runs(run, num_devices, at_once, (keys, *runs), shared), shape)

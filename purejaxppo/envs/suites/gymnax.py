@@ -7,9 +7,11 @@
 """
 
 import ast
+import dataclasses
 import importlib.util
 import inspect
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import numpy as np
 from purejaxppo._util.aliases import Action, EnvState, Observation, PRNGKey, PyTree, Shapes, SuiteObject
 from purejaxppo.envs.conformance import allow_promotion, conform
 from purejaxppo.envs.errors import EnvironmentUnavailable, missing_suite
+from purejaxppo.envs.families import parametrized
 from purejaxppo.envs.parameters import INT32_MAX, check_values, replace_params
 from purejaxppo.envs.protocol import Env, TimeStep
 from purejaxppo.envs.spaces import Box, Discrete, Space, box
@@ -83,7 +86,7 @@ def _import() -> SuiteObject:
 # Environments --------------------------------------------------------------------------------------------------------
 
 
-def make(name: str, **env_params: Any) -> Env:
+def make(name: str, *, traced: Sequence[str] = (), **env_params: Any) -> Env:
     """Make a gymnax environment.
 
     Observations keep their dtype; a Discrete one becomes one-hot and a scalar one [1]. The grids of MinAtar are bool,
@@ -91,10 +94,13 @@ def make(name: str, **env_params: Any) -> Env:
 
     Args:
         name: its id.
+        traced: names of fields of its parameters that become `env.params`, which `set_env_params` changes during
+            training. A field that decides a space or a shape cannot be traced.
         env_params: fields of its parameters, or arguments of its constructor.
 
     Raises:
-        ValueError: a parameter is unknown (the nearest are named), of a wrong type or out of range.
+        ValueError: a parameter is unknown (the nearest are named), of a wrong type, out of range, or not to be
+            traced.
         EnvironmentUnavailable: its data cannot be loaded (MNISTBandit downloads them).
     """
     gymnax = _import()
@@ -111,10 +117,35 @@ def make(name: str, **env_params: Any) -> Env:
         ) from error
     except (KeyError, IndexError, TypeError, AssertionError) as error:
         raise ValueError(f"{name} cannot be made with {env_params}: {type(error).__name__} {error}") from error
-    adapted = adapt(env, replace_params(name, params, env_params, tuple(arguments), RANGES))
-    if name == "MemoryChain-bsuite":
-        adapted = adapted._replace(observation_space=_memory_space(adapted.observation_space))
-    return _bool_grid(adapted) if name.endswith("-MinAtar") else adapted
+    chosen = replace_params(name, params, env_params, tuple(arguments), RANGES)
+
+    def family(values: dict[str, jax.Array]) -> Env:
+        adapted = adapt(env, dataclasses.replace(chosen, **values))
+        if name == "MemoryChain-bsuite":
+            adapted = adapted._replace(observation_space=_memory_space(adapted.observation_space))
+        return _bool_grid(adapted) if name.endswith("-MinAtar") else adapted
+
+    if not traced:
+        return family({})
+    values = _traced_values(name, chosen, traced)
+    try:
+        return parametrized(family, values)
+    except ValueError as error:
+        raise ValueError(f"{name} cannot be made with traced = {list(traced)}: {error}") from error
+
+
+def _traced_values(name: str, params: SuiteObject, traced: Sequence[str]) -> dict[str, jax.Array]:
+    """Return fields of the parameters by name.
+
+    Raises:
+        ValueError: a field is unknown, or no number.
+    """
+    replace_params(name, params, dict.fromkeys(traced, jax.numpy.zeros(())))
+    values = {field: getattr(params, field) for field in traced}
+    for field, value in values.items():
+        if not isinstance(value, int | float | jax.Array | np.ndarray):
+            raise ValueError(f"{name}: traced = {field!r} must name a number, but it is {value!r}")
+    return values
 
 
 def adapt(env: SuiteObject, params: SuiteObject) -> Env:

@@ -5,7 +5,7 @@ Wrappers of several agents, `fold_agents` and `frozen_opponent`, make a VecEnv. 
 
 from purejaxppo.envs.wrappers.action_masks import always_some_action, with_action_mask
 from purejaxppo.envs.wrappers.actions import clip_action, map_action, rescale_action, sticky_actions
-from purejaxppo.envs.wrappers.agents import fold_agents, frozen_opponent, with_opponent
+from purejaxppo.envs.wrappers.agents import OpponentParams, fold_agents, frozen_opponent
 from purejaxppo.envs.wrappers.episodes import action_repeat, time_limit
 from purejaxppo.envs.wrappers.observations import (
     append_previous,
@@ -17,6 +17,7 @@ from purejaxppo.envs.wrappers.observations import (
 from purejaxppo.envs.wrappers.rewards import reward_clip, reward_scale
 
 __all__ = [
+    "OpponentParams",
     "action_repeat",
     "always_some_action",
     "append_previous",
@@ -34,5 +35,4 @@ __all__ = [
     "sticky_actions",
     "time_limit",
     "with_action_mask",
-    "with_opponent",
 ]

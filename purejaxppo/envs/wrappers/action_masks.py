@@ -7,12 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from purejaxppo._util.aliases import Action, EnvState, Mask, Observation, PRNGKey, PyTree
+from purejaxppo.envs.families import lift
 from purejaxppo.envs.masks import action_mask, allow_all_if_none, check_mask, with_mask
 from purejaxppo.envs.protocol import Env, TimeStep, step_avals
 from purejaxppo.envs.spaces import Box, Space, box, zero_of
 from purejaxppo.envs.wrappers.observations import map_observation
 
 
+@lift
 def with_action_mask(env: Env, function: Callable[[EnvState, Observation], Mask], space: Space | None = None) -> Env:
     """Add the action mask `function(env_state, obs)` to observations, for environments that keep it in their state.
 
@@ -61,6 +63,7 @@ def with_action_mask(env: Env, function: Callable[[EnvState, Observation], Mask]
     return env._replace(reset=reset, step=step, observation_space=add(old, flags))
 
 
+@lift
 def always_some_action(env: Env) -> Env:
     """Allow every choice where the action mask would allow none, for environments whose states can be dead ends.
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from purejaxppo._util.aliases import Action, EnvState, Mask, Observation, PRNGKey
+from purejaxppo.envs.families import lift
 from purejaxppo.envs.masks import action_mask, is_allowed
 from purejaxppo.envs.protocol import Env, TimeStep, VecEnv
 from purejaxppo.envs.spaces import (
@@ -27,6 +28,7 @@ from purejaxppo.envs.spaces import (
 EnvOrVecEnv = TypeVar("EnvOrVecEnv", bound=Env | VecEnv)
 
 
+@lift
 def map_action(env: EnvOrVecEnv, function: Callable[[Action], Action], space: Space) -> EnvOrVecEnv:
     """Apply a function to actions before the environment sees them.
 
@@ -42,6 +44,7 @@ def map_action(env: EnvOrVecEnv, function: Callable[[Action], Action], space: Sp
     return env._replace(step=step, action_space=space)
 
 
+@lift
 def clip_action(env: EnvOrVecEnv) -> EnvOrVecEnv:
     """Clip Box actions to the bounds of the environment; the log-probability remains that of the unclipped action.
 
@@ -63,6 +66,7 @@ def clip_action(env: EnvOrVecEnv) -> EnvOrVecEnv:
     return map_action(env, lambda action: cast_action(space, clip(taken, action)), taken)
 
 
+@lift
 def rescale_action(env: Env, low: float = -1.0, high: float = 1.0) -> Env:
     """Map actions in [low, high] linearly to the bounds of the environment's Box.
 
@@ -100,6 +104,7 @@ class StickyState(NamedTuple):
     mask: Mask  # the action mask of the last observation; None if there is none
 
 
+@lift
 def sticky_actions(env: Env, probability: float = 0.25) -> Env:
     """Carry out the previous action instead of the given one with some probability.
 

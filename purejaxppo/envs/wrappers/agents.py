@@ -16,7 +16,8 @@ import numpy as np
 from purejaxppo._util.aliases import Action, EnvState, Noise, Observation, Params, PRNGKey, PyTree
 from purejaxppo._util.trees import strong_dtypes
 from purejaxppo.envs.auto_reset import auto_reset
-from purejaxppo.envs.protocol import Env, TimeStep, VecEnv
+from purejaxppo.envs.families import at_params, lift
+from purejaxppo.envs.protocol import Env, TimeStep, VecEnv, describe
 
 
 def fold_agents(env: Env, num_agents: int, resets: str = "auto", *, quarantine: bool = False, **sizes: int) -> VecEnv:
@@ -38,7 +39,12 @@ def fold_agents(env: Env, num_agents: int, resets: str = "auto", *, quarantine: 
     """
     if num_agents < 1:
         raise ValueError(f"fold_agents needs at least 1 agent, not {num_agents}")
-    teams = auto_reset(env, resets, quarantine=quarantine, **sizes)
+    return _fold(auto_reset(env, resets, quarantine=quarantine, **sizes), num_agents)
+
+
+@lift
+def _fold(teams: VecEnv, num_agents: int) -> VecEnv:
+    """Return the batch of agents [N, ...] of a batch of teams [N / A, A, ...]."""
 
     def num_teams(num_envs: int) -> int:
         if num_envs % num_agents:
@@ -75,7 +81,13 @@ class OpponentState(NamedTuple):
 
     env_state: EnvState  # [N, ...]
     obs: Observation  # [N, A - 1, ...] what the opponents act on next
-    params: Params  # parameters of the opponents' policy, shared by all columns
+
+
+class OpponentParams(NamedTuple):
+    """Environment parameters of `frozen_opponent`, shared by all columns."""
+
+    opponent: Params  # of the opponents' policy
+    env: PyTree = ()  # of the environment, if it has parameters
 
 
 # (params, key, obs [N, A - 1, ...]) -> action [N, A - 1, ...]
@@ -95,8 +107,9 @@ def frozen_opponent(
 ) -> VecEnv:
     """Play one agent of an environment and let a fixed policy play the others.
 
-    The opponents' parameters are part of the environment state. `with_opponent` replaces them, between updates and
-    without a recompile: by a past self, or by another opponent with the same policy function.
+    `TrainState.env_params` is `OpponentParams(opponent, env)`, with the parameters of the policy and those of the
+    environment, if it has any. `set_env_params` replaces them between updates and without a recompile: by a past self,
+    or by another opponent with the same policy function.
 
     Args:
         env: the environment, with a leading agent axis [A, ...].
@@ -109,14 +122,28 @@ def frozen_opponent(
         sizes: `pool_size`, `refresh` and `stagger` of `auto_reset`.
 
     Raises:
-        ValueError: fewer than two agents, `seat` out of range, or an unknown mode.
+        ValueError: fewer than two agents, `seat` out of range, an unknown mode, or an environment that has separate
+            parameters for each column.
     """
     if num_agents < 2 or not 0 <= seat < num_agents:
         raise ValueError(
             f"frozen_opponent needs at least 2 agents and a seat among them, not {num_agents} agents and seat {seat}"
         )
-    games, others = auto_reset(env, resets, quarantine=quarantine, **sizes), np.delete(np.arange(num_agents), seat)
-    params = strong_dtypes(jax.tree.map(jnp.asarray, params))
+    if env.per_column:
+        raise ValueError(f"frozen_opponent needs parameters that all columns share, but {describe(env)} has others")
+    games = auto_reset(env, resets, quarantine=quarantine, **sizes)
+    both = OpponentParams(strong_dtypes(jax.tree.map(jnp.asarray, params)), games.params)
+
+    def family(params: OpponentParams) -> VecEnv:
+        return _against(at_params(games, params.env), num_agents, opponent, params.opponent, seat)
+
+    vec = _against(games, num_agents, opponent, both.opponent, seat)
+    return vec._replace(params=both, family=family) if jax.tree.leaves(both) else vec
+
+
+def _against(games: VecEnv, num_agents: int, opponent: OpponentPolicy, params: Params, seat: int) -> VecEnv:
+    """Return the batch in which the agent of `seat` plays [N, ...] and `opponent` the others, with these parameters."""
+    others = np.delete(np.arange(num_agents), seat)
 
     def mine(tree: PyTree) -> PyTree:  # [N, A, ...] -> [N, ...]
         return jax.tree.map(lambda x: x[:, seat] if x.ndim > 1 else x, tree)
@@ -129,7 +156,7 @@ def frozen_opponent(
 
     def reset(key: PRNGKey, num_envs: int) -> tuple[OpponentState, Observation]:
         env_state, obs = games.reset(key, num_envs)
-        return OpponentState(env_state, theirs(obs), params), mine(obs)
+        return OpponentState(env_state, theirs(obs)), mine(obs)
 
     def noise(key: PRNGKey, num_steps: int, num_envs: int) -> Noise:
         key_env, key_opponent = jax.random.split(key)
@@ -137,25 +164,8 @@ def frozen_opponent(
 
     def step(noise: Noise, state: OpponentState, action: Action) -> tuple[OpponentState, TimeStep]:
         step_noise, key = noise
-        joint = jax.tree.map(join, action, opponent(state.params, key, state.obs))
+        joint = jax.tree.map(join, action, opponent(params, key, state.obs))
         env_state, ts = games.step(step_noise, state.env_state, joint)
-        return OpponentState(env_state, theirs(ts.obs), state.params), mine(ts)
+        return OpponentState(env_state, theirs(ts.obs)), mine(ts)
 
-    return games._replace(reset=reset, noise=noise, step=step)
-
-
-def with_opponent(state: OpponentState, params: Params) -> OpponentState:
-    """Return the environment state of `frozen_opponent` with other parameters of the opponents.
-
-    Args:
-        state: the environment state of a training state (`state.env_state`).
-        params: parameters of the same structure, shapes and dtypes as the first ones.
-
-    Raises:
-        ValueError: the structure, a shape or a dtype differs.
-    """
-    params = strong_dtypes(jax.tree.map(jnp.asarray, params))
-    kinds = [jax.tree.map(lambda x: f"{x.dtype} {x.shape}", tree) for tree in (state.params, params)]
-    if jax.tree.structure(kinds[0]) != jax.tree.structure(kinds[1]) or kinds[0] != kinds[1]:
-        raise ValueError(f"the opponent's parameters must be {kinds[0]}, not {kinds[1]}")
-    return state._replace(params=params)
+    return games._replace(reset=reset, noise=noise, step=step, params=(), family=None)

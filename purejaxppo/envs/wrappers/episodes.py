@@ -9,6 +9,7 @@ import numpy as np
 
 from purejaxppo._util.aliases import Action, EnvState, Observation, PRNGKey
 from purejaxppo.envs.auto_reset import choose
+from purejaxppo.envs.families import lift
 from purejaxppo.envs.protocol import Env, TimeStep
 
 MAX_STEPS = 2**31 - 1  # an int32 counter
@@ -21,6 +22,7 @@ class TimeLimitState(NamedTuple):
     time: jax.Array  # []  int32, steps taken in this episode
 
 
+@lift
 def time_limit(env: Env, num_steps: int) -> Env:
     """Truncate episodes after a number of steps, in addition to the ends that they have.
 
@@ -51,6 +53,7 @@ def time_limit(env: Env, num_steps: int) -> Env:
     return env._replace(reset=reset, step=step, truncation_gap=gap)
 
 
+@lift
 def action_repeat(env: Env, num_repeats: int) -> Env:
     """Carry out each action several times and add up the rewards.
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from purejaxppo._util.aliases import Action, EnvState, Observation, PRNGKey, PyTree
+from purejaxppo.envs.families import lift
 from purejaxppo.envs.masks import is_asymmetric
 from purejaxppo.envs.protocol import Env, TimeStep
 from purejaxppo.envs.spaces import (
@@ -30,6 +31,7 @@ FrameArray = TypeVar("FrameArray", jax.Array, np.ndarray)
 # Any function --------------------------------------------------------------------------------------------------------
 
 
+@lift
 def map_observation(env: Env, function: Callable[[Observation], Observation], space: Space) -> Env:
     """Apply a function to observations.
 
@@ -89,6 +91,7 @@ def _is_vector(space: Space) -> bool:
 # Selection and flattening --------------------------------------------------------------------------------------------
 
 
+@lift
 def flatten_observation(env: Env, *, images: bool = False) -> Env:
     """Encode observations as one float32 vector [D]: integers one-hot, arrays raveled, dict entries by sorted key.
 
@@ -124,6 +127,7 @@ def flatten_observation(env: Env, *, images: bool = False) -> Env:
     return env if new == space else map_observation(env, flatten, new)
 
 
+@lift
 def mask_observation(env: Env, keep_indices: Sequence[int]) -> Env:
     """Hide all entries of a vector observation [D] but some.
 
@@ -166,6 +170,7 @@ def _to_a_vector(space: Space) -> str:
 # History -------------------------------------------------------------------------------------------------------------
 
 
+@lift
 def append_previous(env: Env) -> Env:
     """Add the previous action, one-hot if it is discrete, and the previous reward to observations.
 
@@ -223,6 +228,7 @@ class FrameStackState(NamedTuple):
     frames: Observation  # the last stacked observation; leaves [..., n * C], the oldest frame first
 
 
+@lift
 def frame_stack(env: Env, num_frames: int) -> Env:
     """Concatenate the last observations along the last axis, the newest last.
 

@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from purejaxppo._util.aliases import Action, EnvState, PRNGKey
+from purejaxppo.envs.families import lift
 from purejaxppo.envs.protocol import Env, TimeStep
 
 
+@lift
 def reward_scale(env: Env, scale: float | jax.Array) -> Env:
     """Multiply rewards by a constant.
 
@@ -25,6 +27,7 @@ def reward_scale(env: Env, scale: float | jax.Array) -> Env:
     return _map_reward(env, lambda reward: reward * jnp.asarray(scale, jnp.float32))
 
 
+@lift
 def reward_clip(env: Env, limit: float | jax.Array = 1.0) -> Env:
     """Clip rewards to [-limit, limit].
 

@@ -10,9 +10,11 @@ from probes import quick_jit
 
 from purejaxppo.envs.auto_reset import RESETS, auto_reset
 from purejaxppo.envs.conformance import check_env, conform
+from purejaxppo.envs.families import first_params, parametrized
 from purejaxppo.envs.protocol import Env, TimeStep, VecEnv
 from purejaxppo.envs.spaces import Discrete, box
-from purejaxppo.envs.wrappers.agents import fold_agents, frozen_opponent, with_opponent
+from purejaxppo.envs.wrappers.agents import OpponentParams, fold_agents, frozen_opponent
+from purejaxppo.envs.wrappers.rewards import reward_scale
 
 AGENTS = 3
 
@@ -143,21 +145,42 @@ def test_the_opponent_plays_the_other_seat(seat: int) -> None:
 
 def test_another_opponent_needs_no_recompilation() -> None:
     vec = frozen_opponent(match(), 2, answer, jnp.float32(1))
-    state, _ = vec.reset(jax.random.key(0), 4)
+    assert vec.params == OpponentParams(1.0)
     count = []
 
     @jax.jit
-    def play(state: Any, key: jax.Array) -> tuple[Any, TimeStep]:
+    def play(params: OpponentParams, key: jax.Array) -> TimeStep:
         count.append(1)
-        return vec.step(jax.tree.map(lambda x: x[0], vec.noise(key, 1, 4)), state, jnp.full(4, 3, jnp.int32))
+        game = vec.family(params)
+        state, _ = game.reset(key, 4)
+        noise = jax.tree.map(lambda x: x[0], game.noise(jax.random.key(1), 1, 4))
+        return game.step(noise, state, jnp.full(4, 3, jnp.int32))[1]
 
-    _, weak = play(state, jax.random.key(1))
-    _, strong = play(with_opponent(state, 4.0), jax.random.key(2))
+    weak, strong = play(vec.params, jax.random.key(1)), play(OpponentParams(jnp.float32(4)), jax.random.key(2))
     np.testing.assert_array_equal([weak.reward, strong.reward], [[1] * 4, [-1] * 4])
     assert len(count) == 1
-    for bad in (jnp.ones(2), {"x": 1.0}, 3):
-        with pytest.raises(ValueError, match="parameters must be float32"):
-            with_opponent(state, bad)
+
+
+def test_parameters_of_the_game_and_of_the_opponent_are_separate() -> None:
+    """The prize is a parameter of the game."""
+
+    def game(prize: jax.Array) -> Env:
+        return reward_scale(match(), prize)
+
+    vec = frozen_opponent(parametrized(game, 2.0), 2, answer, jnp.float32(1))
+    assert vec.params == OpponentParams(1.0, 2.0)
+    _, _, ts = run(vec.family(OpponentParams(4.0, 3.0)), jnp.full((1, 2), 3, jnp.int32), jax.random.key(0))
+    np.testing.assert_array_equal(ts.reward, [[-3, -3]])
+    with pytest.raises(ValueError, match="needs parameters that all columns share"):
+        frozen_opponent(parametrized(game, 2.0, per_column=True), 2, answer)
+
+
+def test_teams_have_separate_parameters_with_per_column() -> None:
+    teams = fold_agents(parametrized(lambda shift: reward_scale(sums(), shift), 1.0, per_column=True), AGENTS)
+    vec = teams.family(jnp.array([1.0, 2.0]))
+    _, _, ts = run(vec, jnp.ones((1, 2 * AGENTS), jnp.int32), jax.random.key(0))
+    np.testing.assert_array_equal(ts.reward, [[11, 11, 11, 22, 22, 22]])
+    assert first_params(teams, 2 * AGENTS).shape == (2,)
 
 
 def test_opponents_draw_other_keys_in_each_step() -> None:

@@ -11,17 +11,20 @@ import pytest
 from odd_envs import asymmetric, hidden_mask, judged, nested, of_state, pixels, plane
 from probes import quick_jit, rollout
 
+from purejaxppo.envs import wrappers
 from purejaxppo.envs.auto_reset import auto_reset
 from purejaxppo.envs.conformance import check_env, conform
-from purejaxppo.envs.protocol import Env, step_avals
+from purejaxppo.envs.families import parametrized
+from purejaxppo.envs.protocol import Env, TimeStep, VecEnv, step_avals
 from purejaxppo.envs.spaces import (
+    Discrete,
     box,
     encode,
     encoded_space,
     sample_space,
 )
 from purejaxppo.envs.wrappers.action_masks import always_some_action, with_action_mask
-from purejaxppo.envs.wrappers.actions import clip_action, rescale_action, sticky_actions
+from purejaxppo.envs.wrappers.actions import clip_action, map_action, rescale_action, sticky_actions
 from purejaxppo.envs.wrappers.agents import fold_agents, frozen_opponent
 from purejaxppo.envs.wrappers.episodes import action_repeat, time_limit
 from purejaxppo.envs.wrappers.observations import (
@@ -107,29 +110,39 @@ def test_probes_and_wrapped_environments_keep_to_the_protocol(make: Any, key: ja
     assert np.isfinite(ts.reward).all()
 
 
+WRAPPERS: dict[str, Any] = {
+    "map_observation": lambda env: map_observation(env, lambda obs: obs, env.observation_space),
+    "flatten_observation": flatten_observation,
+    "time_limit": lambda env: time_limit(env, 3),
+    "mask_observation": lambda env: mask_observation(env, [1]),
+    "append_previous": append_previous,
+    "frame_stack": lambda env: frame_stack(env, 2),
+    "sticky_actions": sticky_actions,
+    "action_repeat": lambda env: action_repeat(env, 2),
+    "reward_scale": lambda env: reward_scale(env, 2),
+    "reward_clip": reward_clip,
+    "fold_agents": lambda env: fold_agents(env, 2),
+    "frozen_opponent": lambda env: frozen_opponent(env, 2, lambda params, key, obs: jnp.zeros(obs.shape[:2], int)),
+    "map_action": lambda env: map_action(env, lambda action: action, env.action_space),
+    "with_action_mask": lambda env: with_action_mask(env, lambda state, obs: jnp.ones(2, bool)),
+    "always_some_action": lambda env: always_some_action(WRAPPERS["with_action_mask"](env)),
+    "clip_action": clip_action,
+    "rescale_action": rescale_action,
+}
+OTHERS: dict[str, Any] = {"conform": conform, "auto_reset": auto_reset}  # Env -> Env or VecEnv, elsewhere in `envs`
+OF_BOXES = ("clip_action", "rescale_action")  # wrappers of continuous actions
+OF_AGENTS = ("fold_agents", "frozen_opponent")
+
+
+def test_every_wrapper_is_in_the_list_above() -> None:
+    functions = {name for name in wrappers.__all__ if name[0].islower()}
+    assert functions == set(WRAPPERS)
+
+
 def names_kept() -> dict[str, Env]:
     """Apply every wrapper to a named environment."""
     chain, push = probes.chain()._replace(name="Chain"), probes.reward_by_distance()._replace(name="Chain")
-    wrappers: dict[str, Any] = {
-        "conform": conform,
-        "map_observation": lambda env: map_observation(env, lambda obs: obs, env.observation_space),
-        "flatten_observation": flatten_observation,
-        "time_limit": lambda env: time_limit(env, 3),
-        "mask_observation": lambda env: mask_observation(env, [1]),
-        "append_previous": append_previous,
-        "frame_stack": lambda env: frame_stack(env, 2),
-        "sticky_actions": sticky_actions,
-        "action_repeat": lambda env: action_repeat(env, 2),
-        "reward_scale": lambda env: reward_scale(env, 2),
-        "reward_clip": reward_clip,
-        "auto_reset": auto_reset,
-        "fold_agents": lambda env: fold_agents(env, 2),
-        "frozen_opponent": lambda env: frozen_opponent(env, 2, lambda params, key, obs: obs),
-        "with_action_mask": lambda env: with_action_mask(env, lambda state, obs: jnp.ones(2, bool)),
-    }
-    named = {name: wrapper(chain) for name, wrapper in wrappers.items()}
-    named["always_some_action"] = always_some_action(named["with_action_mask"])
-    return named | {"clip_action": clip_action(push), "rescale_action": rescale_action(push)}
+    return {name: f(push if name in OF_BOXES else chain) for name, f in (WRAPPERS | OTHERS).items()}
 
 
 def test_wrappers_keep_the_name_for_messages() -> None:
@@ -147,3 +160,41 @@ def test_dtypes_do_not_depend_on_the_default_dtype_of_jax(make: Any) -> None:
         wide = step_avals(make())
     kinds = [[(x.shape, x.dtype, x.weak_type) for x in jax.tree.leaves(avals)] for avals in (narrow, wide)]
     assert kinds[0] == kinds[1]
+
+
+def paying(wage: jax.Array, continuous: bool, agents: int) -> Env:
+    """Make an environment that pays `wage` in every step, to each of its agents if there are several."""
+    axes = (agents,) if agents else ()
+
+    def reset(key: jax.Array) -> tuple[Any, Any]:
+        return jnp.int32(0), jnp.zeros((*axes, 2), jnp.float32)
+
+    def step(key: jax.Array, time: Any, action: Any) -> tuple[Any, TimeStep]:
+        obs = jnp.full((*axes, 2), time + 1, jnp.float32)
+        return time + 1, TimeStep(obs, jnp.broadcast_to(wage, axes), time == 5, jnp.bool_(False), obs)
+
+    actions = box(-1, 1, (1,)) if continuous else Discrete(2)
+    return Env(reset, step, box(0, 6, (2,)), actions)
+
+
+@pytest.mark.parametrize("name", [*WRAPPERS, *OTHERS])
+def test_a_changed_parameter_reaches_the_environment_through_every_wrapper(name: str) -> None:
+    """Also through another wrapper around it, and with traced parameters."""
+    make = partial(paying, continuous=name in OF_BOXES, agents=2 if name in OF_AGENTS else 0)
+    env = (WRAPPERS | OTHERS)[name](parametrized(make, 0.25))
+    outer = env if isinstance(env, VecEnv) else time_limit(env, 9)
+    params = outer.params
+    assert jax.tree.leaves(params) == [0.25]
+
+    @quick_jit
+    def reward(params: Any, key: jax.Array) -> jax.Array:
+        vec = auto_reset(outer.family(params))
+        state, _ = vec.reset(key, 4)
+        noise = jax.tree.map(lambda x: x[0], vec.noise(jax.random.key(1), 1, 4))
+        action = jax.vmap(partial(sample_space, vec.action_space))(jax.random.split(jax.random.key(2), 4))
+        return vec.step(noise, state, action)[1].reward
+
+    factor = {"reward_scale": 2.0, "action_repeat": 2.0}.get(name, 1.0)
+    for wage in (0.25, 0.5):
+        given = jax.tree.map(lambda x, wage=wage: jnp.full_like(x, wage), params)
+        np.testing.assert_array_equal(reward(given, jax.random.key(0)), [factor * wage] * 4)

@@ -1,0 +1,190 @@
+"""Families of environments: `make_env(params) -> Env`, whose parameters are data of the program.
+
+`parametrized` makes the environment of the default parameters, which knows its family. The training program takes the
+parameters from the TrainState (`at_params`), so that they change between updates without a recompile. Wrappers keep the
+family (`lift`). Axes: N columns of a batch.
+"""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import TypeVar, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from purejaxppo._util.aliases import Action, EnvState, Observation, PRNGKey, PyTree
+from purejaxppo._util.trees import strong_dtypes
+from purejaxppo.envs.protocol import Env, TimeStep, VecEnv, describe
+from purejaxppo.envs.spaces import Space
+
+AnyEnv = TypeVar("AnyEnv", Env, VecEnv)
+Wrapper = TypeVar("Wrapper", bound=Callable[..., Env | VecEnv])
+
+
+def parametrized(make_env: Callable[[PyTree], AnyEnv], params: PyTree, *, per_column: bool = False) -> AnyEnv:
+    """Return an environment whose parameters are traced data: levels, physics, rewards, opponents.
+
+    `TrainState.env_params` holds the parameters, and `set_env_params` replaces them between updates without a
+    recompile. They must not decide shapes or spaces.
+
+    Args:
+        make_env: (params) -> Env or VecEnv, a pure function of arrays.
+        params: the default parameters, a pytree of numbers and arrays.
+        per_column: each of the N columns has separate parameters, leaves [N, ...], for domain randomization. `params`
+            are those of one column, in which every column starts. For a VecEnv, `make_env` gets leaves [N, ...].
+
+    Raises:
+        ValueError: `params` has no arrays, a space depends on them, or `make_env` returns an environment that has
+            parameters already.
+    """
+    params = strong_dtypes(jax.tree.map(jnp.asarray, params))
+    if not jax.tree.leaves(params):
+        raise ValueError(f"the parameters of an environment must contain at least one number, not {params!r}")
+    env = make_env(params)
+    if env.family is not None:
+        raise ValueError(
+            f"make_env must return an environment without parameters, but {describe(env)} has them already"
+        )
+    traced_spaces = _spaces_of_traced(make_env, params, describe(env))
+    if traced_spaces != (env.observation_space, env.action_space):
+        raise ValueError(
+            f"the spaces of {describe(env)} must not depend on its parameters, but they are {traced_spaces} for other "
+            f"values than the default"
+        )
+    return env._replace(params=params, family=make_env, per_column=per_column)
+
+
+_NEEDS_VALUES = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
+
+
+def _spaces_of_traced(make_env: Callable[[PyTree], Env | VecEnv], params: PyTree, name: str) -> tuple[Space, Space]:
+    """Return the spaces of an environment whose parameters have no values.
+
+    Raises:
+        ValueError: the environment cannot be made without values.
+    """
+    found: list[tuple[Space, Space]] = []
+
+    def look(params: PyTree) -> tuple[()]:
+        env = make_env(params)
+        found.append((env.observation_space, env.action_space))
+        return ()
+
+    try:
+        jax.eval_shape(look, params)
+    except _NEEDS_VALUES as error:
+        raise ValueError(
+            f"the shapes and spaces of {name} must not depend on its parameters, but make_env needs their values: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    return found[0]
+
+
+def lift(wrapper: Wrapper) -> Wrapper:
+    """Make a wrapper keep the family of an environment: parameters reach the environment through it.
+
+    Args:
+        wrapper: (env, ...) -> env.
+    """
+
+    @wraps(wrapper)
+    def lifted(env: Env | VecEnv, *args: PyTree, **options: PyTree) -> Env | VecEnv:
+        wrapped = wrapper(env, *args, **options)
+        if env.family is None or wrapped is env:
+            return wrapped
+        family = env.family
+        return wrapped._replace(
+            params=env.params,
+            family=lambda params: wrapper(family(params), *args, **options),
+            per_column=env.per_column,
+        )
+
+    return cast(Wrapper, lifted)
+
+
+def at_params(env: AnyEnv, params: PyTree) -> AnyEnv:
+    """Return the environment with the parameters given, which may be traced; one without a family is returned itself.
+
+    For an Env, the parameters are those of one column.
+    """
+    return env if env.family is None else env.family(params)
+
+
+def columns(env: Env, params: PyTree = None) -> Env:
+    """Return an environment whose reset and step take N columns: keys [N], states [N, ...], actions [N, ...].
+
+    Args:
+        env: the environment.
+        params: its parameters, leaves [N, ...] if it has separate ones for each column; by default its own.
+    """
+    if params is None or env.family is None or not env.per_column:
+        one = env if params is None else at_params(env, params)
+        return env._replace(reset=jax.vmap(one.reset), step=jax.vmap(one.step), family=None, params=())
+    family = env.family
+
+    def reset(key: PRNGKey) -> tuple[EnvState, Observation]:
+        return jax.vmap(lambda params, key: family(params).reset(key))(params, key)
+
+    def step(key: PRNGKey, env_state: EnvState, action: Action) -> tuple[EnvState, TimeStep]:
+        return jax.vmap(lambda params, *inputs: family(params).step(*inputs))(params, key, env_state, action)
+
+    return env._replace(reset=reset, step=step, family=None, params=())
+
+
+def first_params(env: Env | VecEnv, num_envs: int, params: PyTree = None) -> PyTree:
+    """Return the parameters with which a batch starts.
+
+    Args:
+        env: the environment.
+        num_envs: number of columns N.
+        params: replace those of the environment, if given; with leaves as they are returned.
+
+    Returns:
+        The parameters, with leaves [N, ...] if each column has separate ones.
+    """
+    if params is not None or not env.per_column:
+        return env.params if params is None else params
+    groups = num_envs // (env.group_size if isinstance(env, VecEnv) else 1)
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (groups, *x.shape)), env.params)
+
+
+def as_params(given: PyTree, like: PyTree, axes: int = 0) -> PyTree:
+    """Return parameters as arrays of the structure, shapes and dtypes of others.
+
+    Args:
+        given: a pytree of numbers and arrays. A Python number takes the dtype of its leaf.
+        like: arrays, or shapes and dtypes.
+        axes: number of leading axes of `like` along which a leaf without them is repeated.
+
+    Raises:
+        ValueError: another structure, shape or dtype; names the first such leaf.
+    """
+    if jax.tree.structure(given) != jax.tree.structure(like):
+        raise ValueError(
+            f"env_params must have the structure {jax.tree.structure(like)}, not {jax.tree.structure(given)}"
+        )
+
+    def convert(path: tuple, x: PyTree, leaf: jax.Array) -> jax.Array:
+        name = f"env_params{jax.tree_util.keystr(path)}"
+        array = jnp.asarray(x, leaf.dtype if _is_number(x, leaf.dtype) else None)
+        if array.dtype != leaf.dtype or array.shape not in (leaf.shape, leaf.shape[axes:]):
+            wanted, found = f"{leaf.dtype} {leaf.shape}", f"{array.dtype} {array.shape}"
+            raise ValueError(f"{name} must be {wanted}, not {found}")
+        return jnp.broadcast_to(jax.lax.convert_element_type(array, leaf.dtype), leaf.shape)
+
+    return jax.tree_util.tree_map_with_path(convert, given, like)
+
+
+def _is_number(x: PyTree, dtype: np.dtype) -> bool:
+    """Return whether a Python number, or a weakly typed one, can stand for a scalar of a dtype."""
+    if isinstance(x, bool) or not (isinstance(x, int | float) or getattr(x, "weak_type", False)):
+        return False
+    kind = jnp.result_type(x)
+    return jnp.issubdtype(dtype, jnp.floating) or (
+        jnp.issubdtype(dtype, jnp.integer) and jnp.issubdtype(kind, jnp.integer)
+    )
