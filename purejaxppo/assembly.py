@@ -16,7 +16,7 @@ from purejaxppo import hooks
 from purejaxppo._util import trees
 from purejaxppo._util.aliases import Params, PRNGKey
 from purejaxppo._util.programs import is_tracing, jit_once
-from purejaxppo.batching.plan import make_plan
+from purejaxppo.batching.plan import Plan, make_plan
 from purejaxppo.batching.shuffles import SHUFFLES, Shuffle
 from purejaxppo.config.errors import ConfigError, Problem
 from purejaxppo.config.schema import Config, Hyperparams
@@ -72,8 +72,7 @@ def make_ppo(
     recurrent = check_fit(env, network, config, objective)
     env = clip_action(env)
     vec = _auto_reset(env, config)
-    gap = _truncation_gap(vec, auxiliary_loss, intrinsic, metrics_fn)
-    plan = make_plan(config, recurrent, _per_env_fields(env), gap)
+    plan = _make_plan(config, recurrent, vec, auxiliary_loss, intrinsic, metrics_fn)
     components = Components(
         env=vec,
         network=network,
@@ -94,9 +93,9 @@ def make_ppo(
     return algo
 
 
-def _truncation_gap(env: VecEnv, *readers: Callable | hooks.IntrinsicReward | None) -> int:
-    """Return the least number of steps between truncations, 1 if a function may read all final observations."""
-    return 1 if any(readers) else env.truncation_gap
+def _make_plan(config: Config, recurrent: bool, env: VecEnv, *readers: Callable | hooks.IntrinsicReward | None) -> Plan:
+    """Return the plan of a run, in which the functions of the user (`readers`) see all final observations."""
+    return make_plan(config, recurrent, _per_env_fields(env), 1 if any(readers) else env.truncation_gap)
 
 
 def _named_objective(config: Config) -> Objective:
