@@ -16,7 +16,6 @@ import numpy as np
 from purejaxppo._util.aliases import Action, EnvState, Observation, PRNGKey, PyTree
 from purejaxppo._util.trees import strong_dtypes
 from purejaxppo.envs.protocol import Env, TimeStep, VecEnv, describe
-from purejaxppo.envs.spaces import Space
 
 AnyEnv = TypeVar("AnyEnv", Env, VecEnv)
 Wrapper = TypeVar("Wrapper", bound=Callable[..., Env | VecEnv])
@@ -46,13 +45,15 @@ def parametrized(make_env: Callable[[PyTree], AnyEnv], params: PyTree, *, per_co
         raise ValueError(
             f"make_env must return an environment without parameters, but {describe(env)} has them already"
         )
-    traced_spaces = _spaces_of_traced(make_env, params, describe(env))
-    if traced_spaces != (env.observation_space, env.action_space):
+    traced = _with_traced(make_env, params, describe(env))
+    spaces = (traced.observation_space, traced.action_space)
+    if spaces != (env.observation_space, env.action_space):
         raise ValueError(
-            f"the spaces of {describe(env)} must not depend on its parameters, but they are {traced_spaces} for other "
-            f"values than the default"
+            f"the spaces of {describe(env)} must not depend on its parameters, but traced ones give {spaces}"
         )
-    return env._replace(params=params, family=make_env, per_column=per_column)
+    # A promise that holds for all values, not only for those of the default.
+    gap = min(env.truncation_gap, traced.truncation_gap)
+    return env._replace(params=params, family=make_env, per_column=per_column, truncation_gap=gap)
 
 
 _NEEDS_VALUES = (
@@ -62,17 +63,16 @@ _NEEDS_VALUES = (
 )
 
 
-def _spaces_of_traced(make_env: Callable[[PyTree], Env | VecEnv], params: PyTree, name: str) -> tuple[Space, Space]:
-    """Return the spaces of an environment whose parameters have no values.
+def _with_traced(make_env: Callable[[PyTree], AnyEnv], params: PyTree, name: str) -> AnyEnv:
+    """Return the environment whose parameters have no values, for its static fields.
 
     Raises:
         ValueError: the environment cannot be made without values.
     """
-    found: list[tuple[Space, Space]] = []
+    found: list[AnyEnv] = []
 
     def look(params: PyTree) -> tuple[()]:
-        env = make_env(params)
-        found.append((env.observation_space, env.action_space))
+        found.append(make_env(params))
         return ()
 
     try:

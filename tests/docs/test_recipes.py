@@ -144,6 +144,24 @@ def test_every_episode_has_its_own_pole():
     assert (np.argsort(speeds) == np.argsort(-lengths)).all()
 
 
+def test_every_environment_has_its_own_gravity():
+    """It is within its range after the loop, and the pole falls faster where it is larger."""
+    names = cook("One domain per environment", cook("Domain randomization"))
+    gravity = np.asarray(names["state"].env_params["gravity"])
+    assert gravity.shape == (4,)
+    assert len(np.unique(gravity)) == 4
+    assert gravity.min() >= 5.0
+    assert gravity.max() <= 15.0
+    assert names["state"].num_updates == 2
+    tilted = names["planets"].reset(jax.random.key(0))[0].replace(theta=jnp.float32(0.15), theta_dot=jnp.float32(0.0))
+
+    def fall(gravity):
+        return names["planet"]({"gravity": gravity}).step(jax.random.key(1), tilted, jnp.int32(1))[1].obs[3]
+
+    speeds = jax.vmap(fall)(jnp.asarray(gravity))
+    assert (np.argsort(speeds) == np.argsort(gravity)).all()
+
+
 # Networks ------------------------------------------------------------------------------------------------------------
 
 
@@ -231,6 +249,29 @@ def test_metrics_of_ones_own_are_in_extra(run):
 def test_a_schedule_is_what_the_updates_see(run):
     np.testing.assert_allclose(run["metrics"].extra["ent_coef"], [0.05, 0.025, 0.0], atol=1e-7)
     assert run["state"].num_updates == 3
+
+
+def test_a_curriculum_goes_one_cell_farther_with_every_success():
+    """The goal of the recipe is always reached; the state begins its next episodes at the new distance."""
+    names = cook("Curriculum")
+    taught = names["taught"]
+    assert taught.env_params == {"distance": 3}
+    _, seen = pp.rollout(names["algo"], taught, 1, env_params={"distance": 1})
+    assert set(np.asarray(seen.obs[1:].argmax(-1))[np.asarray(seen.is_first[1:])]) <= {39}
+    start = pp.init_state(names["algo"], 1, env_params={"distance": 1})
+    same = names["climb"](names["algo"], start, names["h"], num_updates=1, goal=2.0)
+    assert same.env_params == {"distance": 1}
+
+
+def test_shaping_fades_to_nothing():
+    """The rewards of the scan are those of the weights 1, 0.5 and 0: at most 2, 1.5 and exactly 1 a step."""
+    names = cook("Annealed shaping")
+    assert names["state"].env_params == {"weight": 0.0}
+    _, last = pp.rollout(names["algo"], names["state"], 1)
+    np.testing.assert_array_equal(last.reward, 1.0)
+    _, first = pp.rollout(names["algo"], names["state"], 1, env_params={"weight": 1.0})
+    bonus = 1.0 - np.abs(np.asarray(first.final_obs)[..., 0]) / 2.4
+    np.testing.assert_allclose(first.reward, 1.0 + bonus, rtol=1e-5)
 
 
 def test_a_warm_start_has_the_parameters_and_nothing_else_of_the_old_run(run):

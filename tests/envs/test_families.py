@@ -112,6 +112,19 @@ def test_spaces_must_not_depend_on_the_parameters():
         parametrized(sly, 3)
 
 
+def test_a_time_limit_that_is_a_parameter_promises_nothing_about_truncations():
+    """Otherwise the rollout would have too little room for final observations after the limit was lowered."""
+
+    def make(params):
+        env = make_level(level(1))._replace(truncation_gap=40)
+        return time_limit(env, params["limit"] if isinstance(params["limit"], jax.core.Tracer) else 30)
+
+    env = parametrized(make, {"limit": 30})
+    assert env.truncation_gap == 1
+    assert auto_reset(env).truncation_gap == 1
+    assert time_limit(parametrized(make_level, {"level": 1.0}), 9).truncation_gap == 1
+
+
 def test_a_family_needs_numbers_and_environments_without_parameters():
     with pytest.raises(ValueError, match="at least one number"):
         parametrized(lambda params: make_level(level(1)), {})

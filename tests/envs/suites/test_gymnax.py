@@ -301,6 +301,38 @@ def test_parameters_may_be_traced_to_map_over_them(key: jax.Array) -> None:
     assert not np.allclose(several[0], several[1], rtol=1e-4)
 
 
+def test_traced_fields_are_parameters_of_the_environment() -> None:
+    """A transition at another gravity equals that of the environment made with it; the clock may be traced too."""
+    env = make("CartPole-v1", traced=("gravity", "max_steps_in_episode"), gravity=5.0)
+    assert env.params == {"gravity": 5.0, "max_steps_in_episode": 500}
+    assert env.truncation_gap == 1
+    state, _ = env.reset(jax.random.key(0))
+    state = state.replace(theta=jnp.float32(0.1))
+
+    @quick_jit
+    def step(params: Any) -> Any:
+        return env.family(params).step(jax.random.key(1), state, jnp.int32(1))[1]
+
+    for gravity in (5.0, 20.0):
+        other = make("CartPole-v1", gravity=gravity)
+        expected = quick_jit(other.step)(jax.random.key(1), state, jnp.int32(1))[1]
+        found = step({"gravity": jnp.float32(gravity), "max_steps_in_episode": jnp.int32(1)})
+        np.testing.assert_allclose(found.obs, expected.obs, rtol=1e-6)
+        assert found.truncated
+        assert not expected.truncated
+    grid = make("Breakout-MinAtar", traced=("max_steps_in_episode",))
+    assert jax.eval_shape(grid.family(grid.params).reset, jax.random.key(0))[1].dtype == bool
+
+
+def test_fields_that_cannot_be_traced_are_refused() -> None:
+    for field, text in (
+        ("gravty", "no parameter 'gravty' .nearest: gravity"),
+        ("x_threshold", r"CartPole-v1 cannot be made with traced = \['x_threshold'\]: the shapes and spaces"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            make("CartPole-v1", traced=(field,))
+
+
 def test_unknown_parameters_name_the_nearest() -> None:
     with pytest.raises(
         ValueError, match=r"CartPole-v1 has no parameter 'gravty' \(nearest: gravity, .*, .*\)"
