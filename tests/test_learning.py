@@ -13,7 +13,7 @@ from learning import COMBINATIONS, FEED_FORWARD, GATES, OTHER_TASKS, RECIPES, co
 import purejaxppo as pp
 from purejaxppo import Config, Hyperparams
 from purejaxppo.envs import Discrete, Env, MultiDiscrete, TimeStep, box
-from purejaxppo.envs.wrappers import fold_agents, frozen_opponent, with_opponent
+from purejaxppo.envs.wrappers import OpponentParams, fold_agents, frozen_opponent
 from purejaxppo.training.loop import as_traced
 
 CONFIG = Config(num_envs=32, num_steps=16, num_epochs=4, num_minibatches=4, total_timesteps=512 * 60)
@@ -150,7 +150,7 @@ def test_training_goes_on_against_another_opponent_without_a_recompilation():
     with count_compiles() as compiles:
         update = jax.jit(algo.update)
         for number in (1, 2):
-            state = state._replace(env_state=with_opponent(state.env_state, jnp.int32(number)))
+            state = pp.set_env_params(state, OpponentParams(number))
             for _ in range(30):
                 state, metrics = update(state, h)
             returns.append(metrics.episode_return_mean)
