@@ -280,9 +280,8 @@ def test_actions_of_a_float64_box_reach_the_environment_as_float64(shape):
             ("lstm", "vector", "box"),
             ("lru", "masked", "discrete"),
         ],
-        ("mlp", "dict", "tuple"),
+        ("mlp", "vector", "discrete"),
         ("cnn", "symbols", "multi-discrete"),
-        ("gru", "vector", "discrete"),
     ),
 )
 def test_acting_exports_with_a_symbolic_number_of_environments(kind, observation, actions):

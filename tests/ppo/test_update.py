@@ -34,7 +34,7 @@ PATHS = {
             ("continuous", "normalised observations, sorted shuffle"),
             ("continuous", "TRPO"),
         ],
-        ("discrete", "as is"),
+        ("discrete", "normalised observations, sorted shuffle"),
         ("discrete", "cuts masked"),
         ("discrete", "targets anew each epoch"),
         ("continuous", "TRPO"),
