@@ -1,6 +1,7 @@
 """The faults of mutants.toml fit the code, and their tests exist. `make mutants` shows that these tests fail."""
 
 import ast
+import builtins
 import re
 import subprocess
 from functools import cache
@@ -25,6 +26,19 @@ def test_a_fault_fits_the_code_once_and_is_valid_python(name):
     faulty = mutants.mutated(source, mutant)
     assert "\n" not in mutant.old + mutant.new
     assert ast.dump(ast.parse(faulty)) != ast.dump(ast.parse(source))
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_fault_reads_no_name_that_its_file_does_not_bind(name):
+    """A fault that ends in a NameError shows nothing."""
+    mutant = MUTANTS[name]
+    source = (mutants.ROOT / mutant.file).read_text(encoding="utf-8")
+    nodes = list(ast.walk(ast.parse(mutants.mutated(source, mutant))))
+    read = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    bound = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    for node in nodes:
+        bound |= {getattr(node, field, None) for field in ("arg", "name", "asname")}
+    assert read <= bound | set(dir(builtins))
 
 
 @pytest.mark.parametrize("name", MUTANTS)
