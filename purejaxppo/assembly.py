@@ -213,7 +213,7 @@ def _trial(ppo: Components, key: PRNGKey, h: Hyperparams, ends: Array) -> dict[s
         sound["intrinsic (its reward)"] = trees.all_finite(bonus)
         sound["intrinsic (its state)"] = ~trees.any_nan((state.intrinsic, intrinsic))
         sound["intrinsic (its metrics)"] = ~trees.any_nan(report)
-    if ppo.auxiliary_loss is not hooks.no_auxiliary_loss:
+    if ppo.has_auxiliary_loss:
         value, gradient = jax.value_and_grad(ppo.auxiliary_loss)(state.params, batch, h)
         sound["auxiliary_loss"] = trees.all_finite(value)
         sound["auxiliary_loss (its gradient)"] = trees.all_finite(gradient)

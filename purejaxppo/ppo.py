@@ -15,11 +15,11 @@ import optax
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from purejaxppo import hooks, metrics, optimizer
+from purejaxppo import metrics, optimizer
 from purejaxppo._util import trees
-from purejaxppo.batching import burn_in, final_observations, plan
+from purejaxppo.batching import plan
 from purejaxppo.config.schema import Hyperparams
-from purejaxppo.envs.families import at_params, first_params
+from purejaxppo.envs import families
 from purejaxppo.functional import (
     advantages,
     bindings,
@@ -49,8 +49,8 @@ def init(ppo: Components, key: PRNGKey, h: Hyperparams, env_params: PyTree = Non
     num_envs = ppo.config.num_envs
     param_key, env_key, key = jax.random.split(key, 3)
     params = ppo.network.init(param_key)
-    env_params = first_params(ppo.env, num_envs, env_params)
-    env_state, obs = at_params(ppo.env, env_params).reset(env_key, num_envs)
+    env_params = families.first_params(ppo.env, num_envs, env_params)
+    env_state, obs = families.at_params(ppo.env, env_params).reset(env_key, num_envs)
     state = TrainState(
         params=params,
         opt_state=ppo.optimizer.init(h, params),
@@ -108,7 +108,7 @@ def collect_rollout(ppo: Components, state: TrainState, key: PRNGKey) -> tuple[T
     All random numbers are drawn before the scan, because one large draw is faster than T small ones.
     """
     num_steps = ppo.config.num_steps
-    env = at_params(ppo.env, state.env_params)
+    env = families.at_params(ppo.env, state.env_params)
     env_key, action_key = jax.random.split(key)
 
     def policy(rnn_state: RnnState, obs: Observation, is_first: Array) -> tuple:
@@ -190,7 +190,7 @@ def compute_targets(ppo: Components, params: Params, state: TrainState, rollout:
         advantage=advantage,
         target=target,
         excluded=excluded,
-        next_obs=() if ppo.auxiliary_loss is hooks.no_auxiliary_loss else observe(ppo, state, rollout.final_obs),
+        next_obs=observe(ppo, state, rollout.final_obs) if ppo.has_auxiliary_loss else (),
         quarantined=rollout.quarantined,
     )
     return ppo.plan.to_sequences(batch)
@@ -211,7 +211,7 @@ def state_values(ppo: Components, params: Params, state: TrainState, rollout: Tr
 
     def final_value(t: Array) -> Array:
         """V(s'_t) for one step t of each environment, [N] -> [N]."""
-        at = final_observations.steps_at(rollout, t)
+        at = ppo.plan.steps_at(rollout, t)
         # The network reads s_t, then s'_t, from the recurrent state before the step and without a reset between them.
         obs = jax.tree.map(lambda a, b: jnp.stack([a, b]), at.obs, at.final_obs)
         is_first = jnp.stack([at.is_first, jnp.zeros_like(at.is_first)])
@@ -221,7 +221,8 @@ def state_values(ppo: Components, params: Params, state: TrainState, rollout: Tr
     inputs = (start, rollout.obs, rollout.is_first)
     values = ppo.plan.map(lambda x: value(trees.drop_time_axis(x[0]), *x[1:]), inputs)
     last = value(state.rnn_state, *trees.add_time_axis((state.obs, state.is_first)))
-    return values, advantages.next_state_values(values, last, final_observations.cut_short(rollout), final_value)
+    truncated_only = rollout.truncated & ~rollout.terminated
+    return values, advantages.next_state_values(values, last, truncated_only, final_value)
 
 
 # Optimization --------------------------------------------------------------------------------------------------------
@@ -281,7 +282,7 @@ def loss(ppo: Components, h: Hyperparams, params: Params, batch: Batch) -> tuple
 
 def evaluate_actions(ppo: Components, params: Params, batch: Batch) -> tuple[Array, Array, Array, Array]:
     """Return ratio (4), KL(π_old(·|s) ‖ π_θ(·|s)), entropy (12) and V_φ(s) along sequences, [L, M] each."""
-    rnn_state = burn_in.start_rnn_state(ppo.network.apply, params, batch.rnn_state, batch.burn_in)
+    rnn_state = ppo.plan.start_rnn_state(ppo.network.apply, params, batch)
     _, distribution, value = ppo.network.apply(params, rnn_state, batch.obs, batch.is_first)
     ratio = objectives.importance_ratio(distribution.log_prob(batch.action), batch.log_prob)
     kl, entropy = batch.distribution.kl(distribution), distribution.entropy()

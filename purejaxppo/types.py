@@ -26,7 +26,7 @@ from purejaxppo.functional.bindings import Objective, TargetFn
 from purejaxppo.functional.episode_stats import EpisodeStats
 from purejaxppo.functional.kl_control import Control
 from purejaxppo.functional.running_stats import RewardScaler, RunningMoments
-from purejaxppo.hooks import AuxiliaryLoss, IntrinsicReward, MetricsFn
+from purejaxppo.hooks import AuxiliaryLoss, IntrinsicReward, MetricsFn, no_auxiliary_loss
 from purejaxppo.metrics import Metrics
 from purejaxppo.networks.protocol import Network
 from purejaxppo.optimizer import Optimizer
@@ -71,6 +71,11 @@ class Components(NamedTuple):
     intrinsic: IntrinsicReward | None
     metrics_fn: MetricsFn
     plan: Plan
+
+    @property
+    def has_auxiliary_loss(self) -> bool:
+        """Return whether there is an auxiliary loss, for which the batch has the observation after each action."""
+        return self.auxiliary_loss is not no_auxiliary_loss
 
 
 def keeping_all_final_observations(ppo: Components) -> Components:

@@ -178,18 +178,30 @@ def mean_over_ends(state, rollout, batch, h):
 
 
 @pytest.mark.parametrize(
-    "hooks",
+    ("hooks", "evaluation"),
     [
-        {"metrics_fn": mean_over_ends},
-        {"metrics_fn": lambda s, r, b, h: {"x": jnp.max(r.reward, initial=-jnp.inf, where=r.terminated)}},
-        {"objective": lambda r, a, kl, h: r * a - 0.0 * h.target_kl * kl},  # the default limit is infinite
-        {"auxiliary_loss": lambda p, b, h: 0.0 * h.target_kl * b.value.mean()},
-        {"auxiliary_loss": lambda p, b, h: (b.value * jnp.ones((1, 24))).mean()},  # of this rollout's size
-        {"intrinsic": bonus_of(state=np.inf)},
+        ({"metrics_fn": mean_over_ends}, "_trial"),
+        ({"metrics_fn": lambda s, r, b, h: {"x": jnp.max(r.reward, initial=-jnp.inf, where=r.terminated)}}, "_trial"),
+        ({"objective": lambda r, a, kl, h: r * a - 0.0 * h.target_kl * kl}, "values"),  # the default limit is infinite
+        ({"auxiliary_loss": lambda p, b, h: 0.0 * h.target_kl * b.value.mean()}, "_trial"),
+        ({"intrinsic": bonus_of(state=np.inf)}, "_trial"),
     ],
 )
-def test_a_hook_is_not_blamed_for_a_nan_that_its_user_avoids(hooks):
-    pp.make_ppo(endless(), plain(endless()), TINY, **hooks)
+def test_a_hook_is_not_blamed_for_a_nan_that_its_user_avoids(hooks, evaluation):
+    """It is evaluated, gives NaN or infinity in one of two trials, and is accepted."""
+    with count_compiles() as compiles:
+        pp.make_ppo(endless(), plain(endless()), TINY, **hooks)
+    assert compiles[evaluation] >= 1
+
+
+def test_a_hook_that_fits_only_the_sizes_of_the_config_is_accepted():
+    """Its trial fails while it is traced, so that nothing is evaluated."""
+    with count_compiles() as compiles:
+        algo = pp.make_ppo(
+            endless(), plain(endless()), TINY, auxiliary_loss=lambda p, b, h: (b.value * jnp.ones((1, 24))).mean()
+        )
+    assert "_trial" not in compiles
+    assert algo.components.has_auxiliary_loss
 
 
 def test_a_host_environment_is_not_played_for_hooks():

@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from purejaxppo._util.aliases import Carry, Observation, Params, PyTree
+from purejaxppo._util.aliases import Carry, Observation, Params, PyTree, RnnState
 from purejaxppo._util.trees import add_time_axis, drop_time_axis
 from purejaxppo.batching import final_observations
-from purejaxppo.batching.burn_in import burn_in_steps
+from purejaxppo.batching.burn_in import burn_in_steps, start_rnn_state
 from purejaxppo.batching.gather import pack, to_device_layout
 from purejaxppo.batching.microbatches import (
     Partition,
@@ -105,6 +105,16 @@ class Plan(NamedTuple):
         kept = shard(final_observations.start(obs, count), self.num_devices)
         (carry, kept), rollout = jax.lax.scan(final_observations.in_slots(step), (carry, kept), inputs)
         return carry, rollout._replace(final_obs=final_observations.Slots(kept[1], rollout.final_obs))
+
+    @staticmethod
+    def steps_at(rollout: Transition, t: Array) -> Transition:
+        """Return step t [N] of each environment, leaves [N, ...]; see `final_observations.steps_at`."""
+        return final_observations.steps_at(rollout, t)
+
+    @staticmethod
+    def start_rnn_state(apply: Callable[..., tuple], params: Params, batch: Batch) -> RnnState:
+        """Return the recurrent state that the sequences of a batch start from, leaves [M, ...]; see `burn_in`."""
+        return start_rnn_state(apply, params, batch.rnn_state, batch.burn_in)
 
     def map(self, function: Callable[[PyTree], PyTree], batch: PyTree) -> PyTree:
         """Return `function(batch)` from leaves [L, M, ...] to leaves [L', M, ...], computed in microbatches."""

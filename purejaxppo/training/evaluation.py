@@ -204,13 +204,13 @@ def record(
 
 
 def default_at_once(algo: Algorithm, num_episodes: int) -> int:
-    """Return how many environments `evaluate` plays side by side unless it is told."""
+    """Return the number of environments that `evaluate` plays side by side by default, at most `num_episodes`."""
     player = _player(algo)
     return min(episodes_at_once(player), _whole_groups(player, num_episodes))
 
 
 def half_at_once(algo: Algorithm, at_once: int) -> int | None:
-    """Return about half of a number of environments to play side by side, or None if it is the smallest one."""
+    """Return half of `at_once`, rounded down to whole groups of environments; None if no group is left."""
     player = _player(algo)
     smaller = player.group_size * (at_once // player.group_size // 2)
     return smaller or None

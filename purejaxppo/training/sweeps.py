@@ -15,7 +15,7 @@ from purejaxppo.config.checks import ignored_settings
 from purejaxppo.config.errors import ConfigError, Problem
 from purejaxppo.config.schema import Hyperparams
 from purejaxppo.functional.bindings import OBJECTIVES, TARGETS
-from purejaxppo.hooks import no_auxiliary_loss, no_metrics
+from purejaxppo.hooks import no_metrics
 from purejaxppo.metrics import Metrics
 from purejaxppo.optimizer import vector_optimizer
 from purejaxppo.training.arguments import as_keys, as_traced, check_algorithm
@@ -119,7 +119,7 @@ def reads_all_hyperparams(algo: Algorithm) -> bool:
     return (
         own_update
         or components.optimizer is not vector_optimizer()
-        or components.auxiliary_loss is not no_auxiliary_loss
+        or components.has_auxiliary_loss
         or components.metrics_fn is not no_metrics
         or components.intrinsic is not None
     )

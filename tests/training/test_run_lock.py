@@ -64,9 +64,18 @@ def test_where_folders_cannot_be_locked_a_file_in_them_is(tmp_path, monkeypatch)
 
 
 def test_without_any_locks_nothing_is_locked(tmp_path, monkeypatch):
+    """Two processes may then write the run; both the folder and the file were tried."""
+    tried = []
+
     def flock(handle, operation):
+        tried.append("folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file")
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    with lock_run(tmp_path), lock_run(tmp_path):
-        pass
+    held = []
+    with lock_run(tmp_path):
+        held.append(1)
+        with lock_run(tmp_path):
+            held.append(2)
+    assert held == [1, 2]
+    assert tried == ["folder", "file"] * 2
