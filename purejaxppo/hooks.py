@@ -58,7 +58,7 @@ def check_objective(objective: Objective) -> Objective:
 
     @jit_once
     def values(h: Hyperparams) -> tuple[Array, tuple[Array, Array]]:
-        """Evaluate it and its derivatives by ratio and KL divergence; the first minibatch has ratio 1."""
+        """Return surrogates [3, 1] and their derivatives by ratio and KL divergence; a first minibatch has ratio 1."""
         ratio = jnp.array([[0.9], [1.0], [1.1]], jnp.float32)
         advantage = jnp.array([[-1.0], [0.5], [1.0]], jnp.float32)
         surrogate, pullback = jax.vjp(lambda ratio, kl: checked(ratio, advantage, kl, h), ratio, 0.05 * ratio)
@@ -172,11 +172,11 @@ def _expect(hook: str, expected: Shapes, found: PyTree) -> None:
 
 
 def _expect_finite(hook: str, results: tuple[PyTree, ...]) -> None:
-    """Raise ValueError if none of some results is finite; while tracing nothing is known."""
+    """Raise ValueError if every result contains NaN or infinity; skip the check while tracing."""
     if any(isinstance(x, Tracer) for x in jax.tree.leaves(results)):
         return
     if not any(all(np.isfinite(x).all() for x in jax.tree.leaves(result)) for result in results):
-        value, *_ = jax.tree.leaves(results[0])
+        value = next(x for x in jax.tree.leaves(results[0]) if not np.isfinite(x).all())
         raise ValueError(f"{hook}: expected finite numbers for finite input, got {value.tolist()}")
 
 

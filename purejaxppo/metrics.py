@@ -44,7 +44,7 @@ class Metrics(NamedTuple):
     nonfinite_rewards: Array  # steps of the rollout with a NaN or infinite reward
     first_fault_step: Array  # first step of the rollout with one of these three; -1 if there is none
     first_fault_env: Array  # first environment with one of them in that step; -1 if there is none
-    lost_final_observations: Array  # truncations closer to each other than `VecEnv.truncation_gap` allows
+    lost_final_observations: Array  # truncated steps without a slot: `VecEnv.truncation_gap` was not kept
     quarantined: Array  # steps of the rollout after which an environment that returned NaN or Inf was reset
     skipped_steps: Array  # minibatch steps not taken because their loss, gradient or result was NaN or infinite
     skip_cause: Array  # of the first skipped step: 1 loss, 2 gradient, 3 the parameters or optimizer state after it; 0

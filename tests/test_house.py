@@ -18,6 +18,7 @@ FLOORS = (
     {"networks", "metrics", "hooks"},
     {"types", "tracking"},
     {"ppo"},
+    {"trial"},
     {"assembly"},
     {"training"},
     {"bench", "sweeps"},

@@ -6,7 +6,7 @@ Authors of environments import from here. Imports `_util` and `config`.
 from purejaxppo.envs.auto_reset import RESETS, StepNoise, auto_reset
 from purejaxppo.envs.conformance import check_env, conform
 from purejaxppo.envs.errors import EnvironmentProblem, EnvironmentUnavailable, MissingSuite, UnknownEnvironment
-from purejaxppo.envs.families import parametrized
+from purejaxppo.envs.families import lift, parametrized
 from purejaxppo.envs.protocol import Env, TimeStep, VecEnv, check_is_env
 from purejaxppo.envs.registry import available, make
 from purejaxppo.envs.spaces import Box, Discrete, MultiDiscrete, Space, box
@@ -31,6 +31,7 @@ __all__ = [
     "check_env",
     "check_is_env",
     "conform",
+    "lift",
     "make",
     "parametrized",
 ]

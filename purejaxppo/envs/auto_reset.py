@@ -26,8 +26,8 @@ import jax.numpy as jnp
 
 from purejaxppo._util.aliases import Action, EnvState, Noise, Observation, PRNGKey, PyTree
 from purejaxppo._util.trees import nonfinite
-from purejaxppo.envs.families import columns
-from purejaxppo.envs.protocol import Env, TimeStep, VecEnv, describe
+from purejaxppo.envs.families import columns, with_family
+from purejaxppo.envs.protocol import Env, TimeStep, VecEnv, check_is_env, describe
 
 FirstState: TypeAlias = tuple[EnvState, Observation]  # of an episode, leaves [...], [N, ...] or [T, N, ...]
 
@@ -107,8 +107,12 @@ def auto_reset(
             f"resets = {mode!r} shares first states between columns, but {describe(env)} has separate parameters for "
             'each column: use "fresh" or "every_step"'
         )
-    modes = {"pool": partial(_pool, pool_size=pool_size), "state_pool": partial(_state_pool, pool_size, refresh)}
-    first_states = {"fresh": _fresh, "every_step": _every_step, **modes}[mode]
+    first_states = {
+        "fresh": _fresh,
+        "every_step": _every_step,
+        "pool": partial(_pool, pool_size=pool_size),
+        "state_pool": partial(_state_pool, pool_size=pool_size, refresh=refresh),
+    }[mode]
 
     def batch(each: Env) -> VecEnv:
         return _batch(each, first_states(each), stagger, quarantine, keeps_pool=mode == "state_pool")
@@ -116,7 +120,8 @@ def auto_reset(
     vec = batch(columns(env))
     if env.family is None:
         return vec
-    return vec._replace(params=env.params, family=lambda params: batch(columns(env, params)), per_column=env.per_column)
+    check_is_env(env)
+    return with_family(vec, env.params, lambda params: batch(columns(env, params)), env.per_column)
 
 
 def _batch(env: Env, first_states: FirstStates, stagger: int, quarantine: bool, keeps_pool: bool) -> VecEnv:
@@ -205,7 +210,7 @@ def _pool(env: Env, pool_size: int) -> FirstStates:
     return FirstStates(_no_pool, noise, _given)
 
 
-def _state_pool(pool_size: int, refresh: int, env: Env) -> FirstStates:
+def _state_pool(env: Env, pool_size: int, refresh: int) -> FirstStates:
     def is_batched(x: jax.Array) -> bool:  # else it is a constant that all environments share
         return x.shape[:1] == (pool_size,)
 

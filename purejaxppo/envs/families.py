@@ -15,9 +15,9 @@ import numpy as np
 
 from purejaxppo._util.aliases import Action, EnvState, Observation, PRNGKey, PyTree
 from purejaxppo._util.trees import strong_dtypes
-from purejaxppo.envs.protocol import Env, TimeStep, VecEnv, describe
+from purejaxppo.envs.protocol import Env, TimeStep, VecEnv, check_is_env, describe
 
-AnyEnv = TypeVar("AnyEnv", Env, VecEnv)
+AnyEnv = TypeVar("AnyEnv", bound=Env | VecEnv)
 Wrapper = TypeVar("Wrapper", bound=Callable[..., Env | VecEnv])
 
 
@@ -31,11 +31,12 @@ def parametrized(make_env: Callable[[PyTree], AnyEnv], params: PyTree, *, per_co
         make_env: (params) -> Env or VecEnv, a pure function of arrays.
         params: the default parameters, a pytree of numbers and arrays.
         per_column: each of the N columns has separate parameters, leaves [N, ...], for domain randomization. `params`
-            are those of one column, in which every column starts. For a VecEnv, `make_env` gets leaves [N, ...].
+            are those of one column, in which every column starts. Only for an Env: a VecEnv with separate parameters
+            for its columns takes them as leaves [N, ...] of `params`.
 
     Raises:
         ValueError: `params` has no arrays, a space depends on them, or `make_env` returns an environment that has
-            parameters already.
+            parameters already, or a VecEnv with `per_column`.
     """
     params = strong_dtypes(jax.tree.map(jnp.asarray, params))
     if not jax.tree.leaves(params):
@@ -45,6 +46,10 @@ def parametrized(make_env: Callable[[PyTree], AnyEnv], params: PyTree, *, per_co
         raise ValueError(
             f"make_env must return an environment without parameters, but {describe(env)} has them already"
         )
+    if per_column and isinstance(env, VecEnv):
+        raise ValueError(
+            f"per_column needs an Env, but {describe(env)} is a VecEnv; give it parameters with leaves [N, ...] instead"
+        )
     traced = _with_traced(make_env, params, describe(env))
     spaces = (traced.observation_space, traced.action_space)
     if spaces != (env.observation_space, env.action_space):
@@ -53,7 +58,19 @@ def parametrized(make_env: Callable[[PyTree], AnyEnv], params: PyTree, *, per_co
         )
     # A promise that holds for all values, not only for those of the default.
     gap = min(env.truncation_gap, traced.truncation_gap)
-    return env._replace(params=params, family=make_env, per_column=per_column, truncation_gap=gap)
+    return with_family(env._replace(truncation_gap=gap), params, make_env, per_column)
+
+
+def with_family(env: AnyEnv, params: PyTree, family: Callable[[PyTree], Env | VecEnv], per_column: bool) -> AnyEnv:
+    """Return an environment that knows its family.
+
+    Args:
+        env: the environment of the default parameters.
+        params: the default parameters.
+        family: (params) -> environment.
+        per_column: as of `parametrized`.
+    """
+    return env._replace(params=params, family=family, family_of=(env.reset, env.step), per_column=per_column)
 
 
 _NEEDS_VALUES = (
@@ -86,33 +103,38 @@ def _with_traced(make_env: Callable[[PyTree], AnyEnv], params: PyTree, name: str
 
 
 def lift(wrapper: Wrapper) -> Wrapper:
-    """Make a wrapper keep the family of an environment: parameters reach the environment through it.
+    """Make a wrapper apply to every environment of a family, so that parameters reach the environment through it.
 
     Args:
         wrapper: (env, ...) -> env.
+
+    Returns:
+        The wrapper. It raises ValueError for an environment whose functions were replaced by another wrapper that was
+        not lifted.
     """
 
     @wraps(wrapper)
     def lifted(env: Env | VecEnv, *args: PyTree, **options: PyTree) -> Env | VecEnv:
-        wrapped = wrapper(env, *args, **options)
-        if env.family is None or wrapped is env:
-            return wrapped
         family = env.family
-        return wrapped._replace(
-            params=env.params,
-            family=lambda params: wrapper(family(params), *args, **options),
-            per_column=env.per_column,
+        if family is None:
+            return wrapper(env, *args, **options)
+        check_is_env(env)
+        wrapped = wrapper(env, *args, **options)
+        if wrapped is env:
+            return env
+        return with_family(
+            wrapped, env.params, lambda params: wrapper(family(params), *args, **options), env.per_column
         )
 
     return cast(Wrapper, lifted)
 
 
 def at_params(env: AnyEnv, params: PyTree) -> AnyEnv:
-    """Return the environment with the parameters given, which may be traced; one without a family is returned itself.
+    """Return the environment with the parameters given, which may be traced.
 
-    For an Env, the parameters are those of one column.
+    One without a family is returned unchanged. For an Env, the parameters are those of one column.
     """
-    return env if env.family is None else env.family(params)
+    return env if env.family is None else cast(AnyEnv, env.family(params))
 
 
 def columns(env: Env, params: PyTree = None) -> Env:

@@ -19,6 +19,7 @@ from purejaxppo._util.text import nearest
 from purejaxppo.envs.conformance import allow_promotion
 from purejaxppo.envs.errors import MissingSuite, missing_suite
 from purejaxppo.envs.parameters import check_values
+from purejaxppo.envs.protocol import NEVER
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -133,8 +134,8 @@ def arguments_of(function: Callable[..., Any], hidden: tuple[str, ...] = ("self"
 
 
 def gap_of_clock(limit: SuiteObject) -> int:
-    """Return the `truncation_gap` of a clock that starts at 0: its limit, or 1 if that is no Python integer."""
-    return limit if isinstance(limit, int) else 1
+    """Return the `truncation_gap` of a clock that starts at 0: its limit, or 1 if it is not a Python integer."""
+    return min(max(limit, 1), NEVER) if isinstance(limit, int) else 1
 
 
 def choose_arguments(name: str, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

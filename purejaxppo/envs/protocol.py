@@ -49,12 +49,13 @@ class Env(NamedTuple):
     action_space: Space
     name: str = ""  # used in messages; `make` sets it and wrappers keep it
     resets: str = ""  # the reset mode that `auto_reset` uses for resets="auto"; empty: "fresh"
-    # No episode is truncated before it has this many steps; NEVER if none ever is, and 1 promises nothing. It saves
-    # memory: of large observations, a rollout keeps the final ones of truncated steps only.
+    # Every truncated episode has at least this many steps; 1 promises nothing, NEVER says that none is truncated. A
+    # promise saves memory: a rollout of large observations keeps the final ones of truncated steps only.
     truncation_gap: int = 1
     # Set by `parametrized`; without a family, all parameters are closed over.
     params: PyTree = ()  # default parameters of the family, arrays; those of one column
     family: Callable[[PyTree], "Env"] | None = None  # (params) -> Env; the functions above are those of `params`
+    family_of: tuple[Callable, ...] = ()  # reset and step of the family's default, to see whether they were replaced
     per_column: bool = False  # a batch has separate parameters for each column, [N, ...]
 
 
@@ -78,9 +79,10 @@ class VecEnv(NamedTuple):
     group_size: int = 1  # num_envs must be a multiple of this, such as the number of agents of a team
     quarantines: bool = False  # resets columns that return NaN or infinity, and marks their steps
     truncation_gap: int = 1  # least number of steps between two truncations of a column; see Env
-    # Set by `parametrized`, and by `auto_reset` of an Env that has parameters.
+    # Set by `parametrized`, by `auto_reset` of an Env that has parameters, and by `frozen_opponent`.
     params: PyTree = ()  # default parameters of the family, arrays; those of one column
     family: Callable[[PyTree], "VecEnv"] | None = None  # (params) -> VecEnv; leaves [N, ...] if `per_column`
+    family_of: tuple[Callable, ...] = ()  # as of Env
     per_column: bool = False  # separate parameters for each column, [N, ...]; for each group, if columns form groups
 
 
@@ -89,7 +91,8 @@ def check_is_env(env: Any) -> None:
 
     Raises:
         TypeError: it is something else; the message says what to write instead.
-        ValueError: a space is not one of this package, or `truncation_gap` is not a positive integer.
+        ValueError: a space is not one of this package, `truncation_gap` is not a positive integer, or
+            `reset` or `step` of an environment with parameters was replaced without `lift`.
     """
     if not isinstance(env, Env | VecEnv):
         raise TypeError(f"the environment must be an Env or a VecEnv of purejaxppo.envs, not {_advice(env)}")
@@ -98,6 +101,11 @@ def check_is_env(env: Any) -> None:
             raise TypeError(f"{name} of {describe(env)} must be a function, not {getattr(env, name)!r}")
     for kind, space in (("observation", env.observation_space), ("action", env.action_space)):
         check_space(space, f"the {kind} space of {describe(env)}")
+    if env.family is not None and env.family_of != (env.reset, env.step):
+        raise ValueError(
+            f"reset or step of {describe(env)} was replaced after `parametrized`, whose environments do not have the "
+            "replacement: apply the wrapper inside make_env, or decorate it with purejaxppo.envs.lift"
+        )
     gap = env.truncation_gap
     if isinstance(gap, bool) or not isinstance(gap, int) or not 1 <= gap <= NEVER:
         raise ValueError(

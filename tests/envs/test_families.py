@@ -7,10 +7,11 @@ import pytest
 from levels import LENGTH, make_level
 from probes import quick_jit
 
+import purejaxppo as pp
 from purejaxppo.envs.auto_reset import auto_reset
 from purejaxppo.envs.conformance import check_env
-from purejaxppo.envs.families import as_params, at_params, first_params, parametrized
-from purejaxppo.envs.protocol import Env
+from purejaxppo.envs.families import as_params, at_params, first_params, lift, parametrized
+from purejaxppo.envs.protocol import check_is_env
 from purejaxppo.envs.spaces import Discrete, box
 from purejaxppo.envs.wrappers.episodes import time_limit
 
@@ -148,11 +149,41 @@ def test_parameters_must_have_the_structure_shapes_and_dtypes_of_the_old_ones():
             as_params({"level": jnp.ones(2), "goal": 3, "flag": True, **change}, like)
 
 
-def test_the_family_of_an_environment_with_its_own_batch_gets_all_columns():
-    def make(params):
-        return auto_reset(make_level({"level": params.mean()}))
+def test_an_environment_with_its_own_batch_takes_parameters_of_all_columns():
+    """Column i has the level i: a VecEnv needs no `per_column`, which is refused."""
 
-    vec = parametrized(make, 1.0, per_column=True)
-    assert first_params(vec, 4).shape == (4,)
-    assert isinstance(vec.params, jax.Array)
-    assert not isinstance(vec, Env)
+    def make(params):
+        vec = auto_reset(make_level({"level": 0.0}))
+
+        def step(noise, state, action):
+            state, ts = vec.step(noise, state, action)
+            return state, ts._replace(reward=params)
+
+        return vec._replace(step=step)
+
+    vec = parametrized(make, np.arange(4, dtype=np.float32))
+    levels = vec.family(jnp.arange(4, dtype=jnp.float32) + 1.0)
+    state, _ = levels.reset(jax.random.key(0), 4)
+    noise = jax.tree.map(lambda x: x[0], levels.noise(jax.random.key(1), 1, 4))
+    np.testing.assert_array_equal(levels.step(noise, state, jnp.zeros(4, jnp.int32))[1].reward, [1, 2, 3, 4])
+    with pytest.raises(ValueError, match="per_column needs an Env, but the environment Level is a VecEnv"):
+        parametrized(make, np.arange(4, dtype=np.float32), per_column=True)
+
+
+def test_a_wrapper_that_is_not_lifted_is_refused_because_its_effect_would_be_lost():
+    """The program makes the environment from the family, which does not know the replacement."""
+
+    def times_hundred(env):
+        def step(key, state, action):
+            state, ts = env.step(key, state, action)
+            return state, ts._replace(reward=100.0 * ts.reward)
+
+        return env._replace(step=step)
+
+    levels = parametrized(make_level, {"level": 1.0})
+    for use in (check_is_env, auto_reset, lambda env: time_limit(env, 9), lambda env: pp.make_ppo(env, pp.mlp(env))):
+        with pytest.raises(ValueError, match="reset or step of the environment Level was replaced"):
+            use(times_hundred(levels))
+    env = lift(times_hundred)(levels).family({"level": jnp.float32(2.0)})
+    _, ts = env.step(jax.random.key(0), env.reset(jax.random.key(1))[0], jnp.int32(0))
+    assert ts.reward == 200.0

@@ -22,6 +22,7 @@ from purejaxppo._util.aliases import Action, EnvState, Observation, PRNGKey, PyT
 from purejaxppo.envs.conformance import allow_promotion, conform
 from purejaxppo.envs.errors import EnvironmentUnavailable, missing_suite
 from purejaxppo.envs.families import parametrized
+from purejaxppo.envs.packages import gap_of_clock
 from purejaxppo.envs.parameters import INT32_MAX, check_values, replace_params
 from purejaxppo.envs.protocol import Env, TimeStep
 from purejaxppo.envs.spaces import Box, Discrete, Space, box
@@ -125,6 +126,8 @@ def make(name: str, *, traced: Sequence[str] = (), **env_params: Any) -> Env:
             adapted = adapted._replace(observation_space=_memory_space(adapted.observation_space))
         return _bool_grid(adapted) if name.endswith("-MinAtar") else adapted
 
+    if isinstance(traced, str):
+        raise ValueError(f"{name}: traced must be a sequence of names, such as ({traced!r},), not {traced!r}")
     if not traced:
         return family({})
     values = _traced_values(name, chosen, traced)
@@ -172,10 +175,8 @@ def adapt(env: SuiteObject, params: SuiteObject) -> Env:
 
 def _truncation_gap(env: SuiteObject, params: SuiteObject) -> int:
     """Return the steps to a truncation: the clock of the suite's own environments starts at 0; others may differ."""
-    limit = getattr(params, "max_steps_in_episode", None)
-    if isinstance(limit, int) and type(env).__module__.startswith("gymnax."):
-        return limit
-    return 1
+    own = type(env).__module__.startswith("gymnax.")
+    return gap_of_clock(getattr(params, "max_steps_in_episode", None)) if own else 1
 
 
 def _bool_grid(env: Env) -> Env:

@@ -16,7 +16,7 @@ import numpy as np
 from purejaxppo._util.aliases import Action, EnvState, Noise, Observation, Params, PRNGKey, PyTree
 from purejaxppo._util.trees import strong_dtypes
 from purejaxppo.envs.auto_reset import auto_reset
-from purejaxppo.envs.families import at_params, lift
+from purejaxppo.envs.families import at_params, lift, with_family
 from purejaxppo.envs.protocol import Env, TimeStep, VecEnv, describe
 
 
@@ -138,7 +138,7 @@ def frozen_opponent(
         return _against(at_params(games, params.env), num_agents, opponent, params.opponent, seat)
 
     vec = _against(games, num_agents, opponent, both.opponent, seat)
-    return vec._replace(params=both, family=family) if jax.tree.leaves(both) else vec
+    return with_family(vec, both, family, per_column=False) if jax.tree.leaves(both) else vec
 
 
 def _against(games: VecEnv, num_agents: int, opponent: OpponentPolicy, params: Params, seat: int) -> VecEnv:
