@@ -17,6 +17,7 @@ BASE = {
     "config": {"num_envs": 4, "num_steps": 16, "num_minibatches": 2, "total_timesteps": 64 * UPDATES},
 }
 RATE = {"learning_rate": {"low": 1e-3, "high": 1.0, "scale": "log"}}
+SEARCH = {"method": "optuna", "num_settings": 6, "batch": 2, "test_seeds": 2, "axes": RATE | {"gamma": [0.9, 0.99]}}
 ALGORITHM = descent()
 
 

@@ -3,10 +3,12 @@
 import jax
 import pytest
 from descent import descent
+from small_sweeps import BASE, GIVEN, build_once
 
 from purejaxppo.sweeps import execution
 from purejaxppo.sweeps.engine import Engine
-from purejaxppo.sweeps.execution import choose_execution
+from purejaxppo.sweeps.execution import bytes_per_run, choose_execution
+from purejaxppo.sweeps.spec import parse_sweep
 
 ENGINE = Engine(descent(), 1, 1, 1)
 
@@ -45,3 +47,11 @@ def test_a_short_sweep_is_not_measured_twice(timed):
 def test_given_lanes_are_not_measured(timed):
     assert choose_execution(ENGINE, 64, 100, lanes=5).lanes == 5
     assert timed[1] == []
+
+
+def test_the_memory_of_a_program_is_linear_in_its_runs():
+    engine = Engine(build_once(parse_sweep(GIVEN, BASE)[0].run(0)), 1, 1, 2)
+    with jax.debug_key_reuse(False):  # the checker takes the move of a vmapped scan's keys for a use of them
+        one = bytes_per_run(engine.compiled())
+        wide = bytes_per_run(engine._replace(lanes=3, num_devices=2).compiled(), 3)  # the analysis is of one device
+    assert wide <= one <= 1.4 * wide, "small programs have a part that does not grow"

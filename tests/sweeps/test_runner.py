@@ -10,49 +10,23 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from command_line import ROOT, problems_of, start
+from command_line import ROOT, start
 from descent import descent
+from small_sweeps import BASE, GIVEN, build_once, run, silent
+from tiny_sweeps import Killed, die_at
 
 import purejaxppo as pp
 from purejaxppo.config.errors import UsageError
 from purejaxppo.config.toml import load_toml
 from purejaxppo.sweeps import session, store
-from purejaxppo.sweeps.engine import Engine
-from purejaxppo.sweeps.execution import Execution, bytes_per_run, memory_problem
-from purejaxppo.sweeps.points import point_updates
+from purejaxppo.sweeps.execution import Execution
 from purejaxppo.sweeps.runner import Group, Runner, spans_of
-from purejaxppo.sweeps.session import check_sweep, rerun_trial, resume_sweep, start_sweep
+from purejaxppo.sweeps.session import rerun_trial, resume_sweep
 from purejaxppo.sweeps.spec import parse_sweep
 from purejaxppo.sweeps.studies import read_study
-from purejaxppo.sweeps.table import filled, read_table, trial_rows
+from purejaxppo.sweeps.table import read_table, trial_rows
 from purejaxppo.training.policy_file import load_policy
 from purejaxppo.training.results import evaluate_policy
-from purejaxppo.training.runs import build
-
-BASE = {
-    "env": "CartPole-v1",
-    "config": {"num_envs": 4, "num_steps": 16, "num_epochs": 1, "num_minibatches": 2, "total_timesteps": 64 * 8},
-    "network": {"hidden_sizes": [8]},
-}
-GIVEN = {
-    "seeds": 2,
-    "test_seeds": 2,
-    "points": 4,
-    "episodes": 2,
-    "keep": 2,
-    "axes": {"learning_rate": [1e-3, 1e25, 1e-2]},
-}
-
-
-ALGORITHMS = {}
-
-
-def build_once(settings, problems=()):
-    """`build`, which returns the same Algorithm for the same structure, so that nothing is compiled twice."""
-    key = repr((settings.env, settings.config, settings.network))
-    if problems or key not in ALGORITHMS:
-        ALGORITHMS[key] = build(settings, problems)
-    return ALGORITHMS[key]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -68,22 +42,10 @@ def _keys_move():
         yield
 
 
-def silent(_):
-    pass
-
-
-def run(folder, lanes, given=GIVEN, **options):
-    sweep, problems = parse_sweep(given, BASE)
-    assert not problems
-    start_sweep(sweep, check_sweep(sweep, problems), folder, lanes, "the command", silent, **options)
-    return folder
-
-
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, _compile_once):
+def whole(tmp_path_factory):
     """The results folder of an uninterrupted sweep, two runs side by side on two devices."""
-    with jax.debug_key_reuse(False):
-        return run(tmp_path_factory.mktemp("sweep") / "whole", 2)
+    return run(tmp_path_factory.mktemp("sweep") / "whole", 2)
 
 
 def table(folder, name="table"):
@@ -166,14 +128,6 @@ def test_policies_are_evaluated_at_other_values_of_an_environment_parameter(tmp_
     assert (tmp_path / "general" / "table.csv").is_file()
 
 
-def test_a_parameter_that_the_environment_lacks_is_found_before_anything_runs():
-    given = GIVEN | {"generalization": {"env_params": {"max_step": [3, 5]}}}
-    sweep, problems = parse_sweep(given, BASE)
-    with pytest.raises(pp.ConfigError) as caught:
-        check_sweep(sweep, problems)
-    assert [problem.key for problem in caught.value.problems] == ["generalization.env_params.max_step"]
-
-
 def test_policies_of_the_best_trials_are_kept_and_states_removed(whole):
     trials = read_table(whole / "trials.csv")
     best = sorted(trials, key=lambda t: -np.nan_to_num(t["score"], nan=-np.inf))[:2]
@@ -194,23 +148,11 @@ def test_one_trial_alone_has_the_numbers_of_the_table(whole):
         rerun_trial(whole, 8, silent)
 
 
-class Killed(BaseException):
-    """The process ends here."""
-
-
 @pytest.mark.parametrize("instant", [1, 4, 5, 9])
 def test_after_an_interruption_the_table_is_the_uninterrupted_one(whole, tmp_path, monkeypatch, instant):
     """Every write is an instant: states of the running piece, and finished pieces; what is half written is lost."""
-    writes, write = [0], store.write_piece
-
-    def dying(folder, name, piece):
-        writes[0] += 1
-        if writes[0] == instant:
-            raise Killed
-        write(folder, name, piece)
-
     folder = tmp_path / "killed"
-    monkeypatch.setattr(store, "write_piece", dying)
+    die_at(instant, monkeypatch)
     with pytest.raises(Killed):
         run(folder, 2, save_seconds=0.0)
     monkeypatch.undo()
@@ -248,16 +190,6 @@ def test_stages_of_halving():
     assert [(span.first, span.last, span.is_last) for span in spans_of(0, 7)] == [(0, 7, True)]
 
 
-def test_points_divide_the_updates():
-    assert point_updates(10, 4) == [3, 5, 8, 10]
-    assert point_updates(3, 20) == [1, 2, 3]
-
-
-def test_gaps_of_a_curve_are_filled_with_the_value_before():
-    nan = math.nan
-    np.testing.assert_array_equal(filled(np.array([nan, 2, nan, nan, 5, nan])), [2, 2, 2, 2, 5, 5])
-
-
 def test_the_evaluation_is_the_score_even_if_no_training_episode_finished():
     sweep = parse_sweep(GIVEN, BASE)[0]
     nothing = np.full((1, 4), np.nan)
@@ -267,66 +199,6 @@ def test_the_evaluation_is_the_score_even_if_no_training_episode_finished():
     assert math.isnan(Runner._score(runner, piece._replace(failed=np.ones(1, int)), 0)[0])
     later = piece._replace(columns={"return": np.array([[1.0, math.nan, 3.0, math.nan]])}, score=np.array([math.nan]))
     assert Runner._score(runner, later, 0) == (3.0, 2.0), "before the evaluation: the last known return"
-
-
-def test_another_sweep_and_the_same_one_in_a_folder_are_refused(whole):
-    for given, text in ((GIVEN, "--resume"), (GIVEN | {"seeds": 3}, "another sweep")):
-        with pytest.raises(pp.ConfigError, match=text):
-            run(whole, 2, given)
-
-
-def test_a_batch_that_does_not_fit_says_what_would(monkeypatch, tmp_path):
-    assert memory_problem(1000, 5, 2, 10_000) is None
-    assert "nearest valid value: 5" in memory_problem(1000, 6, 2, 10_000).text
-    monkeypatch.setattr("purejaxppo.sweeps.execution.free_memory", lambda: 1_000_000)
-    with pytest.raises(pp.ConfigError, match=r"--lanes = 4000.*nearest valid value"):
-        run(tmp_path / "large", 4000)
-    assert not (tmp_path / "large").exists()
-
-
-def test_the_memory_of_a_program_is_linear_in_its_runs():
-    sweep, _ = parse_sweep(GIVEN, BASE)
-    (group,) = check_sweep(sweep)
-    engine = Engine(group.algo, 1, 1, 2)
-    one = bytes_per_run(engine.compiled())
-    wide = bytes_per_run(engine._replace(lanes=3, num_devices=2).compiled(), 3)  # the analysis is that of one device
-    assert wide <= one <= 1.4 * wide, "small programs have a part that does not grow"
-
-
-@pytest.mark.parametrize(
-    ("given", "key"),
-    [
-        ({"axes": {"beta": [0.1, 0.2]}}, "hyperparams.beta"),
-        ({"axes": {"clip_eps": [0.1, 0.2]}, "structure": {"objective": ["clip", "kl"]}}, "hyperparams.clip_eps"),
-    ],
-)
-def test_an_axis_that_cannot_matter_is_refused(given, key):
-    sweep, problems = parse_sweep(given, BASE)
-    with pytest.raises(pp.ConfigError) as caught:
-        check_sweep(sweep, problems)
-    assert [(problem.key, problem.kind) for problem in caught.value.problems] == [(key, "conflict")]
-
-
-def test_problems_of_every_group_are_found_at_once():
-    given = {"structure": {"num_minibatches": [2, 7], "env": ["CartPole-v1", "CartPoll-v1"]}}
-    sweep, problems = parse_sweep(given, BASE)
-    with pytest.raises(pp.ConfigError) as caught:
-        check_sweep(sweep, problems)
-    assert {problem.key for problem in caught.value.problems} == {"env", "config.num_minibatches"}
-
-
-def test_the_command_line_reports_every_problem(tmp_path):
-    file = tmp_path / "sweep.toml"
-    file.write_text('config = "cartpole"\nsedes = 3\n[axes]\nlearning_rat = [1e-3]\nnum_envs = [4]\n')
-    assert problems_of("sweep", file, "--gamma", "0.9,1.5", "--halvings", "99") == {
-        ("sedes", "unknown"),
-        ("axes.learning_rat", "unknown"),
-        ("axes.config.num_envs", "conflict"),
-        ("--halvings", "range"),
-    }
-    assert problems_of("sweep", "CartPole-v1", "--gamma", "0.9,1.5") == {("hyperparams.gamma", "range")}
-    assert problems_of("sweep") == {("SWEEP", "missing")}
-    assert problems_of("sweep", "--resume", tmp_path, "--lanes", "3") == {("--lanes", "conflict")}
 
 
 @pytest.mark.slow

@@ -3,10 +3,11 @@
 import math
 import sys
 
+import numpy as np
 import pytest
 
 from purejaxppo.config.errors import UsageError
-from purejaxppo.sweeps.table import read_table, write_tables
+from purejaxppo.sweeps.table import filled, read_table, write_tables
 
 ROWS = [
     {"trial": 0, "label": "a", "seed": 3, "score": 1.5, "config.num_envs": 4, "config.target": True, "parent": 2.0},
@@ -47,3 +48,8 @@ def test_without_pyarrow_the_message_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(UsageError, match=r"purejaxppo\[parquet\]"):
         write_tables(tmp_path, {"trials": ROWS}, parquet=True)
+
+
+def test_gaps_of_a_curve_are_filled_with_the_value_before():
+    nan = math.nan
+    np.testing.assert_array_equal(filled(np.array([nan, 2, nan, nan, 5, nan])), [2, 2, 2, 2, 5, 5])
