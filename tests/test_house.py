@@ -123,6 +123,14 @@ def test_no_function_is_longer_than_60_lines(path):
     assert not {f.name: n for f in functions(MODULES[path]) if (n := f.end_lineno - f.lineno + 1) > limit}
 
 
+def test_every_module_has_a_test_file_of_its_name():
+    """Except for ppo.py, whose steps have the files of tests/ppo/."""
+    with_functions = [Path(path) for path, tree in INSIDE.items() if functions(tree)]
+    tested = [path for path in with_functions if path.name not in ("__init__.py", "__main__.py", "ppo.py")]
+    tests = PACKAGE.parent / "tests"
+    assert not {str(path) for path in tested if not (tests / path.parent / f"test_{path.name}").is_file()}
+
+
 def test_no_module_has_the_name_of_a_public_function():
     names = {path.rpartition("/")[2].removesuffix(".py") for path in INSIDE} | {room(path) for path in INSIDE}
     assert not names & set(purejaxppo.__all__)

@@ -210,20 +210,3 @@ def test_a_broken_promise_is_a_fault_of_the_environment(monkeypatch):
     assert fault.kind == "truncation"
     assert fault.count == 8
     assert re.search("Endless was truncated more often than its truncation_gap allows: .* 8 truncated", fault.message)
-
-
-def test_functions_that_read_all_final_observations_get_them(monkeypatch):
-    monkeypatch.setattr(final, "SMALL", 0)
-    env = endless(3)._replace(truncation_gap=3)
-    seen = []
-
-    def metrics_fn(state, rollout, batch, h):
-        seen.append(rollout.final_obs.shape)
-        return {}
-
-    pp.make_ppo(env, plain(env), CONFIG, metrics_fn=metrics_fn)
-    assert set(seen) == {(8, 4, 1)}
-    algo = algorithm()
-    _, played = pp.rollout(algo, pp.init_state(algo, 0), 1)
-    assert played.final_obs.shape == (8, 4, 1)
-    assert rollout_shapes(algo, state_shapes(algo)).final_obs.obs.shape == (4, 3, 1)

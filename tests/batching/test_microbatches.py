@@ -1,4 +1,4 @@
-"""Microbatches give the results of the whole batch, and packed leaves are gathered unchanged."""
+"""Microbatches give the results of the whole batch."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,6 @@ from slow import slow_except
 
 import purejaxppo as pp
 from purejaxppo import Config, Hyperparams
-from purejaxppo.batching.gather import NARROW, pack
 from purejaxppo.batching.microbatches import CACHED_ROWS, Partition, map_microbatches, mean_gradient, num_microbatches
 from purejaxppo.training.loop import as_traced
 
@@ -83,44 +82,6 @@ def test_a_function_mapped_over_microbatches_gives_the_result_of_the_whole(limit
     np.testing.assert_array_equal(found[0], expected[0])
     np.testing.assert_array_equal(found[1], expected[1])
     assert seen[-1] == (3, columns, 2)
-
-
-def gathered(batch, index):
-    data, take = pack(batch)
-    return take(data, index)
-
-
-def test_gathered_leaves_are_bitwise_the_selected_columns():
-    """Leaves of all widths, dtypes and lengths are gathered bitwise, including NaN and -0."""
-    wide = RNG.normal(size=(2, 6, NARROW + 1)).astype(np.float32)
-    odd = np.array([np.nan, -0.0, 0.0, np.inf, -np.inf, 1e-45], np.float32) * np.ones((2, 1), np.float32)
-    batch = {
-        "number": odd,
-        "narrow": RNG.normal(size=(2, 6, 4, 3)).astype(np.float32),
-        "wide": wide,
-        "action": RNG.integers(-5, 5, (2, 6), np.int32),
-        "flag": RNG.random((2, 6)) < 0.5,
-        "image": RNG.integers(0, 255, (2, 6, 4, 4, 1), np.uint8),
-        "rnn_state": RNG.normal(size=(1, 6, 5)).astype(np.float32),  # of the first step only
-        "half": RNG.normal(size=(2, 6)).astype(np.float16),
-        "nothing": (),
-    }
-    index = np.array([5, 0, 3, 3])
-    taken = jax.jit(gathered)(jax.tree.map(jnp.asarray, batch), jnp.asarray(index))
-    for name, x in batch.items():
-        if name == "nothing":
-            assert taken[name] == ()
-            continue
-        found = np.asarray(taken[name])
-        assert found.dtype == x.dtype
-        assert found.tobytes() == np.ascontiguousarray(x[:, index]).tobytes(), name
-
-
-def test_images_are_gathered_in_their_own_dtype():
-    """The program does not widen images to four bytes per pixel, and does not copy all of them."""
-    batch = {"image": jnp.zeros((1, 64, 84, 84, 4), jnp.uint8), "value": jnp.zeros((1, 64))}
-    compiled = jax.jit(gathered).lower(batch, jnp.arange(8)).compile()
-    assert compiled.memory_analysis().temp_size_in_bytes < 84 * 84 * 4 * 8
 
 
 @pytest.mark.parametrize(

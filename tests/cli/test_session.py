@@ -8,7 +8,7 @@ import pytest
 from command_line import RUN_FILES, finish, start_fake, wait_for
 from safetensors.numpy import load_file
 
-from purejaxppo.cli import chunks, resume_command, session, train_command
+from purejaxppo.cli import resume_command, session, train_command
 from purejaxppo.cli.main import main
 from purejaxppo.config.checks import check
 from purejaxppo.tracking.csv_file import read_csv
@@ -42,20 +42,6 @@ def test_every_update_is_logged_once_for_any_chunks(monkeypatch, tiny, tmp_path,
     assert metrics["total_loss"].tolist() == list(range(1, num_updates + 1))
     assert metrics["timesteps"].tolist() == [128 * i for i in range(1, num_updates + 1)]
     assert params_of(tmp_path / "run") == [num_updates] * 3
-
-
-def test_a_chunk_has_room_for_a_limited_number_of_updates(monkeypatch, tiny, tmp_path):
-    """The metrics of a hundredth of 10⁹ updates would not fit in memory."""
-    asked = []
-
-    def iterate(algo, state, h, num_updates, chunk):
-        asked.append(chunk)
-        raise KeyboardInterrupt
-
-    faked(monkeypatch)
-    monkeypatch.setattr("purejaxppo.training.loop.iterate", iterate)
-    main(["train", str(tiny), "--out", str(tmp_path / "run"), "--config.total-timesteps", str(128 * 10**9)])
-    assert asked == [chunks.MAX_CHUNK]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -7,13 +7,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from command_line import ROOT, RUN_FILES, TINY, finish, problems_of, start
+from command_line import RUN_FILES, TINY, finish, problems_of, start
 from safetensors.numpy import load_file
 
 from purejaxppo.cli.main import main
-from purejaxppo.cli.train_command import find_settings, overlay
-from purejaxppo.config.errors import ConfigError
-from purejaxppo.config.toml import load_toml, parse_tables
+from purejaxppo.config.toml import load_toml
 from purejaxppo.metrics import Metrics
 from purejaxppo.tracking.csv_file import read_csv
 
@@ -117,38 +115,8 @@ def test_a_file_that_cannot_be_read(tmp_path, nothing_runs, content):
 # ---- choice of the settings
 
 
-def test_a_config_is_a_file_a_shipped_name_or_an_environment(tiny, tmp_path):
-    assert find_settings(str(tiny)) == (TINY, str(tiny))
-    (tmp_path / "bare").write_text(TINY)
-    assert find_settings(str(tmp_path / "bare")) == (TINY, str(tmp_path / "bare"))
-    text = (ROOT / "configs" / "pendulum_tanh.toml").read_text()
-    assert find_settings("pendulum_tanh")[0] == text
-    assert parse_tables(find_settings("CartPole-v1")[0]) == parse_tables(
-        (ROOT / "configs" / "cartpole.toml").read_text()
-    )
-    with pytest.raises(ConfigError, match=r"none\.toml"):
-        find_settings(str(tmp_path / "none.toml"))
-
-
-def test_an_environment_with_its_suite_keeps_its_id():
-    tables = parse_tables(find_settings("gymnax/CartPole-v1")[0])
-    assert tables == parse_tables(find_settings("CartPole-v1")[0]) | {"env": "gymnax/CartPole-v1"}
-
-
-def test_an_environment_without_tuned_settings_is_trained_with_the_defaults():
-    assert parse_tables(find_settings('Odd"Env\\-v1')[0]) == {"env": 'Odd"Env\\-v1'}
+def test_an_unknown_name_is_taken_for_an_environment():
     assert problems_of("train", "CartPoll-v1") == {("env", "environment")}
-
-
-def test_options_replace_the_file_key_by_key():
-    file = {"env": "A", "config": {"num_envs": 2, "num_steps": 4}}
-    options = {"seed": 3, "config": {"num_envs": 8}, "network": {"kind": "gru"}}
-    assert overlay(file, options) == {
-        "env": "A",
-        "seed": 3,
-        "config": {"num_envs": 8, "num_steps": 4},
-        "network": {"kind": "gru"},
-    }
 
 
 def test_a_missing_extra_is_named(capsys, tiny, nothing_runs, monkeypatch):

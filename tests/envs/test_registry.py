@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from purejaxppo._util.text import nearest
 from purejaxppo.envs import registry
 from purejaxppo.envs.errors import SUITES, MissingSuite, UnknownEnvironment
 from purejaxppo.envs.registry import available, make
@@ -45,12 +44,6 @@ def test_without_a_similar_id_nothing_is_suggested(name: Any) -> None:
         make(name)
     assert "similar" not in str(error.value)
     assert repr(name) in str(error.value)
-
-
-def test_nearest_names_are_the_most_similar_in_any_letter_case() -> None:
-    names = available()["gymnax"]
-    assert nearest("CARTPOLE-V1", names)[0] == "CartPole-v1"
-    assert nearest("learning_rat", ["gamma", "learning_rate", "lr"], n=1) == ["learning_rate"]
 
 
 @pytest.mark.parametrize("suite", [suite for suite in SUITES if suite not in ("gymnax", "examples")])

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from nets import env_of, params_of, sample_block
 from probes import quick_jit, scripted
+from recurrent_nets import CONFIG, KINDS, SPACE, assert_close, network_of
 from slow import slow_except
 
 from purejaxppo import ppo
 from purejaxppo._util.trees import drop_time_axis
 from purejaxppo.assembly import make_ppo
-from purejaxppo.batching.burn_in import start_rnn_state
 from purejaxppo.batching.sequences import to_sequences
 from purejaxppo.config.schema import Config, Hyperparams, NetworkConfig
 from purejaxppo.distributions import Categorical
@@ -25,17 +25,8 @@ from purejaxppo.networks.recurrent import GRU, LRU, LSTM
 from purejaxppo.training.evaluation import evaluate
 from purejaxppo.training.loop import as_traced
 
-KINDS = ("gru", "lstm", "lru")
 T, N, D = 6, 3, 2
-SPACE = box(-1, 1, (D,))
 OBS = sample_block(SPACE, T, N)
-
-
-@cache
-def network_of(kind, shared=False, **changes):
-    return make_network(
-        env_of(SPACE, Discrete(3)), NetworkConfig(kind, (5,), rnn_size=4, shared_torso=shared, **changes)
-    )
 
 
 @cache
@@ -62,12 +53,6 @@ RESETS = {
     "two in a row": np.isin(np.arange(T), (2, 3))[:, None] & flags([True, False, True]),
     "random": np.random.default_rng(1).random((T, N)) < 0.4,
 }
-
-
-def assert_close(a, b, atol=1e-5):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_allclose(x, y, atol=atol)
 
 
 def step_by_step(apply, params, rnn_state, obs, is_first):
@@ -268,8 +253,6 @@ def test_lru_is_stable_at_every_radius():
 
 # --- PPO -------------------------------------------------------------------------------------------------------------
 
-CONFIG = Config(num_envs=4, num_steps=8, num_epochs=2, num_minibatches=2, sequence_length=4, total_timesteps=64)
-
 
 def run_update(env, network, config, params):
     """Return (state, metrics) after one iteration from these parameters."""
@@ -326,63 +309,6 @@ def test_permuting_environments_permutes_targets_and_keeps_the_gradient(kind):
     assert_close(other, jax.tree.map(lambda x: x[:, columns], batch))
     assert_close(other_gradient, gradient)
     assert any(np.abs(g).max() > 1e-3 for g in jax.tree.leaves(gradient))
-
-
-def burnt_in(kind, burn_in, params=None):
-    """Return (starting states, batch, rollout) of a rollout's sequences; `params`, if given, run the burn-in."""
-    config = Config(**(CONFIG.__dict__ | {"burn_in": burn_in}))
-    network = network_of(kind)
-    algo, of_rollout = make_ppo(env_of(SPACE, Discrete(3)), network, config), params_of(network)
-    components, h = algo.components, as_traced(None)
-
-    @quick_jit
-    def run(of_rollout, params, key):
-        state = algo.init(key, h)._replace(params=of_rollout)
-        after, rollout = ppo.collect_rollout(components, state, state.key)
-        batch = ppo.compute_targets(components, of_rollout, after, rollout, h)
-        return start_rnn_state(network.apply, params, batch.rnn_state, batch.burn_in), batch, rollout
-
-    return run(of_rollout, of_rollout if params is None else params, jax.random.key(4))
-
-
-@pytest.mark.parametrize("burn_in", slow_except([1, 3, 4], 3))
-@pytest.mark.parametrize("kind", slow_except(KINDS, "lru"))
-def test_a_burn_in_with_unchanged_parameters_gives_the_stored_state(kind, burn_in):
-    """Also if an episode begins within the burn-in: episodes end after five steps on average."""
-    start, batch, rollout = burnt_in(kind, burn_in)
-    assert batch.burn_in.is_first.shape == (burn_in, 8)
-    assert batch.burn_in.is_first[:, 4:].any()
-    assert_close(start, drop_time_axis(batch.rnn_state))
-    np.testing.assert_array_equal(batch.burn_in.available[0], [False] * 4 + [True] * 4)
-    np.testing.assert_array_equal(batch.burn_in.obs[:, 4:], rollout.obs[4 - burn_in : 4])
-
-
-@pytest.mark.parametrize("kind", slow_except(KINDS, "gru"))
-def test_a_burn_in_with_new_parameters_starts_from_the_state_before_it(kind):
-    """Later sequences start from a burn-in of three steps with the new parameters, first ones from the stored state."""
-    network = network_of(kind)
-    new = params_of(network, seed=1)
-    start, batch, rollout = burnt_in(kind, 3, new)
-    before = jax.tree.map(lambda x: x[1], rollout.rnn_state)
-    expected = quick_jit(network.apply)(new, before, rollout.obs[1:4], rollout.is_first[1:4])[0]
-    for x, stored, fresh in zip(*map(jax.tree.leaves, (start, batch.rnn_state, expected)), strict=True):
-        np.testing.assert_array_equal(x[:4], stored[0, :4])
-        np.testing.assert_allclose(x[4:], fresh, atol=1e-5)
-        assert np.abs(x[4:] - stored[0, 4:]).max() > 1e-2
-
-
-def test_a_burn_in_has_no_gradient():
-    network = network_of("gru")
-    params = params_of(network)
-    _, batch, _ = burnt_in("gru", 3)
-
-    def size(params):
-        rnn_state = start_rnn_state(network.apply, params, batch.rnn_state, batch.burn_in)
-        return sum(jnp.sum(x**2) for x in jax.tree.leaves(rnn_state))
-
-    value, gradient = quick_jit(jax.value_and_grad(size))(params)
-    assert value > 0.1
-    assert not any(np.abs(g).any() for g in jax.tree.leaves(gradient))
 
 
 @pytest.mark.parametrize("kind", slow_except(KINDS, "gru"))
