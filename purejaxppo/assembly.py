@@ -108,8 +108,14 @@ def _auto_reset(env: Env | VecEnv, config: Config) -> VecEnv:
         ConfigError: it is to quarantine columns, but it resets itself and does not.
     """
     quarantine = config.on_nonfinite == "quarantine"
-    sizes = {"pool_size": config.pool_size, "refresh": config.pool_refresh, "stagger": config.stagger}
-    vec = auto_reset(env, config.resets, **sizes, quarantine=quarantine)
+    vec = auto_reset(
+        env,
+        config.resets,
+        pool_size=config.pool_size,
+        refresh=config.pool_refresh,
+        stagger=config.stagger,
+        quarantine=quarantine,
+    )
     if quarantine and not vec.quarantines:
         text = (
             ' = "quarantine": a VecEnv resets itself; make it with auto_reset or fold_agents(..., quarantine=True), or '

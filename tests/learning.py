@@ -180,7 +180,8 @@ def combination(index: int, num_seeds: int, total_timesteps: int = 300_000) -> d
 
 def hooked(task: str, which: str, steps: int, learning_rate: float) -> tuple[pp.Algorithm, Hyperparams]:
     """Return an algorithm of RECIPES with the functions of docs/recipes.md, and its hyperparameters."""
-    sys.path.append(str(ROOT / "docs" / "recipes"))
+    if (folder := str(ROOT / "docs" / "recipes")) not in sys.path:
+        sys.path.append(folder)
     from deep_sea import deep_sea
     from next_observation import next_observation
     from rnd import rnd

@@ -2,7 +2,6 @@
 
 import itertools
 
-import jax
 import pytest
 from plain_net import plain
 from probes import chain, endless
@@ -14,7 +13,6 @@ from purejaxppo.batching.shuffles import SHUFFLES
 from purejaxppo.config.errors import ConfigError
 from purejaxppo.envs.auto_reset import auto_reset
 from purejaxppo.functional.bindings import OBJECTIVES, TARGETS
-from purejaxppo.training.loop import state_shapes
 
 CHAIN = chain(limit=5)
 SMALL = Config(num_envs=4, num_steps=8, num_epochs=2, num_minibatches=2, total_timesteps=32 * 4)
@@ -74,18 +72,6 @@ def test_functions_of_the_user_see_the_final_observations_of_all_steps(monkeypat
     assert made(env).components.plan.truncation_gap == 3
     assert made(env, metrics_fn=metrics_fn).components.plan.truncation_gap == 1
     assert set(seen) == {(8, 4, 1)}
-
-
-@pytest.mark.parametrize(("group", "num_envs"), [(1, 4), (3, 6), (5, 5)])
-def test_hooks_are_tried_on_whole_groups_of_columns(group, num_envs):
-    """The trial has the least multiple of a group that is at least four columns."""
-    env = auto_reset(CHAIN)._replace(group_size=group)
-    algo = made(env, {"num_envs": 60, "total_timesteps": 480})
-    trial = assembly._with_trial_sizes(algo)
-    assert (trial.config.num_envs, trial.config.num_steps) == (num_envs, assembly.TRIAL_STEPS)
-    params = trial.network.init(jax.random.key(0))
-    expected = state_shapes(algo).params
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), params) == jax.tree.map(lambda x: (x.shape, x.dtype), expected)
 
 
 def test_every_function_handed_in_replaces_the_named_one():

@@ -37,7 +37,12 @@ def test_a_fault_reads_no_name_that_its_file_does_not_bind(name):
     read = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
     bound = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
     for node in nodes:
-        bound |= {getattr(node, field, None) for field in ("arg", "name", "asname")}
+        if isinstance(node, ast.arg):
+            bound.add(node.arg)
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef | ast.ExceptHandler):
+            bound.add(node.name)
+        elif isinstance(node, ast.alias):
+            bound.add((node.asname or node.name).partition(".")[0])
     assert read <= bound | set(dir(builtins))
 
 

@@ -30,9 +30,10 @@ def corridor(params):
     def step(key, state, action):
         forward = action == state[0] ** 2 % 5 % 2
         position = jnp.clip(state[0] + jnp.where(forward, 1, -1), 0, SIZE)
-        state, obs = (position, state[1] + 1), observe(position)
+        count = state[1] + 1
+        obs = observe(position)
         found = position == SIZE
-        return state, TimeStep(obs, found.astype(jnp.float32), found, state[1] >= LIMIT, obs)
+        return (position, count), TimeStep(obs, found.astype(jnp.float32), found, count >= LIMIT, obs)
 
     return Env(reset, step, box(0.0, 1.0, (SIZE + 1,)), Discrete(2), name="corridor")
 
@@ -53,8 +54,7 @@ if __name__ == "__main__":
     h = pp.Hyperparams(learning_rate=2.5e-3, ent_coef=0.01)
     for seed in map(int, sys.argv[1:]):
         direct = climb(algo, pp.init_state(algo, seed, h), h, 150)
-        start = pp.init_state(algo, seed, h, env_params={"distance": 1})
-        taught = climb(algo, start, h, 150)
-        far = {"distance": SIZE}
-        means = [pp.evaluate(algo, x, 1000 + seed, 128, env_params=far).returns.mean() for x in (direct, taught)]
+        taught = climb(algo, pp.init_state(algo, seed, h, env_params={"distance": 1}), h, 150)
+        results = [pp.evaluate(algo, x, 1000 + seed, 128, env_params={"distance": SIZE}) for x in (direct, taught)]
+        means = [result.returns.mean() for result in results]
         print(f"seed {seed}: direct {means[0]:.2f}, curriculum {means[1]:.2f} ({taught.env_params['distance']} cells)")

@@ -42,7 +42,7 @@ def num_slots(obs: Observation, num_steps: int, gap: int) -> int:
     return count if count < num_steps and num_steps * tree_bytes(obs) > SMALL else 0
 
 
-def cut_short(rollout: Transition) -> Array:
+def truncated_only(rollout: Transition) -> Array:
     """Return which steps were truncated and not terminated, bool [T, N]."""
     return rollout.truncated & ~rollout.terminated
 
@@ -74,11 +74,11 @@ def put(kept: tuple[Array, Observation], row: Transition) -> tuple[Array, Observ
         row: one step, leaves [N, ...].
     """
     used, slots = kept
-    cut = cut_short(row)
+    cut = truncated_only(row)
 
     def write(slot: Array, x: Array) -> Array:
         number = jnp.arange(slot.shape[1], dtype=jnp.int32)
-        here = (cut & (used < slot.shape[1]))[:, None] & (number[None] == used[:, None])
+        here = cut[:, None] & (number[None] == used[:, None])
         return jnp.where(here.reshape(*here.shape, *[1] * (x.ndim - 1)), x[:, None], slot)
 
     return used + cut.astype(jnp.int32), jax.tree.map(write, slots, row.final_obs)
@@ -107,7 +107,7 @@ def in_slots(step: Callable[..., tuple[Carry, Transition]]) -> Callable[..., tup
 
 
 def steps_at(rollout: Transition, t: Array) -> Transition:
-    """Return one step of each environment, leaves [N, ...]; with slots, `final_obs` only has a meaning if it was cut.
+    """Return step t of each environment, leaves [N, ...]; of slots, `final_obs` is right only where it was truncated.
 
     Args:
         rollout: leaves [T, N, ...].
@@ -120,7 +120,7 @@ def steps_at(rollout: Transition, t: Array) -> Transition:
     if not isinstance(rollout.final_obs, Slots):
         return select(rollout, t, 1)
     before = jnp.arange(rollout.reward.shape[0])[:, None] < t[None]
-    slot = jnp.sum(before & cut_short(rollout), axis=0, dtype=jnp.int32)
+    slot = jnp.sum(before & truncated_only(rollout), axis=0, dtype=jnp.int32)
     row = select(rollout._replace(final_obs=()), t, 1)
     return row._replace(final_obs=select(rollout.final_obs.obs, slot, 0))
 
@@ -136,5 +136,5 @@ def count_lost(rollout: Transition) -> Array:
     if not isinstance(rollout.final_obs, Slots):
         return jnp.float32(0.0)
     count = jax.tree.leaves(rollout.final_obs.obs)[0].shape[1]
-    truncations = jnp.sum(cut_short(rollout), axis=0, dtype=jnp.int32)
+    truncations = jnp.sum(truncated_only(rollout), axis=0, dtype=jnp.int32)
     return jnp.maximum(truncations - count, 0).sum(dtype=jnp.float32)

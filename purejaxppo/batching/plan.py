@@ -93,8 +93,8 @@ class Plan(NamedTuple):
             obs: the first observations, leaves [N, ...].
 
         Returns:
-            The last carry and the rollout, leaves [T, N, ...]. With many truncations to expect, or small observations,
-            `final_obs` is that of all steps, else `Slots`.
+            The last carry and the rollout, leaves [T, N, ...]. Its `final_obs` is that of all steps, or `Slots` if they
+            take less memory.
         """
         carry = shard(carry, self.num_devices)
         inputs = shard(inputs, self.num_devices, axis=1)
@@ -108,7 +108,7 @@ class Plan(NamedTuple):
 
     @staticmethod
     def steps_at(rollout: Transition, t: Array) -> Transition:
-        """Return step t [N] of each environment, leaves [N, ...]; see `final_observations.steps_at`."""
+        """Return the step t[n] of each environment n, leaves [N, ...]; see `final_observations.steps_at`."""
         return final_observations.steps_at(rollout, t)
 
     @staticmethod

@@ -23,7 +23,7 @@ def level(x):
     return {"level": jnp.asarray(x, jnp.float32)}
 
 
-def steps(env, params, num_steps=5, resets="every_step", before=None):
+def steps(env, params, num_steps=5, resets="every_step", before=None, pool_size=3):
     """Return the levels at the reset and the rewards that 2 columns observe, [T, 2] each.
 
     Args:
@@ -32,8 +32,9 @@ def steps(env, params, num_steps=5, resets="every_step", before=None):
         num_steps: T.
         resets: the mode.
         before: its parameters at the start.
+        pool_size: states in a pool.
     """
-    vec = auto_reset(env, resets, pool_size=3)
+    vec = auto_reset(env, resets, pool_size=pool_size)
 
     @quick_jit
     def play(before, params, key):
@@ -64,11 +65,12 @@ def test_a_new_level_holds_from_the_next_step_and_after_every_reset(resets):
 
 
 def test_a_pool_in_the_state_holds_states_of_old_levels_until_each_is_replaced():
-    """One of 3 states is replaced in every step, so that all are new after 3 steps."""
+    """One of 24 states is replaced in every step: old ones begin episodes for 24 steps and no longer."""
     env = parametrized(make_level, {"level": 1.0})
-    seen, rewards = steps(env, level(7), 4 * LENGTH, "state_pool", before=level(2))
+    seen, rewards = steps(env, level(7), 36, "state_pool", before=level(2), pool_size=24)
     np.testing.assert_array_equal(rewards, 7)
-    np.testing.assert_array_equal(seen[2 * LENGTH :], 7)
+    assert set(seen[LENGTH:24].flat) == {2, 7}
+    np.testing.assert_array_equal(seen[24 + LENGTH :], 7)
 
 
 def test_columns_have_separate_parameters():

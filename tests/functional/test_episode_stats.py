@@ -62,15 +62,18 @@ def test_a_bad_reward_changes_only_its_own_episode(run, value, place):
     done = np.arange(24)[:, None] % np.array([4, 6, 8]) == 3
     finished, _ = next(slow_episodes([(rewards.astype(np.float64), done)], 3))
     values = np.array([(r, n) for r, n in finished if abs(r) <= np.finfo(np.float32).max])
-    state = init_episode_stats(3)
+    state, count = init_episode_stats(3), 0.0
     for part in (slice(0, 5), slice(5, 24)):  # the running episodes are continued
         state, summary = run(summarize_episodes, state, jnp.asarray(rewards[part]), jnp.asarray(done[part]))
-    assert np.isfinite(np.array(summary)).all()
-    _, whole = run(summarize_episodes, init_episode_stats(3), jnp.asarray(rewards), jnp.asarray(done))
+        assert np.isfinite(np.array(summary)).all()
+        count += float(summary.num_episodes)
+    assert count == len(values)
+    end, whole = run(summarize_episodes, init_episode_stats(3), jnp.asarray(rewards), jnp.asarray(done))
     assert float(whole.num_episodes) == len(values) == len(finished) - (not np.isfinite(value))
     expected = [f(values[:, i]) for i in (0, 1) for f in (np.mean, np.min, np.max)]
     np.testing.assert_allclose(np.array(whole[1:]), expected, rtol=1e-5, atol=1e-6)
-    assert np.isfinite(np.asarray(state.returns)[~np.isnan(rewards[-1])]).all()
+    np.testing.assert_allclose(state.returns, end.returns, rtol=1e-5, atol=1e-6)
+    assert np.isfinite(np.asarray(state.returns)).all()
 
 
 @pytest.mark.parametrize("value", [1e-8, 1.0, 3e38, -3e38, float(np.finfo(np.float32).max)])

@@ -8,6 +8,8 @@ import pytest
 
 def slow_except(values: Iterable[Any], *fast: Any) -> list:
     """Return the values for `parametrize`, those not in `fast` marked as slow; a tuple is several arguments."""
+    values = list(values)
+    assert all(case in values for case in fast), "a fast case does not exist"
     return [value if value in fast else _slow(value) for value in values]
 
 
