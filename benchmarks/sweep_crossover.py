@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -25,7 +26,7 @@ HEADER = ("hidden", "num_envs", "steps/s alone", "steps/s side by side", "ratio"
 STEPS = 32_768  # least environment steps of a call
 
 
-def timer(engine: Engine, timesteps: int):
+def timer(engine: Engine, timesteps: int) -> Callable[[], float]:
     """Return a function that measures environment steps per second of processor time; it is compiled already."""
     h = stack_hyperparams([Hyperparams()] * engine.width)
     states = engine.start(range(engine.width), h)

@@ -58,7 +58,7 @@ def main() -> None:
             print(json.dumps(measure(runs, args.num_envs)))
             continue
         words = [sys.executable, __file__, "--here", "--runs", str(runs), "--num-envs", str(args.num_envs)]
-        found = json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+        found = json.loads(subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout)
         ratio = found["forecast"] / found["peak"]
         print(
             f"{runs} runs: forecast {found['forecast'] / 1e6:.0f} MB, peak {found['peak'] / 1e6:.0f} MB, "

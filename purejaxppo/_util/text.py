@@ -1,8 +1,11 @@
-"""Text helpers: name suggestions and short forms of numbers."""
+"""Text helpers: name suggestions, short forms of numbers, passwords in URLs."""
 
 import difflib
 import math
+import re
 from collections.abc import Iterable
+
+PASSWORD = re.compile(r"(://[^:/@\s]*:)(\S+)(?=@)|([?&]password=)([^&\s]+)")
 
 
 def nearest(name: str, names: Iterable[str], n: int = 1, cutoff: float = 0.0) -> list[str]:
@@ -37,3 +40,13 @@ def brief(seconds: float) -> str:
         if seconds >= unit * 0.9995:
             return f"{seconds / unit:.3g} {name}"
     return f"{seconds * 1e6:.3g} µs"
+
+
+def passwords(url: str) -> list[str]:
+    """Return the passwords in a URL: name:password@host, or ?password=..."""
+    return [match[2] or match[4] for match in PASSWORD.finditer(url)]
+
+
+def hide_password(text: str) -> str:
+    """Return a text with *** in place of the passwords in its URLs."""
+    return PASSWORD.sub(lambda match: f"{match[1] or match[3]}***", text)

@@ -15,7 +15,8 @@ from purejaxppo.analysis.statistics import interquartile_mean, optimism
 from purejaxppo.analysis.study import (
     Ranked,
     Study,
-    generalization_rows,
+    by_parameter,
+    generalization_table,
     notes,
     number,
     rank,
@@ -68,15 +69,17 @@ def _section(study: Study, task: str, folder: Path, index: int) -> _Section:
         return _Section(text, f"<p>{html.escape(text)}</p>", f"% {text}", [])
     rows = table_rows(ranked)
     drawn = _draw(study, task, ranked, folder, index)
-    general = [line for line in study.generalization if line.task == task]
-    general_rows = generalization_rows(general)
+    general = {
+        f"Score at values of {parameter}:": generalization_table(lines)
+        for parameter, lines in by_parameter(study, task).items()
+    }
     tested = _test_lines(study, task, ranked)
     lines = [*tested, *_score_lines(ranked)]
     markdown = "\n\n".join(
         [
             f"## {task}",
             _markdown_table(rows),
-            *([f"Score at other values of {general[0].parameter}:", _markdown_table(general_rows)] if general else []),
+            *(text for caption, table in general.items() for text in (caption, _markdown_table(table))),
             *tested,
             "All scores, by seed:",
             "\n".join(f"- {line}" for line in _score_lines(ranked)),
@@ -88,7 +91,8 @@ def _section(study: Study, task: str, folder: Path, index: int) -> _Section:
         for file in drawn
     )
     listed = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
-    tables = _html_table(rows) + (_html_table(general_rows) if general else "")
+    tables = _html_table(rows)
+    tables += "".join(f"<p>{html.escape(caption)}</p>{_html_table(table)}" for caption, table in general.items())
     page = f"<h2>{html.escape(task)}</h2>{tables}{images}<ul>{listed}</ul>"
     return _Section(markdown, page, _latex_table(task, rows, study), drawn)
 
@@ -102,9 +106,8 @@ def _draw(study: Study, task: str, ranked: Sequence[Ranked], folder: Path, index
     names = [name for name in varied([r.arm for r in ranked]) if all(name in r.arm.hyperparams for r in ranked)]
     if names:
         made["sensitivity"] = figures.sensitivity_figure(task, ranked, names, study.score)
-    general = [line for line in study.generalization if line.task == task]
-    if general:
-        made["generalization"] = figures.generalization_figure(task, general, study.score)
+    for parameter, lines in by_parameter(study, task).items():
+        made[f"generalization-{parameter}"] = figures.generalization_figure(task, lines, study.score)
     files = []
     for name, figure in made.items():
         files.append(folder / f"{index:02d}-{name}.png")

@@ -43,15 +43,12 @@ class Generalization(NamedTuple):
     parameter: str
     values: np.ndarray  # [V] ascending
     scores: np.ndarray  # [S, V]; NaN: the run failed
-    trained: tuple[float, float] | None  # interval of the training; None: unknown
+    trained: float | None  # value of the training; None: the default of the environment, which is not known
 
     @property
-    def inside(self) -> np.ndarray:
-        """Return which values lie in the interval of the training, bool [V]; none if it is unknown."""
-        if self.trained is None:
-            return np.zeros(len(self.values), bool)
-        low, high = self.trained
-        return (self.values >= low) & (self.values <= high)
+    def filled_scores(self) -> np.ndarray:
+        """Return the scores [S, V] with those of failed runs replaced by the lowest score at the same value."""
+        return np.stack([failed_as_worst(column) for column in self.scores.T], axis=1)
 
 
 class Study(NamedTuple):
@@ -127,6 +124,15 @@ def filled_curves(arm: Arm) -> np.ndarray:
     return failed_as_worst(arm.curves)
 
 
+def by_parameter(study: Study, task: str) -> dict[str, list[Generalization]]:
+    """Return the scores of a task at values of environment parameters, by parameter."""
+    found: dict[str, list[Generalization]] = {}
+    for line in study.generalization:
+        if line.task == task:
+            found.setdefault(line.parameter, []).append(line)
+    return found
+
+
 def table_rows(ranked: Sequence[Ranked]) -> list[dict[str, str]]:
     """Return the ranked table: a dict per line, with texts."""
     rows = []
@@ -151,27 +157,22 @@ def table_rows(ranked: Sequence[Ranked]) -> list[dict[str, str]]:
     return rows
 
 
-def generalization_rows(lines: Sequence[Generalization]) -> list[dict[str, str]]:
-    """Return the table of scores inside and outside of the training, a dict per line, with texts."""
+def generalization_table(lines: Sequence[Generalization]) -> list[dict[str, str]]:
+    """Return the table of scores at the value of the training and at the other values, a dict per line, with texts."""
     rows = []
     for line in lines:
-        shown = {"setting": line.label, "trained with": "unknown" if line.trained is None else _shown(line.trained)}
-        for name, chosen in (("IQM inside", line.inside), ("IQM outside", ~line.inside)):
-            means = failed_as_worst(line.scores)[:, chosen].mean(1) if chosen.any() else np.zeros(0)
-            interval = stratified_interval(means) if means.size else None
-            text = (
-                ""
-                if interval is None
-                else f"{number(interval.value)} [{number(interval.low)}, {number(interval.high)}]"
-            )
-            shown[name] = text if line.trained is not None else ""
+        shown = {"setting": line.label, "trained with": "unknown" if line.trained is None else number(line.trained)}
+        same = line.values == line.trained
+        for name, chosen in (("IQM at this value", same), ("IQM at other values", ~same)):
+            shown[name] = _mean_text(line.filled_scores[:, chosen]) if line.trained is not None and chosen.any() else ""
         rows.append(shown)
     return rows
 
 
-def _shown(interval: tuple[float, float]) -> str:
-    low, high = interval
-    return number(low) if low == high else f"{number(low)} to {number(high)}"
+def _mean_text(scores: np.ndarray) -> str:
+    """Write the interval of the interquartile mean of the means of scores [S, V] over the values."""
+    interval = stratified_interval(scores.mean(1))
+    return f"{number(interval.value)} [{number(interval.low)}, {number(interval.high)}]"
 
 
 def number(x: float) -> str:

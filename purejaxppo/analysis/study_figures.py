@@ -8,13 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from purejaxppo.analysis.figures import new_figure
-from purejaxppo.analysis.statistics import (
-    FEW_SEEDS_NOTE,
-    curve_interval,
-    failed_as_worst,
-    profile_interval,
-    too_few,
-)
+from purejaxppo.analysis.statistics import FEW_SEEDS_NOTE, curve_interval, profile_interval, too_few
 from purejaxppo.analysis.study import Generalization, Ranked, filled_curves
 
 if TYPE_CHECKING:
@@ -41,7 +35,7 @@ def curves_figure(task: str, ranked: Sequence[Ranked]) -> Figure:
     axes.set_xlabel("environment steps")
     axes.set_ylabel("return of training episodes (sampled actions)\nIQM over seeds, 95 % interval")
     _format_steps(axes)
-    _finish(axes, ranked[:MOST_LINES])
+    _finish(axes, _seeds(ranked[:MOST_LINES]))
     return figure
 
 
@@ -63,7 +57,7 @@ def profiles_figure(task: str, ranked: Sequence[Ranked], score: str) -> Figure:
     axes.set_xlabel(f"score τ ({score})")
     axes.set_ylabel("share of runs with a score above τ")
     axes.set_ylim(-0.02, 1.02)
-    _finish(axes, shown)
+    _finish(axes, _seeds(shown))
     return figure
 
 
@@ -94,7 +88,7 @@ def scores_figure(task: str, ranked: Sequence[Ranked], score: str) -> Figure:
     for axes in (left, right):
         axes.grid(alpha=0.3, axis="x")
         axes.spines[["top", "right"]].set_visible(False)
-    _note_few(left, shown)
+    _note_few(left, _seeds(shown))
     return figure
 
 
@@ -129,35 +123,26 @@ def sensitivity_figure(task: str, ranked: Sequence[Ranked], names: Sequence[str]
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         if i == 0:
-            _note_few(axes, ranked)
+            _note_few(axes, _seeds(ranked))
     return figure
 
 
 def generalization_figure(task: str, lines: Sequence[Generalization], score: str) -> Figure:
-    """Return the score against an environment parameter; the interval of the training is shaded, one value a line."""
+    """Return the score against one environment parameter; a vertical line is the value of the training."""
     parameter = lines[0].parameter
-    figure = new_figure(4.4, f"{task}: other values of {parameter} than those of the training")
+    figure = new_figure(4.4, f"{task}: score at values of {parameter}")
     axes = figure.add_subplot()
     for i, line in enumerate(lines[:MOST_LINES]):
-        interval = curve_interval(failed_as_worst(line.scores))
+        interval = curve_interval(line.filled_scores)
         axes.plot(
             line.values, interval.value, "o", color=COLORS[i], ls=DASHES[i], lw=2, ms=4, label=_shorten(line.label)
         )
         axes.fill_between(line.values, interval.low, interval.high, color=COLORS[i], alpha=0.2, lw=0)
-        if line.trained is None:
-            continue
-        low, high = line.trained
-        if low == high:
-            axes.axvline(low, color=COLORS[i], ls=DASHES[i], lw=1)
-        else:
-            axes.axvspan(low, high, color=COLORS[i], alpha=0.1, lw=0)
-    axes.set_xlabel(f"{parameter}\nvertical line or shade: values of the training")
+        if line.trained is not None:
+            axes.axvline(line.trained, color=COLORS[i], ls=DASHES[i], lw=1)
+    axes.set_xlabel(f"{parameter}\nvertical line: value of the training")
     axes.set_ylabel(f"score ({score})\nIQM over seeds, 95 % interval")
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False, handlelength=3.5)
-    if too_few([len(line.scores) for line in lines]):
-        axes.text(0.0, 1.02, FEW_SEEDS_NOTE, transform=axes.transAxes, fontsize=7, color="#444444", va="bottom")
+    _finish(axes, [len(line.scores) for line in lines])
     return figure
 
 
@@ -172,17 +157,22 @@ def _format_steps(axes: Axes) -> None:
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
-def _finish(axes: Axes, shown: Sequence[Ranked]) -> None:
+def _seeds(shown: Sequence[Ranked]) -> list[int]:
+    """Return the number of seeds of each arm."""
+    return [len(r.arm.seeds) for r in shown]
+
+
+def _finish(axes: Axes, seeds: Sequence[int]) -> None:
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     if not axes.lines:
         axes.text(0.5, 0.5, "no episode finished", transform=axes.transAxes, ha="center", va="center")
         return
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False, handlelength=3.5)
-    _note_few(axes, shown)
+    _note_few(axes, seeds)
 
 
-def _note_few(axes: Axes, shown: Sequence[Ranked]) -> None:
-    """Say below a figure that its intervals are too short."""
-    if too_few([len(r.arm.seeds) for r in shown]):
+def _note_few(axes: Axes, seeds: Sequence[int]) -> None:
+    """Say above a figure that its intervals are too short."""
+    if too_few(seeds):
         axes.text(0.0, 1.02, FEW_SEEDS_NOTE, transform=axes.transAxes, fontsize=7, color="#444444", va="bottom")

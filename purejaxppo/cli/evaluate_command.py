@@ -35,9 +35,8 @@ class Evaluate:
 def run_evaluate(args: Evaluate, problems: Sequence[Problem]) -> int:
     """Play whole episodes with the policy of a run and print statistics of their returns."""
     file = args.run if args.run.is_file() else args.run / (BEST_FILE if args.best else POLICY_FILE)
-    problems = [*problems]
-    if not file.is_file() and not any(problem.key == "RUN" for problem in problems):
-        problems.append(Problem(str(file), ": no such file", "file"))
+    is_run_known = all(problem.key != "RUN" for problem in problems)
+    problems = [*problems, *(_file_problems(args, file) if is_run_known else [])]
     if problems:
         raise ConfigError(problems, "evaluate")
 
@@ -60,6 +59,17 @@ def run_evaluate(args: Evaluate, problems: Sequence[Problem]) -> int:
     evaluation = evaluate_policy(algo, policy, args.seed, args.num_episodes, not args.sampled)
     print(f"{run.env}: {evaluation_line(name, evaluation)}")
     return FINISHED
+
+
+def _file_problems(args: Evaluate, file: Path) -> list[Problem]:
+    """Return the problem of the policy file."""
+    if args.best and args.run.is_file():
+        return [Problem("--best", ": needs a run folder; RUN is a file", "conflict")]
+    if file.is_file():
+        return []
+    is_run = args.best and (args.run / CONFIG_FILE).is_file()
+    text = ": no best policy; train with --evaluate-every" if is_run else ": no such file"
+    return [Problem(str(file), text, "file")]
 
 
 def _note_differences(trained: Run, file: Path) -> None:

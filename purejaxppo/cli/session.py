@@ -139,8 +139,10 @@ def train_and_log(run: Run, algo: Algorithm, folder: Path, start: Start, limits:
     ):
         details = {"overrides": list(start.overrides), CONDITIONS: conditions()}
         saved = None if start.state is None else start.num_updates
-        selection = {"evaluations": evaluations, "standing": start.standing or Standing()}
-        recorder = Recorder(folder, run, algo, csv, limits.interval, _warn, details, saved, **selection)
+        standing = start.standing or Standing()
+        recorder = Recorder(
+            folder, run, algo, csv, limits.interval, _warn, details, saved, evaluations=evaluations, standing=standing
+        )
         update, say = (never_raises(call, "the display", _warn) for call in (show.update, show.say))
         items = _items(run, algo, start, last, recorder)
         try:

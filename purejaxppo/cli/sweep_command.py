@@ -6,7 +6,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +17,7 @@ from purejaxppo.cli.train_command import find_settings
 from purejaxppo.config.errors import ConfigError, Problem
 from purejaxppo.config.shipped import shipped_sweeps
 from purejaxppo.config.toml import from_tables, parse_tables
+from purejaxppo.config.values import is_number
 from purejaxppo.devices.compile_cache import use_compile_cache
 from purejaxppo.training.run_folder import folder_problems
 
@@ -59,10 +60,10 @@ def run_sweep_command(args: SweepCommand, problems: Sequence[Problem]) -> int:
     """Run a new sweep, go on with one, or train one of its trials again."""
     if args.resume is not None:
         return _resume(args, problems)
+    if args.trial >= 0:
+        problems = [*problems, Problem("--trial", ": needs --resume DIR, the folder of the trial", "missing")]
     if args.parquet and not problems:
-        from purejaxppo.sweeps.table import import_pyarrow
-
-        import_pyarrow()
+        _check_parquet()
     given, base, source = read_files(args.settings)
     given, base, found = with_options(given, base, args)
     problems = [*problems, *found, *_folder_problems(args.out)]
@@ -93,11 +94,11 @@ def run_sweep_command(args: SweepCommand, problems: Sequence[Problem]) -> int:
 def _resume(args: SweepCommand, problems: Sequence[Problem]) -> int:
     folder = args.resume
     assert folder is not None
-    given = {"SWEEP": args.settings, "--out": args.out, "--lanes": args.lanes, "the settings": args.changes}
-    text = ": --resume goes on with the sweep of its folder as it is; leave this out"
-    problems = [*problems, *(Problem(name, text, "conflict") for name, value in given.items() if value)]
+    problems = [*problems, *_resume_problems(args)]
     if problems:
         raise ConfigError(problems, "sweep")
+    if args.parquet:
+        _check_parquet()
 
     from purejaxppo.sweeps.store import read_sweep
 
@@ -110,6 +111,28 @@ def _resume(args: SweepCommand, problems: Sequence[Problem]) -> int:
         return FINISHED if rerun_trial(folder, args.trial, _say) else FAILED
     _until_interrupted(folder, lambda: resume_sweep(folder, _say, parquet=args.parquet))
     return _finish(folder)
+
+
+def _resume_problems(args: SweepCommand) -> list[Problem]:
+    """Return a problem for each option that --resume does not take."""
+    text = ": --resume goes on with the sweep of its folder as it is; leave this out"
+    shown = {"settings": "SWEEP", "changes": "the settings"}
+    unset = vars(SweepCommand())
+    found = [
+        Problem(shown.get(name, f"--{name.replace('_', '-')}"), text, "conflict")
+        for name in (option.name for option in fields(SweepCommand))
+        if name not in ("resume", "trial", "parquet") and getattr(args, name) != unset[name]
+    ]
+    if args.trial >= 0 and args.parquet:
+        found.append(Problem("--parquet", ": --trial writes no table; leave this out", "conflict"))
+    return found
+
+
+def _check_parquet() -> None:
+    """Find out before training whether Parquet can be written."""
+    from purejaxppo.sweeps.table import import_pyarrow
+
+    import_pyarrow()
 
 
 def _finish(folder: Path) -> int:
@@ -183,16 +206,16 @@ def read_files(name: str) -> tuple[dict[str, Value], dict[str, Value], str]:
 
 def is_sweep_file(tables: Tables) -> bool:
     """Return whether a TOML file is a sweep file: it names a config, or has one of its tables."""
-    return isinstance(tables.get("config"), str) or bool(
-        {"axes", "structure", "settings", "base", "generalization"} & tables.keys()
-    )
+    from purejaxppo.sweeps.spec import TABLE_NAMES
+
+    return isinstance(tables.get("config"), str) or not tables.keys().isdisjoint(TABLE_NAMES)
 
 
 def with_options(
     given: Tables, base: Tables, args: SweepCommand
 ) -> tuple[dict[str, Value], dict[str, Value], list[Problem]]:
     """Return the tables of a sweep file and of its base with the options of the command line laid over them."""
-    from purejaxppo.sweeps.spec import flatten, is_numeric, with_changes
+    from purejaxppo.sweeps.spec import evaluations_problem, flatten, is_numeric, with_changes
 
     joined, problems = dict(given), []
     numbers = {"seeds": (args.seeds, 0), "test_seeds": (args.test_seeds, -1), "halvings": (args.halvings, -1)}
@@ -206,6 +229,8 @@ def with_options(
         values = _several(value) or _interval(value)
         if key == "seed":
             joined["first_seed"] = value
+        elif key == "evaluate_every":
+            problems.append(evaluations_problem(key))
         elif values is None:
             base = with_changes(base, {key: value})
             joined["base"] = {k: v for k, v in flatten(joined.get("base", {})).items() if k != key}
@@ -228,9 +253,12 @@ def _interval(value: Value) -> dict[str, Value] | None:
     """Return the interval of an option such as 1e-4:1e-1:log:16, as in a sweep file; None if it is none."""
     words = value.split(":") if isinstance(value, str) else []
     numbers = [read_literal(word) for word in words]
-    if not 2 <= len(words) <= 4 or not all(isinstance(x, int | float) for x in numbers[:2]):
+    if len(words) < 2 or not all(is_number(x) for x in numbers[:2]):
         return None
     interval: dict[str, Value] = {"low": numbers[0], "high": numbers[1]}
     for x in numbers[2:]:
-        interval["count" if isinstance(x, int | float) else "scale"] = x
+        name = "count" if is_number(x) else "scale"
+        if name in interval:
+            return None
+        interval[name] = x
     return interval

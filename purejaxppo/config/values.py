@@ -1,7 +1,7 @@
 """Check single values: their type, their interval, their choice."""
 
 import math
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, TypeGuard, get_args, get_origin
 
 import numpy as np
 
@@ -82,6 +82,11 @@ def show_value(value: Any) -> str:
 def is_int(value: Any) -> bool:
     """Return whether `value` is an integer; booleans are not."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> TypeGuard[int | float]:
+    """Return whether a value is an integer or a float; a boolean is neither."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def wrong_type(key: str, value: Any, expected: str) -> Problem:

@@ -12,7 +12,7 @@ import numpy as np
 from purejaxppo._util.aliases import Value
 from purejaxppo.config.errors import Problem
 from purejaxppo.config.names import suggestion
-from purejaxppo.config.values import is_int
+from purejaxppo.config.values import is_int, is_number
 
 METHODS = ("grid", "zip", "random", "quasi_random", "optuna", "population")
 SAMPLED = ("random", "quasi_random", "optuna", "population")  # their number of settings is given
@@ -37,13 +37,14 @@ class Axis(NamedTuple):
         return f"{self.low:g} to {self.high:g}, {self.scale}{grid}"
 
 
-def parse_axis(key: str, given: Value, method: str) -> tuple[Axis | None, list[Problem]]:
+def parse_axis(key: str, given: Value, method: str | None = "") -> tuple[Axis | None, list[Problem]]:
     """Return the axis that a value of a sweep file describes, and its problems.
 
     Args:
         key: dotted name of the setting.
         given: a list of values, or a table such as {low = 1e-4, high = 1e-2, scale = "log", count = 16}.
-        method: of the sweep; a grid over an interval needs a count, a sample none.
+        method: of the sweep: a grid over an interval needs a count, a sample none. "": the axis is a grid whatever the
+            method is. None: the method is not known, so that no count is checked.
     """
     if isinstance(given, Mapping):
         problems = _range_problems(key, given, method)
@@ -59,7 +60,7 @@ def parse_axis(key: str, given: Value, method: str) -> tuple[Axis | None, list[P
     return Axis(key, tuple(tuple(value) if isinstance(value, list) else value for value in given)), []
 
 
-def _range_problems(key: str, given: Mapping[str, Value], method: str) -> list[Problem]:
+def _range_problems(key: str, given: Mapping[str, Value], method: str | None) -> list[Problem]:
     problems = []
     for name in given:
         if name not in RANGE_KEYS:
@@ -69,7 +70,7 @@ def _range_problems(key: str, given: Mapping[str, Value], method: str) -> list[P
                 Problem(f"{key}.{name}", f": no such key; {hint}(one of {', '.join(RANGE_KEYS)})", "unknown")
             )
     low, high = given.get("low"), given.get("high")
-    if not (isinstance(low, int | float) and isinstance(high, int | float) and math.isfinite(low + high)):
+    if not (is_number(low) and is_number(high) and math.isfinite(low + high)):
         return [*problems, Problem(key, ": an interval needs two finite numbers, low and high", "missing")]
     if not low < high:
         problems.append(Problem(key, f": low = {low} must be below high = {high}", "range"))
@@ -78,11 +79,20 @@ def _range_problems(key: str, given: Mapping[str, Value], method: str) -> list[P
         problems.append(Problem(f"{key}.scale", f' = "{scale}": no such scale (one of {", ".join(SCALES)})', "choice"))
     elif scale == "log" and low <= 0:
         problems.append(Problem(f"{key}.low", f" = {low}: must be above 0 on a logarithmic scale", "range"))
-    count = given.get("count", 0)
-    if method not in SAMPLED and not (is_int(count) and count >= 2):
-        text = f' method "{method}" needs a count of at least 2; or take a sample with method = "random"'
-        problems.append(Problem(f"{key}.count", f":{text}", "missing"))
-    return problems
+    return problems + _count_problems(f"{key}.count", given, method)
+
+
+def _count_problems(key: str, given: Mapping[str, Value], method: str | None) -> list[Problem]:
+    """Return the problem of the count of an interval, which a grid needs and a sample does not have."""
+    if method is None:
+        return []
+    if method in SAMPLED:
+        text = f': method "{method}" takes num_settings instead'
+        return [Problem(key, text, "conflict")] if "count" in given else []
+    if is_int(given.get("count")) and given["count"] >= 2:
+        return []
+    by_method = f': method "{method}" needs a count of at least 2; or take a sample with method = "random"'
+    return [Problem(key, by_method if method else ": needs a count of at least 2", "missing")]
 
 
 def quantile(axis: Axis, u: float) -> Value:

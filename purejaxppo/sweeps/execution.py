@@ -83,7 +83,12 @@ def memory_problem(per_run: int, lanes: int, num_devices: int, limit: int) -> Pr
 
 
 def choose_execution(
-    engine: Engine, num_runs: int, num_updates: int, lanes: int | None = None, say: Callable[[str], None] = print
+    engine: Engine,
+    num_runs: int,
+    num_updates: int,
+    lanes: int | None = None,
+    say: Callable[[str], None] = print,
+    at_once: int = 0,
 ) -> Execution:
     """Return how to execute runs of one program.
 
@@ -97,17 +102,19 @@ def choose_execution(
         num_updates: of each run.
         lanes: runs side by side on each device, if they are given.
         say: receives lines for the user.
+        at_once: most runs that are known at a time, as those of a batch; 0: all.
 
     Raises:
         ConfigError: the given lanes, or one run alone, do not fit memory.
     """
-    num_devices = max(1, min(jax.local_device_count(), num_runs))
+    at_once = at_once or num_runs
+    num_devices = max(1, min(jax.local_device_count(), at_once))
     single = engine._replace(lanes=1, num_devices=1)
     per_run, limit = forecast(single), free_memory()
     problem = memory_problem(per_run, lanes or 1, num_devices, limit)
     if problem:
         raise ConfigError([problem], "sweep")
-    most = min(most_lanes(per_run, num_devices, limit), -(-num_runs // num_devices))
+    most = min(most_lanes(per_run, num_devices, limit), -(-at_once // num_devices))
     if lanes:
         return Execution(lanes, num_devices, per_run)
     wide = most

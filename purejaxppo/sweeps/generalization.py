@@ -11,12 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from purejaxppo._util.aliases import Value
+from purejaxppo.analysis.statistics import failed_as_worst, interquartile_mean
 from purejaxppo.config.errors import ConfigError, Problem
 from purejaxppo.config.schema import Run
 from purejaxppo.sweeps import store
 from purejaxppo.sweeps.axes import Axis, grid_values
 from purejaxppo.sweeps.engine import Engine
-from purejaxppo.sweeps.populations import best_run
+from purejaxppo.sweeps.populations import winner_of
 from purejaxppo.sweeps.runner import Group, Runner, Trial
 from purejaxppo.sweeps.table import Row
 from purejaxppo.training.policy_file import Policy
@@ -34,9 +35,12 @@ def generalization_rows(runner: Runner, axis: Axis, say: Callable[[str], None] =
     """Return the scores of the best setting of every program, with all of its seeds, at every value of a parameter.
 
     Args:
-        runner: of a finished sweep whose folder has the policies still.
+        runner: of a finished sweep whose folder still holds the states.
         axis: the parameter and its values.
         say: receives a line for each program.
+
+    Raises:
+        UsageError: a piece of the folder is damaged.
     """
     rows: list[Row] = []
     for group in runner.groups:
@@ -50,13 +54,25 @@ def generalization_rows(runner: Runner, axis: Axis, say: Callable[[str], None] =
 
 def _best_trials(runner: Runner, group: Group) -> list[Trial]:
     """Return the trials of the best setting of a program, one per seed; of populations, the best run of each."""
-    seeds = runner.sweep.seeds
+    seeds, task = runner.sweep.seeds, group.run.env
     if runner.sweep.options.method == "population":
-        pieces = [runner.results[runner.places[group.settings[0], seed][0]] for seed in seeds]
-        return [piece.trials[best_run(piece.columns["return"])] for piece in pieces]
-    known = [s for s in group.settings if all((s, seed) in runner.places for seed in seeds)]
+        return _best_population(runner, group)
+    settings = [s for other in runner.groups if other.run.env == task for s in other.settings]
+    known = [s for s in settings if all((s, seed) in runner.places for seed in seeds)]
     finished = [s for s in known if all(_has_policy(runner, (s, seed)) for seed in seeds)]
-    return [(max(finished, key=runner.level), seed) for seed in seeds] if finished else []
+    ranked = [s for s in runner.ranked(finished).get(task, []) if s in group.settings]
+    return [(ranked[0], seed) for seed in seeds] if ranked else []
+
+
+def _best_population(runner: Runner, group: Group) -> list[Trial]:
+    """Return the best run of every seed of the setting of a program whose best runs have the highest score."""
+    firsts = group.settings[:: runner.sweep.options.num_settings]
+    names = [[runner.places[first, seed][0] for seed in runner.sweep.seeds] for first in firsts]
+    winners = [[winner_of(name, runner.results[name]) for name in own] for own in names]
+    scores = np.array([[w.score if math.isfinite(w.score) else math.nan for w in own] for own in winners])
+    level = [interquartile_mean(own) for own in failed_as_worst(scores)]
+    best = winners[int(np.argmax(np.nan_to_num(level, nan=-np.inf)))]
+    return [runner.results[w.name].trials[w.row] for w in best]
 
 
 def _has_policy(runner: Runner, trial: Trial) -> bool:
@@ -69,9 +85,9 @@ def _has_policy(runner: Runner, trial: Trial) -> bool:
 def _rows_of_trials(runner: Runner, group: Group, trials: Sequence[Trial], axis: Axis) -> list[Row]:
     """Return the rows of some trials of a program, value by value."""
     name, engine, rows = axis.key.partition(".")[2], runner.engines[group.index], []
-    pieces = {place: store.read_piece(runner.folder, place) for place in {runner.places[t][0] for t in trials}}
+    pieces = {place: store.read_whole_piece(runner.folder, place) for place in {runner.places[t][0] for t in trials}}
     found = [(pieces[place], row) for place, row in (runner.places[trial] for trial in trials)]
-    policies = [runner.policy(piece, row) for piece, row in found if piece is not None]
+    policies = [runner.policy(piece, row) for piece, row in found]
     run = runner.sweep.run(*trials[0])
     for value in grid_values(axis):
         there = engine._replace(algo=build(with_parameter(run, axis.key, value)))
@@ -79,8 +95,7 @@ def _rows_of_trials(runner: Runner, group: Group, trials: Sequence[Trial], axis:
         for (setting, seed), (piece, row), score in zip(trials, found, scores, strict=True):
             place = {"setting": setting, "label": runner.sweep.labels[setting], "env": run.env, "seed": seed}
             place |= {"parameter": name, "value": value, "trained": run.env_params.get(name, "")}
-            failed = piece is None or piece.failed[row]
-            rows.append(place | {"score": math.nan if failed else float(score)})
+            rows.append(place | {"score": math.nan if piece.failed[row] else float(score)})
     return rows
 
 
@@ -88,10 +103,10 @@ def _scores(engine: Engine, policies: Sequence[Policy], seeds: Sequence[int]) ->
     """Return the mean return of each policy, [S], in calls of the engine's width."""
     width, scores = engine.width, []
     for first in range(0, len(seeds), width):
-        part = [*range(first, min(first + width, len(seeds)))]
-        padded = [*part, *[part[-1]] * (width - len(part))]
+        chunk = [*range(first, min(first + width, len(seeds)))]
+        padded = [*chunk, *[chunk[-1]] * (width - len(chunk))]
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[policies[i] for i in padded])
-        scores.append(engine.play(stacked, [seeds[i] for i in padded]).mean(1)[: len(part)])
+        scores.append(engine.play(stacked, [seeds[i] for i in padded]).mean(1)[: len(chunk)])
     return np.concatenate(scores)
 
 

@@ -6,19 +6,21 @@ import hashlib
 import math
 import os
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeAlias, TypeVar
 
 from purejaxppo._util.aliases import Value
+from purejaxppo._util.text import hide_password
 from purejaxppo.config.errors import ConfigError, Problem, UsageError
 from purejaxppo.sweeps.axes import Axis
 from purejaxppo.sweeps.spec import Sweep
 from purejaxppo.sweeps.store import Chosen
 
 STUDY_FILE = "study.db"  # in the results folder
-RANDOM_SETTINGS = 10  # the sampler learns nothing from fewer
+RANDOM_SETTINGS = 10  # settings that are drawn at random before the sampler uses scores
 OWNER = "purejaxppo sweep"  # attribute of a trial: the sweep that asked for it
 
 Result = TypeVar("Result")
@@ -26,7 +28,7 @@ Handle: TypeAlias = Any  # an object of Optuna, which need not be installed
 
 
 def import_optuna() -> ModuleType:
-    """Return the module optuna; of its messages only errors are shown.
+    """Return the module optuna, which shows no messages: its errors are raised.
 
     Raises:
         UsageError: it is not installed.
@@ -40,20 +42,28 @@ def import_optuna() -> ModuleType:
     return optuna
 
 
-def hide_password(url: str) -> str:
-    """Return a URL without its password."""
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
+def expand_variables(url: str) -> str:
+    """Return a URL with the values of the environment variables in place of ${NAME}.
+
+    Raises:
+        ConfigError: one of them is not set.
+    """
+    missing = [name for name in re.findall(r"\$\{(\w+)\}", url) if name not in os.environ]
+    text = ": the environment variable {} is not set"
+    if missing:
+        raise ConfigError([Problem("storage", text.format(name), "missing") for name in missing], "sweep")
+    return os.path.expandvars(url)
 
 
 def open_storage(url: str, folder: Path) -> Handle:
     """Return the storage of a URL, in which ${NAME} stands for an environment variable; "": a file in the folder.
 
     Raises:
-        ConfigError: it cannot be reached.
+        ConfigError: it cannot be reached, or a variable is not set.
         UsageError: Optuna is not installed.
     """
     optuna = import_optuna()
-    where = os.path.expandvars(url) or f"sqlite:///{folder.resolve() / STUDY_FILE}"
+    where = expand_variables(url) or f"sqlite:///{folder.resolve() / STUDY_FILE}"
     try:
         storage = optuna.storages.get_storage(where)
         storage.get_all_studies()
@@ -95,17 +105,17 @@ class Studies:
         Args:
             sweep: as it was asked for.
             folder: of the results.
-            identity: of the results folder; it marks its trials in a storage that several sweeps share.
+            identity: of the results folder; it names its own study, and marks its trials in a shared one.
 
         Raises:
             ConfigError: the storage cannot be reached.
         """
         self.optuna, options = import_optuna(), sweep.options
-        self.sweep, self.identity, self.is_shared = sweep, identity, bool(options.storage)
+        self.sweep, self.identity, self.is_shared = sweep, identity, bool(options.storage and options.study)
         storage = open_storage(options.storage, folder)
         self.distributions = {axis.key: self._distribution(axis) for axis in sweep.axes}
         count = len(sweep.settings) // options.num_settings
-        name = options.study or f"sweep-{sweep.fingerprint}"
+        name = options.study or f"sweep-{identity or sweep.fingerprint}"
         names = [name] if count == 1 else [f"{name}-{i}" for i in range(count)]
         self.studies = self._reach(
             lambda: [
@@ -180,7 +190,9 @@ class Studies:
         text = f"{options.sampling_seed} {batch} {study} {self.identity if self.is_shared else ''}"
         seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
         first = max(RANDOM_SETTINGS, options.batch)
-        return self.optuna.samplers.TPESampler(seed=seed, n_startup_trials=first, constant_liar=True)
+        with warnings.catch_warnings():  # Optuna 4 calls `constant_liar` experimental
+            warnings.simplefilter("ignore", self.optuna.exceptions.ExperimentalWarning)
+            return self.optuna.samplers.TPESampler(seed=seed, n_startup_trials=first, constant_liar=True)
 
     def _distribution(self, axis: Axis) -> Handle:
         if axis.values:

@@ -12,7 +12,7 @@ import numpy as np
 from purejaxppo.config.schema import Hyperparams
 from purejaxppo.sweeps.engine import stack_hyperparams
 from purejaxppo.sweeps.population import choose_parents, explore
-from purejaxppo.sweeps.runner import HYPERPARAMS, PARENT, Course, Runner, Span
+from purejaxppo.sweeps.runner import HYPERPARAMS, PARENT, Runner, Schedule, Span
 from purejaxppo.sweeps.spec import Sweep
 from purejaxppo.sweeps.store import Piece
 
@@ -42,9 +42,9 @@ def run_populations(runner: Runner) -> dict[str, tuple[int, ...]]:
         group, settings = runner.group_of[first], range(first, first + size)
         for i, seed in enumerate(sweep.seeds):
             trials = [(setting, seed) for setting in settings]
-            course = population_course(sweep, settings, seed, runner.count)
+            schedule = population_schedule(sweep, settings, seed, runner.count)
             name = f"{WHOLE}-{number:02d}-{i:04d}"
-            piece = runner.finish_piece(name, group, span, trials, course)
+            piece = runner.finish_piece(name, group, span, trials, schedule)
             winner = winner_of(name, piece)
             if group.run.env not in best or winner.score > best[group.run.env][1].score:
                 best[group.run.env] = (first, winner)
@@ -53,15 +53,15 @@ def run_populations(runner: Runner) -> dict[str, tuple[int, ...]]:
         setting = first + winner.row
         columns = runner.results[winner.name].columns
         line = lineage(columns[PARENT], winner.row)
-        course = schedule(columns, line, sweep.run(setting).hyperparams, runner.width(setting))
+        schedule = repeated_schedule(columns, line, sweep.run(setting).hyperparams, runner.width(setting))
         trials = [(setting, seed) for seed in sweep.test_seeds]
-        runner.run_span(Span("test", 0, runner.count, True), trials, course)
+        runner.run_span(Span("test", 0, runner.count, True), trials, schedule)
         winners[task] = (setting,)
     return winners
 
 
-def population_course(sweep: Sweep, settings: Sequence[int], seed: int, count: int) -> Course:
-    """Return how the hyperparameters of a population go on.
+def population_schedule(sweep: Sweep, settings: Sequence[int], seed: int, count: int) -> Schedule:
+    """Return the schedule of a population.
 
     Args:
         sweep: of the population.
@@ -94,16 +94,16 @@ def population_course(sweep: Sweep, settings: Sequence[int], seed: int, count: i
         scores = np.nan_to_num(columns["return"][:, point], nan=-np.inf)
         return np.asarray(choose_parents(keys(point)[0], jnp.asarray(scores, jnp.float32), copies))
 
-    return Course(hyperparams, tuple(name for name, *_ in searched), parents, member_seeds(seed, len(settings)))
+    return Schedule(hyperparams, tuple(name for name, *_ in searched), parents, member_seeds(seed, len(settings)))
 
 
 def member_seeds(seed: int, size: int) -> tuple[int, ...]:
-    """Return a seed for every run of a population; no other population has them, and no test with a seed below 2³¹."""
+    """Return a seed for every run of a population; populations of other seeds, and tests below 2³¹, have other ones."""
     return tuple((2**31 + seed * size + i) % 2**32 for i in range(size))
 
 
-def schedule(columns: Mapping[str, np.ndarray], rows: Sequence[int], h: Hyperparams, width: int) -> Course:
-    """Return the course of `width` runs that all follow the hyperparameters of kept ones.
+def repeated_schedule(columns: Mapping[str, np.ndarray], rows: Sequence[int], h: Hyperparams, width: int) -> Schedule:
+    """Return the schedule of `width` runs that all repeat the hyperparameters of kept ones.
 
     Args:
         columns: of a piece, [R, P] each.
@@ -117,11 +117,11 @@ def schedule(columns: Mapping[str, np.ndarray], rows: Sequence[int], h: Hyperpar
         row = rows[min(point, len(rows) - 1)]
         return stack_hyperparams([h._replace(**{n: columns[f"{HYPERPARAMS}{n}"][row, point] for n in names})] * width)
 
-    return Course(hyperparams, names)
+    return Schedule(hyperparams, names)
 
 
 def lineage(parents: np.ndarray, row: int) -> list[int]:
-    """Return the run that trained between each two points what a run of the end consists of.
+    """Return the ancestors [P] of a run: the run that was trained up to each point.
 
     Args:
         parents: [R, P], the run that each run goes on from after a point.

@@ -44,8 +44,8 @@ class Group(NamedTuple):
     algo: Algorithm
 
 
-class Course(NamedTuple):
-    """How the hyperparameters of runs go on from point to point.
+class Schedule(NamedTuple):
+    """Hyperparameters of R runs at each evaluation point.
 
     `columns` are the results up to a point, [R, P] each.
     """
@@ -62,7 +62,7 @@ PARENT = "parent"
 
 
 class Span(NamedTuple):
-    """A part of the runs, between two evaluation points."""
+    """An interval of the runs, between two evaluation points."""
 
     name: str  # of the pieces: stage0, stage1, ..., batch000, ..., population or test
     first: int  # points before it
@@ -165,30 +165,30 @@ class Runner:
 
     # ---- one span
 
-    def run_span(self, span: Span, trials: Sequence[Trial], course: Course | None = None) -> None:
+    def run_span(self, span: Span, trials: Sequence[Trial], schedule: Schedule | None = None) -> None:
         """Run some trials from the start to the end of a span, as many side by side as a call of their group takes."""
         for group in self.groups:
             mine = [trial for trial in trials if trial[0] in group.settings]
             width = self.engines[group.index].width
             chunks = [mine[i : i + width] for i in range(0, len(mine), width)]
             for i, chunk in enumerate(chunks):
-                self.finish_piece(f"{span.name}-{group.index:02d}-{i:04d}", group, span, chunk, course)
+                self.finish_piece(f"{span.name}-{group.index:02d}-{i:04d}", group, span, chunk, schedule)
 
     def finish_piece(
-        self, name: str, group: Group, span: Span, trials: Sequence[Trial], course: Course | None = None
+        self, name: str, group: Group, span: Span, trials: Sequence[Trial], schedule: Schedule | None = None
     ) -> Piece:
         """Return the results of a piece, which is run unless it is in the folder.
 
         Args:
             name: of the piece.
             group: of the trials.
-            span: the part of the runs.
+            span: the interval of the runs.
             trials: at most as many as a call takes.
-            course: of the hyperparameters; None: each trial keeps those of its setting.
+            schedule: of the hyperparameters; None: each trial keeps those of its setting.
         """
         piece = store.read_piece(self.folder, name)
         if piece is None:
-            piece = self._run_piece(name, group, span, trials, course)
+            piece = self._run_piece(name, group, span, trials, schedule)
             store.write_piece(self.folder, name, piece)
             store.remove_running(self.folder, name)
         self.results[name] = piece._replace(states={})
@@ -197,26 +197,26 @@ class Runner:
         return piece
 
     def _run_piece(
-        self, name: str, group: Group, span: Span, trials: Sequence[Trial], course: Course | None = None
+        self, name: str, group: Group, span: Span, trials: Sequence[Trial], schedule: Schedule | None = None
     ) -> Piece:
         """Train some trials from one point to another, and evaluate them at the end of the runs."""
         engine, started, count = self.engines[group.index], time.monotonic(), len(trials)
         padded = [*trials, *[trials[-1]] * (engine.width - count)]
-        if course is None:
+        if schedule is None:
             constant = stack_hyperparams([self.sweep.run(setting).hyperparams for setting, _ in padded])
-            course = Course(lambda point, columns: constant)
-        seeds = course.seeds or [seed for _, seed in padded]
+            schedule = Schedule(lambda point, columns: constant)
+        seeds = schedule.seeds or [seed for _, seed in padded]
         running = store.read_piece(self.folder, store.running_name(name))
         if running is not None and running.trials == tuple(trials):
             columns, failed, arrays, seconds = running.columns, running.failed, running.states, running.seconds
         else:
             columns, failed, arrays, seconds = {}, np.zeros(count, np.int64), self._arrays_before(span, padded), 0.0
         shapes = engine.shapes()[0]
-        states = store.states_of(arrays, shapes) if arrays else engine.start(seeds, course.hyperparams(0, {}))
+        states = store.states_of(arrays, shapes) if arrays else engine.start(seeds, schedule.hyperparams(0, {}))
         done = span.first + (len(next(iter(columns.values()))[0]) if columns else 0)
         saved = time.monotonic()
         for point in range(done, span.last):
-            states, columns, failed = self._to_point(engine, group, states, course, point, columns, failed)
+            states, columns, failed = self._to_point(engine, group, states, schedule, point, columns, failed)
             if time.monotonic() - saved >= self.save_seconds and point + 1 < span.last:
                 spent = seconds + time.monotonic() - started
                 kept = Piece(tuple(trials), columns, failed, store.state_arrays(states), np.zeros(0), spent)
@@ -236,7 +236,7 @@ class Runner:
         engine: Engine,
         group: Group,
         states: TrainState,
-        course: Course,
+        schedule: Schedule,
         point: int,
         columns: Mapping[str, np.ndarray],
         failed: np.ndarray,
@@ -244,19 +244,20 @@ class Runner:
         """Return the states at the next point, the columns up to it, and the update of each run's fault (0: none)."""
         points, per_update, count = self.points(group), group.run.config.timesteps_per_update, len(failed)
         before, after = points[point - 1] if point else 0, points[point]
-        h = course.hyperparams(point, columns)
+        h = schedule.hyperparams(point, columns)
         states, metrics = engine.advance(states, h, after - before)
-        row = summarize(metrics, after * per_update)
-        row |= {f"{HYPERPARAMS}{name}": np.asarray(getattr(h, name), np.float64) for name in course.varied}
+        self.steps += (after - before) * per_update * engine.width
         faults = np.zeros(engine.width, np.int64)
         for (run,), fault in faults_of_runs(metrics, group.run.env, before).items():
             faults[run] = fault.update
-        self.steps += (after - before) * per_update * engine.width
         failed = np.where(failed > 0, failed, faults[:count])
-        row["return"] = np.where(failed > 0, np.nan, row["return"][:count]) if course.parents else row["return"]
+        row = summarize(metrics, after * per_update)
+        row |= {f"{HYPERPARAMS}{name}": np.asarray(getattr(h, name), np.float64) for name in schedule.varied}
+        if schedule.parents is not None:  # the runs that failed are the worst of their population
+            row["return"] = np.where(failed > 0, np.nan, row["return"][:count])
         grown = {key: _with_point(columns.get(key), row[key][:count]) for key in row}
-        if course.parents is not None:
-            parents = course.parents(point, grown)
+        if schedule.parents is not None:
+            parents = schedule.parents(point, grown)
             grown[PARENT] = _with_point(columns.get(PARENT), parents)
             states, failed = _copy_runs(states, jnp.asarray(parents)), failed[parents]
         return states, grown, failed
@@ -266,18 +267,18 @@ class Runner:
         if span.first == 0:
             return {}
         names = {self.places[trial][0] for trial in trials}
-        pieces = {name: store.read_piece(self.folder, name) for name in names}
+        pieces = {name: store.read_whole_piece(self.folder, name) for name in names}
         rows = []
         for trial in trials:
             name, row = self.places[trial]
-            rows.append(store.take_rows(pieces[name].states, [row]))  # type: ignore[union-attr]
+            rows.append(store.take_rows(pieces[name].states, [row]))
         return {key: np.concatenate([row[key] for row in rows]) for key in rows[0]}
 
-    def run_alone(self, trial: Trial, course: Course | None = None) -> Piece:
+    def run_alone(self, trial: Trial, schedule: Schedule | None = None) -> Piece:
         """Return the results of one trial from the start to the end of its run; nothing is written."""
         group = self.group_of[trial[0]]
         save_seconds, self.save_seconds = self.save_seconds, float("inf")
-        piece = self._run_piece("alone", group, Span("alone", 0, len(self.points(group)), True), [trial], course)
+        piece = self._run_piece("alone", group, Span("alone", 0, len(self.points(group)), True), [trial], schedule)
         self.save_seconds = save_seconds
         return piece
 
@@ -368,7 +369,7 @@ class Runner:
         return jax.tree.map(lambda x: x[row], policy)
 
     def keep_policies(self, best: Sequence[tuple[str, int, int]]) -> None:
-        """Write the policies of trials, then remove all states from the folder.
+        """Write the policies of trials.
 
         Args:
             best: (piece, row, number of the trial) of each policy to keep.
@@ -377,7 +378,10 @@ class Runner:
         for name, row, number in best:
             file = self.folder / store.POLICIES / f"{number:05d}.safetensors"
             save_policy(file, self.policy(pieces[name], row), run=self.sweep.run(*pieces[name].trials[row]))
-        for name in pieces:
+
+    def drop_states(self) -> None:
+        """Remove all states from the folder. A sweep that is not known as finished needs them to go on."""
+        for name in store.piece_names(self.folder):
             store.drop_states(self.folder, name)
 
 

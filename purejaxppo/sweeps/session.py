@@ -25,8 +25,8 @@ from purejaxppo.sweeps.generalization import FILE as GENERALIZATION
 from purejaxppo.sweeps.generalization import check_parameter, generalization_rows
 from purejaxppo.sweeps.methods import run_method
 from purejaxppo.sweeps.optuna_study import check_storage
-from purejaxppo.sweeps.populations import schedule
-from purejaxppo.sweeps.runner import HYPERPARAMS, SAVE_SECONDS, Course, Group, Runner, group_settings, segment_of
+from purejaxppo.sweeps.populations import repeated_schedule
+from purejaxppo.sweeps.runner import HYPERPARAMS, SAVE_SECONDS, Group, Runner, Schedule, group_settings, segment_of
 from purejaxppo.sweeps.spec import Sweep, is_numeric, with_changes
 from purejaxppo.sweeps.table import TABLE, TRIALS, read_table, trial_rows, write_tables
 from purejaxppo.training.manifest import library_versions
@@ -113,7 +113,8 @@ def start_sweep(
     executions = [_execution(sweep, group, lanes, say) for group in groups]
     about["executions"] = [execution._asdict() for execution in executions]
     store.create_folder(folder, sweep, about)
-    for i in range(len(sweep.settings)):
+    has_values = sweep.options.method != "optuna"  # Optuna chooses them batch by batch
+    for i in range(len(sweep.settings) if has_values else 0):
         write_atomic(folder / store.SETTINGS / f"{i}.toml", dump_toml(sweep.run(i, sweep.seeds[0])))
     _run(folder, sweep, about, groups, say, **options)
 
@@ -132,12 +133,12 @@ def resume_sweep(folder: Path, say: Callable[[str], None] = print, **options: Va
 def _execution(sweep: Sweep, group: Group, lanes: int | None, say: Callable[[str], None]) -> Execution:
     options, config = sweep.options, group.run.config
     engine = Engine(group.algo, 1, 1, segment_of(group.run, options.points), options.episodes, options.greedy)
-    num_runs = len(group.settings) * options.seeds
+    num_runs = at_once = len(group.settings) * options.seeds
     if options.method == "optuna":
-        num_runs = -(-num_runs * min(options.batch, options.num_settings) // options.num_settings)
+        at_once = -(-num_runs * min(options.batch, options.num_settings) // options.num_settings)
     if options.method == "population":
-        num_runs = options.num_settings
-    execution = choose_execution(engine, num_runs, config.num_updates, lanes, say)
+        at_once = options.num_settings
+    execution = choose_execution(engine, num_runs, config.num_updates, lanes, say, at_once)
     if config.num_devices > 1:  # the devices share each run
         execution = execution._replace(num_devices=1)
     memory = execution.bytes_per_run * execution.lanes * execution.num_devices
@@ -187,6 +188,7 @@ def _run(
         about["seconds"] = about.get("seconds", 0.0) + spent
         about |= {"winners": {task: list(w) for task, w in winners.items()}, "finished": True}
         store.write_about(folder, sweep, about)
+        runner.drop_states()
 
 
 def rerun_trial(folder: Path, number: int, say: Callable[[str], None] = print) -> bool:
@@ -209,7 +211,7 @@ def rerun_trial(folder: Path, number: int, say: Callable[[str], None] = print) -
     groups = check_sweep(sweep, source=str(folder))
     executions = [Execution(**given)._replace(num_devices=1) for given in about["executions"]]
     runner = Runner(folder, sweep, groups, executions, say)
-    piece = runner.run_alone((setting, seed), _kept_course(runner, (setting, seed)))
+    piece = runner.run_alone((setting, seed), _kept_schedule(runner, (setting, seed)))
     kept = [entry for entry in read_table(folder / f"{TABLE}.csv") if entry["trial"] == number]
     returns = piece.columns["return"][0][: len(kept)]
     before = np.array([entry["return"] for entry in kept], np.float64)
@@ -222,7 +224,7 @@ def rerun_trial(folder: Path, number: int, say: Callable[[str], None] = print) -
     return equal
 
 
-def _kept_course(runner: Runner, trial: tuple[int, int]) -> Course | None:
+def _kept_schedule(runner: Runner, trial: tuple[int, int]) -> Schedule | None:
     """Return the schedule of a trial of the test that repeats that of a population; None if it has none."""
     for name, piece in runner.pieces().items():
         if (
@@ -230,8 +232,8 @@ def _kept_course(runner: Runner, trial: tuple[int, int]) -> Course | None:
             and trial in piece.trials
             and any(key.startswith(HYPERPARAMS) for key in piece.columns)
         ):
-            width = runner.width(trial[0])
-            return schedule(piece.columns, [piece.trials.index(trial)], runner.sweep.run(trial[0]).hyperparams, width)
+            width, row, h = runner.width(trial[0]), piece.trials.index(trial), runner.sweep.run(trial[0]).hyperparams
+            return repeated_schedule(piece.columns, [row], h, width)
     return None
 
 

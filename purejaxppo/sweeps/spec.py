@@ -4,15 +4,17 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import get_type_hints
 
 from purejaxppo._util.aliases import Tables, Value
+from purejaxppo._util.text import passwords
 from purejaxppo.config.errors import Problem
 from purejaxppo.config.names import suggestion
-from purejaxppo.config.schema import TABLES, Hyperparams, Run, table_names
+from purejaxppo.config.schema import TABLES, TOP_LEVEL, Hyperparams, Run, table_names
 from purejaxppo.config.toml import from_tables
-from purejaxppo.config.values import number_problems, value_problems, wrong_type
+from purejaxppo.config.values import is_number, number_problems, value_problems, wrong_type
 from purejaxppo.sweeps.axes import METHODS, SAMPLED, Axis, combine, parse_axis
 
 INTERVALS = {
@@ -28,6 +30,9 @@ INTERVALS = {
     "batch": "[1, 1000000]",
 }
 """Options of a sweep that are integers."""
+
+TABLE_NAMES = ("base", "axes", "structure", "settings", "generalization")
+"""Tables of a sweep file; `settings` is a list of tables."""
 
 TEXTS = ("storage", "study")
 CHOOSING = ("optuna", "population")  # methods that choose values while the sweep runs
@@ -56,7 +61,7 @@ class Options:
     keep: int = 1  # trials whose policies are kept, the best ones; -1: all
     batch: int = 16  # settings that Optuna chooses at once. Method optuna only, like the next two
     storage: str = ""  # URL of the database of the study, ${NAME} from the environment; "": a file in the folder
-    study: str = ""  # name of the study; sweeps with the same storage and study share it. "": chosen
+    study: str = ""  # name of the study; sweeps with the same storage and study share it. "": one for this sweep
     share: float = 0.25  # of the runs that copy a better one after every point. Method population only
 
 
@@ -160,21 +165,25 @@ def parse_sweep(given: Tables, base: Tables) -> tuple[Sweep, list[Problem]]:
         base: tables of the config file that it refers to.
     """
     options, problems = _parse_options(given)
-    tables: dict[str, Value] = {}
-    for name in ("base", "axes", "structure", "generalization"):
-        tables[name] = given.get(name, {})
-        if not isinstance(tables[name], dict):
-            problems.append(wrong_type(name, tables[name], f"a table [{name}]"))
+    tables: dict[str, Value] = {name: given.get(name, {}) for name in TABLE_NAMES if name != "settings"}
+    for name, table in tables.items():
+        if not isinstance(table, dict):
+            problems.append(wrong_type(name, table, f"a table [{name}]"))
             tables[name] = {}
-    base = with_changes(base, flatten(tables["base"]))
-    axes, found = _parse_axes(tables["axes"], options.method)
+    changes = flatten(tables["base"])
+    problems += [evaluations_problem("base.evaluate_every")] if "evaluate_every" in changes else []
+    base = with_changes(base, changes)
+    is_method_known = all(problem.key != "method" for problem in problems)
+    axes, found = _parse_axes(tables["axes"], options.method if is_method_known else None)
     problems += found
     structure, found = _parse_structure(tables["structure"])
     problems += found
     generalization, found = _parse_generalization(tables["generalization"])
     problems += found
     listed, labels, found = _parse_settings(given.get("settings", [{}]))
-    problems += [*found, *_axis_problems(axes, options, given), *_method_problems(axes, options, given)]
+    problems += found
+    if is_method_known:
+        problems += [*_axis_problems(axes, options, given), *_method_problems(axes, options, given)]
     if problems:
         return Sweep(base, ({},), ("",), options), problems
     numeric = combine(axes, options.method, options.num_settings, options.sampling_seed)
@@ -206,13 +215,12 @@ def full_key(key: str) -> str:
 def _parse_options(given: Tables) -> tuple[Options, list[Problem]]:
     """Return the options of a sweep file and the problems of its keys."""
     hints = get_type_hints(Options)
-    tables = ("config", "base", "axes", "structure", "settings", "generalization")
     values, problems = {}, []
     for key, value in given.items():
-        if key in tables:
+        if key in ("config", *TABLE_NAMES):
             continue
         if key not in hints:
-            problems.append(_unknown_option(key, (*hints, *tables)))
+            problems.append(_unknown_option(key, (*hints, "config", *TABLE_NAMES)))
             continue
         found = _option_problems(key, value)
         problems += found
@@ -224,19 +232,26 @@ def _parse_options(given: Tables) -> tuple[Options, list[Problem]]:
 def _unknown_option(key: str, names: Iterable[str]) -> Problem:
     """Return the problem of a key that a sweep file does not have; a setting belongs in one of its tables."""
     full = full_key(key)
+    if key == "evaluate_every":
+        return evaluations_problem(key)
     if is_numeric(full):
         return Problem(key, ": no such key here; its values belong in [axes], a single value in [base]", "unknown")
-    if full.partition(".")[0] in (*TABLES, "env", "env_params", "seed"):
+    if full.partition(".")[0] in (*TABLES, *TOP_LEVEL, "env_params"):
         return Problem(key, ": no such key here; its values belong in [structure], a single value in [base]", "unknown")
     near = suggestion(key, names)
     return Problem(key, ": no such key" + (f"; did you mean {near}?" if near else ""), "unknown")
+
+
+def evaluations_problem(key: str) -> Problem:
+    """Return the problem of `evaluate_every`, which a sweep does not have."""
+    return Problem(key, ": a sweep evaluates every run at its end only; leave this out", "conflict")
 
 
 def _option_problems(key: str, value: Value) -> list[Problem]:
     if key in INTERVALS:
         return number_problems(key, value, int, INTERVALS[key])
     if key in TEXTS:
-        return [] if isinstance(value, str) else [wrong_type(key, value, "a string")]
+        return _text_problems(key, value)
     if key == "share":
         return number_problems(key, value, float, "(0, 0.5]")
     if key == "greedy":
@@ -249,7 +264,19 @@ def _option_problems(key: str, value: Value) -> list[Problem]:
     return [Problem(key, f' = "{value}": no such choice; {hint}(one of {", ".join(choices)})', "choice")]
 
 
-def _parse_axes(given: Tables, method: str) -> tuple[list[Axis], list[Problem]]:
+def _text_problems(key: str, value: Value) -> list[Problem]:
+    if not isinstance(value, str):
+        return [wrong_type(key, value, "a string")]
+    if key != "storage" or all(re.fullmatch(r"\$\{\w+\}", password) for password in passwords(value)):
+        return []
+    text = (
+        ": has a password, which sweep.json would keep; write ${NAME} (in single quotes in a shell) and set the "
+        "environment variable NAME"
+    )
+    return [Problem(key, text, "conflict")]
+
+
+def _parse_axes(given: Tables, method: str | None) -> tuple[list[Axis], list[Problem]]:
     axes, problems = [], []
     for key, value in flatten(given).items():
         problem = _misplaced(key)
@@ -263,29 +290,47 @@ def _misplaced(key: str) -> Problem | None:
     """Return the problem of a key in [axes] that is no hyperparameter."""
     if key.partition(".")[2] in HYPERPARAMS and is_numeric(key):
         return None
-    table, _, name = key.rpartition(".")
-    if key in ("env", "seed") or (table in TABLES and name in table_names()[table]) or table == "env_params":
-        if key == "seed":
-            return Problem(key, ": not an axis; `seeds` says how many seeds each setting gets", "conflict")
+    if key == "seed":
+        return Problem(key, ": not an axis; `seeds` says how many seeds each setting gets", "conflict")
+    if key == "evaluate_every":
+        return evaluations_problem(f"axes.{key}")
+    if _is_structural(key):
         text = ": changes the compiled program and cannot vary within it; it belongs in [structure]"
         return Problem(f"axes.{key}", text, "conflict")
-    near = suggestion(name, HYPERPARAMS)
+    near = suggestion(key.rpartition(".")[2], HYPERPARAMS)
     return Problem(f"axes.{key}", ": no such hyperparameter" + (f"; did you mean {near}?" if near else ""), "unknown")
+
+
+def _is_structural(key: str) -> bool:
+    """Return whether a dotted key is a setting that needs a program for each value, or a hyperparameter."""
+    table, _, name = key.rpartition(".")
+    return key == "env" or table == "env_params" or (table in TABLES and name in table_names()[table])
+
+
+def _unknown_setting(place: str, key: str) -> Problem:
+    """Return the problem of a key that is no setting.
+
+    Args:
+        place: where it stands, such as structure.
+        key: the dotted key.
+    """
+    if key == "evaluate_every":
+        return evaluations_problem(f"{place}.{key}")
+    near = suggestion(key.rpartition(".")[2], TABLE_OF)
+    hint = f"; did you mean {near}?" if near else ""
+    return Problem(f"{place}.{key}", f": no such setting{hint}", "unknown")
 
 
 def _parse_structure(given: Tables) -> tuple[list[Axis], list[Problem]]:
     axes, problems = [], []
     for key, value in flatten(given).items():
-        table, _, name = key.rpartition(".")
-        if is_numeric(key) and name in HYPERPARAMS:
+        if is_numeric(key) and key.partition(".")[2] in HYPERPARAMS:
             text = ": a hyperparameter; it belongs in [axes], where all of its values share one program"
             problems.append(Problem(f"structure.{key}", text, "conflict"))
-        elif key != "env" and table != "env_params" and not (table in TABLES and name in table_names()[table]):
-            near = suggestion(name, TABLE_OF)
-            hint = f"; did you mean {near}?" if near else ""
-            problems.append(Problem(f"structure.{key}", f": no such setting{hint}", "unknown"))
+        elif not _is_structural(key):
+            problems.append(_unknown_setting("structure", key))
         else:
-            axis, found = parse_axis(f"structure.{key}", value, "grid")
+            axis, found = parse_axis(f"structure.{key}", value)
             problems += found
             axes += [axis._replace(key=key)] if axis else []
     return axes, problems
@@ -300,8 +345,10 @@ def _parse_generalization(given: Tables) -> tuple[tuple[Axis, ...], list[Problem
         return (), [Problem(f"generalization.{wrong[0]}" if wrong else "generalization", text, "conflict")]
     axes, problems = [], []
     for key, value in found.items():
-        axis, found_problems = parse_axis(f"generalization.{key}", value, "grid")
+        axis, found_problems = parse_axis(f"generalization.{key}", value)
         problems += found_problems
+        if axis and not all(is_number(x) for x in axis.values):
+            problems.append(wrong_type(f"generalization.{key}", value, "a list of numbers"))
         axes += [axis._replace(key=key)] if axis else []
     return tuple(axes), problems
 
@@ -315,12 +362,7 @@ def _parse_settings(given: Value) -> tuple[list[dict[str, Value]], list[str], li
     problems, listed = [], []
     for i, entry in enumerate(given):
         changes = flatten({key: value for key, value in entry.items() if key != "name"})
-        for key in changes:
-            table, _, name = key.rpartition(".")
-            if key != "env" and table != "env_params" and not (table in TABLES and name in table_names()[table]):
-                near = suggestion(name, TABLE_OF)
-                hint = f"; did you mean {near}?" if near else ""
-                problems.append(Problem(f"settings[{i}].{key}", f": no such setting{hint}", "unknown"))
+        problems += [_unknown_setting(f"settings[{i}]", key) for key in changes if not _is_structural(key)]
         listed.append(changes)
     labels = [str(entry.get("name", "")) for entry in given]
     return listed, labels, problems
@@ -362,6 +404,12 @@ def _method_problems(axes: Sequence[Axis], options: Options, given: Tables) -> l
     if int(options.share * options.num_settings) < 1:
         text = f" = {options.share}: less than one of {options.num_settings} runs; give at least 1 / num_settings"
         problems.append(Problem("share", text, "range"))
+    if options.score == "area":
+        text = ' = "area": the score of a population is the final evaluation of its best run; leave this out'
+        problems.append(Problem("score", text, "conflict"))
+    if options.points < 2:
+        text = f" = {options.points}: a population copies runs between two points; nearest valid value: 2"
+        problems.append(Problem("points", text, "range"))
     return problems
 
 

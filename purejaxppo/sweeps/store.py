@@ -149,6 +149,21 @@ def read_piece(folder: Path, name: str) -> Piece | None:
     )
 
 
+def read_whole_piece(folder: Path, name: str) -> Piece:
+    """Return the results of a piece with its states.
+
+    Raises:
+        UsageError: it is not there, its file is damaged, or its states were removed.
+    """
+    piece = read_piece(folder, name)
+    file = folder / PIECES / f"{name}.safetensors"
+    if piece is None:
+        raise UsageError(f"{file}: damaged; --resume trains it again")
+    if not piece.states:
+        raise UsageError(f"{file}: its states were removed at the end of the sweep; start a new one")
+    return piece
+
+
 def drop_states(folder: Path, name: str) -> None:
     """Remove the states of a piece that no later piece needs; its results stay."""
     piece = read_piece(folder, name)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from purejaxppo._util.aliases import Tables, Value
-from purejaxppo._util.text import duration, short
+from purejaxppo._util.text import duration, hide_password, short
 from purejaxppo.analysis.curves import learning_curve
 from purejaxppo.analysis.statistics import area_under_curve
 from purejaxppo.analysis.study import Arm, Generalization, Study
@@ -20,7 +20,7 @@ from purejaxppo.config.errors import ConfigError, Problem, UsageError
 from purejaxppo.config.schema import Hyperparams, Run
 from purejaxppo.config.toml import load_toml
 from purejaxppo.sweeps.generalization import FILE as GENERALIZATION
-from purejaxppo.sweeps.optuna_study import hide_password, shown_study
+from purejaxppo.sweeps.optuna_study import shown_study
 from purejaxppo.sweeps.populations import best_run, lineage
 from purejaxppo.sweeps.spec import Sweep, show_change
 from purejaxppo.sweeps.store import SWEEP_FILE, read_sweep
@@ -94,7 +94,7 @@ def _read_sweep_folder(folder: Path, prefix: str) -> tuple[list[Arm], dict[str, 
         groups.setdefault((trial["part"], key), []).append(trial)
     area = sweep.options.score == "area"
     arms = [
-        _arm_of_populations(members, points, prefix, area)
+        _arm_of_populations(members, points, prefix)
         if is_population and part == "selection"
         else _arm_of(members, points, prefix, part == "test", area)
         for (part, _), members in groups.items()
@@ -108,19 +108,19 @@ def _read_generalization(folder: Path, prefix: str) -> list[Generalization]:
     """Return a line for each setting that was evaluated at other values of an environment parameter."""
     file = folder / f"{GENERALIZATION}.csv"
     rows = read_table(file) if file.is_file() else []
+    # The best runs of populations differ in their setting, which is their start.
+    key = "label" if read_sweep(folder)[0].options.method == "population" else "setting"
     found = []
-    for setting in dict.fromkeys(row["setting"] for row in rows):
-        own = [row for row in rows if row["setting"] == setting]
+    for setting in dict.fromkeys(row[key] for row in rows):
+        own = [row for row in rows if row[key] == setting]
         values = np.array(sorted({row["value"] for row in own}), np.float64)
         seeds = list(dict.fromkeys(row["seed"] for row in own))
         scores = np.full((len(seeds), len(values)), np.nan)
         for row in own:
             scores[seeds.index(row["seed"]), int(np.searchsorted(values, row["value"]))] = row["score"]
-        trained = own[0]["trained"]
-        interval = (trained, trained) if isinstance(trained, float) else None
-        found.append(
-            Generalization(f"{prefix}{own[0]['label']}", own[0]["env"], own[0]["parameter"], values, scores, interval)
-        )
+        label, env, parameter, trained = (own[0][name] for name in ("label", "env", "parameter", "trained"))
+        known = trained if isinstance(trained, float) else None
+        found.append(Generalization(f"{prefix}{label}", env, parameter, values, scores, known))
     return found
 
 
@@ -145,7 +145,7 @@ def _arm_of(
     )
 
 
-def _arm_of_populations(members: Sequence[Row], points: Mapping[float, Sequence[Row]], prefix: str, area: bool) -> Arm:
+def _arm_of_populations(members: Sequence[Row], points: Mapping[float, Sequence[Row]], prefix: str) -> Arm:
     """Return the arm of populations: the winner of each, with the returns of the runs that led to it."""
     arms = []
     for seed in dict.fromkeys(member["seed"] for member in members):
@@ -158,7 +158,7 @@ def _arm_of_populations(members: Sequence[Row], points: Mapping[float, Sequence[
         led = [rows[run][point] for point, run in enumerate(line)]
         arm = _arm_of([runs[winner]], {runs[winner]["trial"]: led}, prefix, False, False)
         own_area = np.asarray(area_under_curve(arm.timesteps, arm.curves))
-        arms.append(arm._replace(areas=own_area, scores=own_area if area else arm.scores, hyperparams={}))
+        arms.append(arm._replace(areas=own_area, hyperparams={}))
     joined = {name: np.concatenate([getattr(arm, name) for arm in arms]) for name in ("scores", "curves", "areas")}
     seeds, status = (tuple(getattr(arm, name)[0] for arm in arms) for name in ("seeds", "status"))
     return arms[0]._replace(seeds=seeds, status=status, **joined)

@@ -53,10 +53,18 @@ def test_latex_escapes_what_is_special(folder):
     assert text.count(r"\\") == 4
 
 
-def test_the_report_has_the_table_of_other_values(tmp_path):
-    write_report(STUDY._replace(generalization=GENERAL), tmp_path)
-    assert "| random | 5 to 10 | 8 [8, 8] | 3 [3, 3] |" in (tmp_path / "report.md").read_text()
-    assert (tmp_path / "00-generalization.png").is_file()
+def test_the_report_has_a_table_and_a_figure_of_each_parameter(tmp_path):
+    other = GENERAL[1]._replace(label="long", parameter="length", trained=5.0)
+    write_report(STUDY._replace(generalization=(*GENERAL, other)), tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    gravity, length = text.split("Score at values of gravity:")[1].split("Score at values of length:")
+    assert "| heavy | 15 | 3 [3, 3] | 8 [8, 8] |" in gravity
+    assert "| long | 5 | 7 [7, 7] | 6 [6, 6] |" in length
+    assert "long" not in gravity
+    page = (tmp_path / "index.html").read_text()
+    assert page.index("Score at values of gravity:") < page.index("heavy") < page.index("Score at values of length:")
+    for parameter in ("gravity", "length"):
+        assert (tmp_path / f"00-generalization-{parameter}.png").is_file()
 
 
 def test_runs_in_which_no_episode_finished_have_a_report(tmp_path):

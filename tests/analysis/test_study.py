@@ -4,7 +4,7 @@ import numpy as np
 from small_study import ARMS, GENERAL, STUDY, arm
 
 from purejaxppo.analysis.statistics import FEW_SEEDS_NOTE, interquartile_mean, probability_of_improvement
-from purejaxppo.analysis.study import Study, generalization_rows, notes, rank, table_rows
+from purejaxppo.analysis.study import Study, generalization_table, notes, rank, table_rows
 
 
 def test_settings_are_ranked_and_failed_runs_are_the_worst():
@@ -32,10 +32,17 @@ def test_few_seeds_are_marked_in_every_table():
     assert not any("*" in row["seeds"] for row in table_rows(rank(STUDY, "Chain")))
 
 
-def test_scores_inside_and_outside_of_the_training_by_hand():
-    """Inside is the value of the training, or its interval: 9, and (7 + 9) / 2; outside (1 + 2) / 2, and 3."""
-    fixed, random = generalization_rows(GENERAL)
-    assert (fixed["IQM inside"], fixed["IQM outside"]) == ("9 [9, 9]", "1.5 [1.5, 1.5]")
-    assert (random["IQM inside"], random["IQM outside"]) == ("8 [8, 8]", "3 [3, 3]")
-    (unknown,) = generalization_rows([GENERAL[0]._replace(trained=None)])
-    assert (unknown["trained with"], unknown["IQM inside"]) == ("unknown", "")
+def test_scores_at_the_value_of_the_training_and_at_the_others_by_hand():
+    usual, heavy = generalization_table(GENERAL)
+    assert (usual["IQM at this value"], usual["IQM at other values"]) == ("9 [9, 9]", "1.5 [1.5, 1.5]")
+    assert (heavy["IQM at this value"], heavy["IQM at other values"]) == ("3 [3, 3]", "8 [8, 8]")
+    (unknown,) = generalization_table([GENERAL[0]._replace(trained=None)])
+    assert list(unknown.values()) == ["usual", "unknown", "", ""]
+
+
+def test_a_failed_run_is_the_worst_at_each_value():
+    scores = np.array([[1.0, 90.0, 2.0]] * 11 + [[np.nan] * 3])
+    failed = GENERAL[0]._replace(scores=scores)
+    np.testing.assert_array_equal(failed.filled_scores, [[1.0, 90.0, 2.0]] * 12)
+    (row,) = generalization_table([failed])
+    assert row["IQM at this value"] == "90 [90, 90]"

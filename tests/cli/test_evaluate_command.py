@@ -107,3 +107,10 @@ def test_a_policy_with_parameters_that_are_nan_is_refused(tmp_path, capsys):
     save_policy(tmp_path / "policy.safetensors", state, {"config": dump_toml(run)})
     assert main(["evaluate", str(tmp_path), "--num-episodes", "2"]) == 2
     assert "parameters that are NaN" in capsys.readouterr().err
+
+
+def test_the_best_policy_is_of_a_run_folder_that_has_one(folder):
+    file = folder / "policy.safetensors"
+    assert problems_of("evaluate", file, "--best") == {("--best", "conflict")}
+    with pytest.raises(ConfigError, match="no best policy; train with --evaluate-every"):
+        dispatch(["evaluate", str(folder), "--best"])

@@ -1,6 +1,7 @@
 """`purejaxppo sweep` from the command line to the report, with each method that chooses settings while it runs."""
 
 import importlib.util
+import sys
 
 import jax
 import pytest
@@ -8,6 +9,8 @@ from command_line import finish, problems_of, start
 
 from purejaxppo.cli.main import dispatch
 from purejaxppo.cli.sweep_command import SweepCommand, with_options
+from purejaxppo.config.errors import UsageError
+from purejaxppo.config.toml import from_tables
 from purejaxppo.sweeps.table import read_table
 
 
@@ -66,3 +69,47 @@ def test_an_interval_of_the_command_line_is_checked():
     assert problems_of("sweep", "CartPole-v1", "--gamma", "0.9:0.5:3") == {("hyperparams.gamma", "range")}
     assert problems_of("sweep", "CartPole-v1", "--gamma", "0.5:0.9") == {("hyperparams.gamma.count", "missing")}
     assert problems_of("sweep", "CartPole-v1", "--gamma", "0.5:0.9:lig:3") == {("hyperparams.gamma.scale", "choice")}
+
+
+def test_evaluations_during_training_are_refused():
+    assert problems_of("sweep", "CartPole-v1", "--evaluate-every", "5") == {("evaluate_every", "conflict")}
+
+
+OF_NEW_SWEEPS = {
+    "--out": "out",
+    "--seeds": 3,
+    "--test-seeds": 0,
+    "--method": "random",
+    "--num-settings": 4,
+    "--batch": 2,
+    "--storage": "sqlite://",
+    "--study": "ours",
+    "--share": 0.5,
+    "--halvings": 0,
+    "--keep": "all",
+    "--lanes": 2,
+}
+
+
+def test_resume_takes_no_option_of_a_new_sweep(tmp_path):
+    words = [word for option in OF_NEW_SWEEPS.items() for word in option]
+    found = problems_of("sweep", "CartPole-v1", "--gamma", 0.9, "--resume", tmp_path, *words)
+    assert found == {(name, "conflict") for name in ("SWEEP", "the settings", *OF_NEW_SWEEPS)}
+    assert problems_of("sweep", "--resume", tmp_path, "--trial", 0, "--parquet") == {("--parquet", "conflict")}
+
+
+def test_a_trial_is_of_the_folder_of_resume():
+    assert problems_of("sweep", "CartPole-v1", "--trial", 3) == {("--trial", "missing")}
+
+
+def test_resume_finds_out_first_whether_parquet_can_be_written(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UsageError, match=r"purejaxppo\[parquet\]"):
+        dispatch(["sweep", "--resume", str(tmp_path), "--parquet"])
+
+
+@pytest.mark.parametrize("text", ["0.1:0.2:3:4", "0.1:0.2:log:linear", "0.1:0.2:log:3:4", "true:false", "true:false:3"])
+def test_what_is_no_interval_is_refused(text):
+    joined, base, _ = with_options({}, {}, SweepCommand(changes={"gamma": text}))
+    assert "axes" not in joined, "it is a single value"
+    assert [(problem.key, problem.kind) for problem in from_tables(base)[1]] == [("hyperparams.gamma", "type")]

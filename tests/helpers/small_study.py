@@ -25,11 +25,8 @@ STUDY = Study(
     "A study", (*ARMS, arm("high_1", 4.5, 16, is_test=True)), {"command": "purejaxppo sweep x", "device": "cpu"}
 )
 
+VALUES = np.array([5.0, 9.8, 15.0])
 GENERAL = (
-    Generalization(
-        "fixed", "Chain", "gravity", np.array([5.0, 9.8, 15.0]), np.array([[1.0, 9.0, 2.0]] * 12), (9.8, 9.8)
-    ),
-    Generalization(
-        "random", "Chain", "gravity", np.array([5.0, 9.8, 15.0]), np.array([[7.0, 9.0, 3.0]] * 12), (5.0, 10.0)
-    ),
+    Generalization("usual", "Chain", "gravity", VALUES, np.array([[1.0, 9.0, 2.0]] * 12), 9.8),
+    Generalization("heavy", "Chain", "gravity", VALUES, np.array([[7.0, 9.0, 3.0]] * 12), 15.0),
 )
