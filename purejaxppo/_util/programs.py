@@ -10,11 +10,11 @@ from jax.core import Tracer
 
 
 def is_tracing() -> bool:
-    """Return whether the caller is inside a jit, so that nothing can be computed."""
+    """Return whether JAX is tracing the caller, so that values cannot be read."""
     return isinstance(jnp.zeros(()), Tracer)
 
 
 def jit_once(function: Callable) -> Callable:
-    """Jit a function that runs once and briefly: on a CPU it is not optimized and compiles in a third of the time."""
+    """Jit a function that runs once and briefly: on a CPU it is not optimized, and compiles sooner."""
     options: dict | None = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     return jax.jit(function, compiler_options=options)

@@ -90,7 +90,7 @@ def _prepare(args: Resume, config: str) -> tuple[Run, Algorithm, Start]:
         lines = "".join(f"\n  {line}" for line in changed)
         _warn(f"the last digits may differ from those of an uninterrupted run{lines}")
     state = load_run(saved, algo, run)
-    standing = restore_best(args.run, algo, run, saved.standing)
+    standing = restore_best(args.run, algo, run, saved.standing, _warn)
     if standing.best != saved.standing.best:
         lost = f"the best policy, that of update {saved.standing.best}, is lost"
         _warn(f"{args.run}: {lost}; the next evaluation selects again")

@@ -48,6 +48,10 @@ class RunLog:
             self.state, self.position = state, Position(self.done, self.meter.report.seconds)
         return rows
 
+    def exclude(self, seconds: float) -> None:
+        """Leave the duration of an evaluation out of the time of training."""
+        self.started += seconds
+
     def outcome(self, received: list[int], last: int, folder: Path) -> Outcome:
         """Return how training ended.
 

@@ -149,6 +149,7 @@ def train_and_log(run: Run, algo: Algorithm, folder: Path, start: Start, limits:
             for item in in_background(items, _poll(received, say)):
                 with received.shield():  # the last state and the last row belong together
                     if isinstance(item, Evaluated):
+                        log.exclude(item.seconds)
                         recorder.add_evaluation(item, log.position)
                     else:
                         rows = log.add(*item)

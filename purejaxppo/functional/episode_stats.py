@@ -35,7 +35,7 @@ def init_episode_stats(num_envs: int) -> EpisodeStats:
 
 
 class _Extent(NamedTuple):
-    """Sum, minimum and maximum over the finished episodes of each environment, [N]."""
+    """Sum, minimum and maximum of values that count, over any axes: of each step [T, N] or of each environment [N]."""
 
     total: Array  # in units of UNIT
     low: Array
@@ -46,14 +46,24 @@ class _Extent(NamedTuple):
         zeros = jnp.zeros(num_envs, jnp.float32)
         return _Extent(zeros, zeros + jnp.inf, zeros - jnp.inf)
 
-    def add(self, value: Array, end: Array) -> "_Extent":
+    @staticmethod
+    def of(value: Array, counted: Array) -> "_Extent":
+        """Return the extent of each value alone."""
         return _Extent(
-            self.total + jnp.where(end, value / UNIT, 0.0),
-            jnp.minimum(self.low, jnp.where(end, value, jnp.inf)),
-            jnp.maximum(self.high, jnp.where(end, value, -jnp.inf)),
+            jnp.where(counted, value / UNIT, 0.0),
+            jnp.where(counted, value, jnp.inf),
+            jnp.where(counted, value, -jnp.inf),
         )
 
+    def add(self, value: Array, end: Array) -> "_Extent":
+        one = _Extent.of(value, end)
+        return _Extent(self.total + one.total, jnp.minimum(self.low, one.low), jnp.maximum(self.high, one.high))
+
     def reduce(self, count: Array) -> list[Array]:
+        """Return mean, minimum and maximum, [] each, of `count` values; 0 if that is 0.
+
+        The mean of very small values, whose sum in units of UNIT underflows, is clipped to their minimum.
+        """
         low, high = jnp.min(self.low), jnp.max(self.high)
         mean = jnp.clip(jnp.sum(self.total) / jnp.maximum(count, 1.0) * UNIT, low, high)
         values = (mean, low, high)
@@ -115,9 +125,9 @@ def mean_info(info: dict[str, Array] | tuple[()], done: Array, dropped: Array | 
 
 def _mean(x: Array, counted: Array) -> Array:
     """Return the mean of the finite values that count, 0 if there are none."""
+    x = x.astype(jnp.float32)
     counted &= jnp.isfinite(x)
-    total = jnp.where(counted, x / UNIT, 0.0).sum()
-    return total / jnp.maximum(counted.sum(dtype=jnp.float32), 1.0) * UNIT
+    return _Extent.of(x, counted).reduce(counted.sum(dtype=jnp.float32))[0]
 
 
 def _counted(done: Array, dropped: Array | tuple[()]) -> Array:

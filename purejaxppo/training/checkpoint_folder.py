@@ -78,11 +78,12 @@ def save_in_run(
     algo: Algorithm,
     details: Mapping[str, Any],
     keep: int = KEEP,
+    best: int = 0,
 ) -> Path:
     """Save a checkpoint of a run, and remove those that it makes superfluous.
 
-    The newest `keep` checkpoints stay, and the one with the highest `details["score"]`. Older ones are removed only
-    after the new one has been read back.
+    The newest `keep` checkpoints stay, and that of the best policy. Older ones are removed only after the new one has
+    been read back.
 
     Args:
         run_dir: the run folder.
@@ -91,6 +92,7 @@ def save_in_run(
         algo: its algorithm.
         details: JSON values for the manifest.
         keep: number of checkpoints to keep, at least 1.
+        best: updates of the best policy; 0: there is none.
 
     Returns:
         The folder of the new checkpoint.
@@ -105,22 +107,18 @@ def save_in_run(
         if not (folder / MANIFEST).exists():
             remove_checkpoint(folder)
         raise
-    remove_superfluous(run_dir, keep)
+    remove_superfluous(run_dir, keep, best)
     return folder
 
 
-def remove_superfluous(run_dir: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints and the best one."""
-    kept, scores = [], {}
+def remove_superfluous(run_dir: Path, keep: int, best: int) -> None:
+    """Remove all but the newest `keep` checkpoints and the one after `best` updates."""
+    kept: list[Path] = []
     folders = list_checkpoints(run_dir)
     for folder in folders:
         with suppress(DamagedCheckpointError):
-            score = read_manifest(folder).details.get("score")
-            kept += [folder] if len(kept) < keep else []
-            if isinstance(score, int | float):
-                scores[folder] = score
-    if scores:
-        kept.append(max(scores, key=lambda folder: scores[folder]))
+            read_manifest(folder)
+            kept += [folder] if len(kept) < keep or (best and int(folder.name) == best) else []
     for folder in folders:
         if folder not in kept:
             remove_checkpoint(folder)

@@ -74,7 +74,8 @@ def params_of_settings(algo: Algorithm, given: PyTree) -> tuple[PyTree, int]:
 def params_of_episodes(algo: Algorithm, state: TrainState | Policy, given: PyTree) -> tuple[PyTree, int]:
     """Return the parameters with which a policy is evaluated, and the number of leading axes of several policies.
 
-    If each column has separate parameters, they have a further axis [M], and episode e gets those of entry e mod M.
+    If each column has separate parameters, leaves have a leading axis [M], and episode e gets those of entry
+    (e // group_size) mod M; the group size of an Env is 1.
 
     Args:
         algo: the algorithm.

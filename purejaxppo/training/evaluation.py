@@ -15,7 +15,8 @@ from jax import Array
 from jax.stages import Compiled
 
 from purejaxppo._util.aliases import Action, EnvState, KeyLike, Observation, PyTree, Shapes, TreeDef
-from purejaxppo._util.trees import add_time_axis, drop_time_axis, tree_where
+from purejaxppo._util.trees import add_time_axis, all_finite, drop_time_axis, tree_where
+from purejaxppo.devices.memory import tree_bytes
 from purejaxppo.envs.families import columns
 from purejaxppo.envs.masks import action_mask, has_action
 from purejaxppo.envs.protocol import Env, VecEnv
@@ -95,10 +96,17 @@ class Player(NamedTuple):
         """Return the action space."""
         return jax.tree.unflatten(self.action_structure, self.action_leaves)
 
-    def batch(self, num_envs: int, env_params: PyTree = None) -> Player:
-        """Return the player whose reset and step are those of a batch with these parameters, which may be traced."""
+    def batch(self, num_envs: int, env_params: PyTree = None, first_group: Array | int = 0) -> Player:
+        """Return the player whose reset and step are those of a batch.
+
+        Args:
+            num_envs: N, a multiple of the group size.
+            env_params: parameters of the environment, which may be traced; None leaves them as they are. If each column
+                has separate ones, leaves [M, ...], and group g of all episodes gets entry g mod M.
+            first_group: [] number of the first group of the batch.
+        """
         if env_params is not None and self.per_column:
-            index = jnp.arange(num_envs // self.group_size)
+            index = first_group + jnp.arange(num_envs // self.group_size)
             env_params = jax.tree.map(lambda x: x[index % x.shape[0]], env_params)
         if self.noise is None:
             env = columns(
@@ -138,7 +146,8 @@ def evaluate(
         at_once: environments to play side by side; fewer need less memory, and draw other random numbers. By default
             as many as fit 256 MB.
         env_params: parameters of the environment, for all policies. By default those of a TrainState, and those of the
-            environment for a Policy. If each column has separate ones, episode e gets those of column e mod N.
+            environment for a Policy. If each column has separate ones, leaves [M, ...], and episode e gets those of
+            entry (e // group_size) mod M; the group size of an Env is 1.
 
     Returns:
         Leaves [E], after the axes [S] or [H, S] of several policies.
@@ -217,9 +226,11 @@ def half_at_once(algo: Algorithm, at_once: int) -> int | None:
 
 
 def evaluation_shapes(algo: Algorithm, at_once: int) -> Shapes:
-    """Return shapes and dtypes of the states and observations of environments played side by side."""
+    """Return shapes and dtypes of the states and observations of environments played side by side, in whole groups."""
+    player = _player(algo)
+    count = _whole_groups(player, at_once)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    return jax.eval_shape(partial(_start, _player(algo).batch(at_once), at_once), key)
+    return jax.eval_shape(partial(_start, player.batch(count), count), key)
 
 
 def compile_evaluation(
@@ -290,11 +301,7 @@ def _warn_if_unfinished(result: Evaluation, limit: int) -> None:
 def episodes_at_once(player: Player) -> int:
     """Return how many environments are played side by side, so that they fit BATCH_BYTES."""
     example = jax.eval_shape(partial(_start, player.batch(player.group_size), player.group_size), jax.random.key(0))
-    sizes = [
-        16 * x.size if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x.size * x.dtype.itemsize
-        for x in jax.tree.leaves(example)
-    ]
-    groups = min(BATCH_EPISODES // player.group_size, BATCH_BYTES // max(sum(sizes), 1))
+    groups = min(BATCH_EPISODES // player.group_size, BATCH_BYTES // max(tree_bytes(example), 1))
     return player.group_size * max(1, groups)
 
 
@@ -342,15 +349,18 @@ def _in_batches(
     if num_batches == 1:
         return _first_episodes(player, num_episodes, max_steps, policy, key)
     size = _whole_groups(player, -(-num_episodes // num_batches))
-    keys = jax.random.split(key, num_batches)
-    results = jax.lax.map(lambda key: _first_episodes(player, size, max_steps, policy, key), keys)
+    first_groups = jnp.arange(num_batches) * (size // player.group_size)
+    inputs = (jax.random.split(key, num_batches), first_groups)
+    results = jax.lax.map(lambda x: _first_episodes(player, size, max_steps, policy, *x), inputs)
     return jax.tree.map(lambda x: x.reshape(-1)[:num_episodes], results)
 
 
-def _first_episodes(player: Player, num_episodes: int, max_steps: int, policy: tuple, key: Array) -> Evaluation:
+def _first_episodes(
+    player: Player, num_episodes: int, max_steps: int, policy: tuple, key: Array, first_group: Array | int = 0
+) -> Evaluation:
     reset_key, step_key = jax.random.split(key)
     policy, level = policy[:-1], policy[-1]
-    player = player.batch(num_episodes, level)
+    player = player.batch(num_episodes, level, first_group)
 
     def step(carry: tuple) -> tuple:
         t, position, totals = carry
@@ -372,7 +382,7 @@ def _first_episodes(player: Player, num_episodes: int, max_steps: int, policy: t
         t, _, totals = carry
         return (t < max_steps) & ~(totals.finished | (totals.fault > 0)).all()
 
-    bad_policy = jnp.where(_all_finite(policy[0]), 0, FAULTS.index(PARAMETERS)).astype(jnp.int32)
+    bad_policy = jnp.where(all_finite(policy[0]), 0, FAULTS.index(PARAMETERS)).astype(jnp.int32)
     totals = Evaluation(
         returns=jnp.zeros(num_episodes, jnp.float32),
         lengths=jnp.zeros(num_episodes, jnp.int32),
@@ -390,12 +400,6 @@ def _state_fault(player: Player, obs: Observation, num_envs: int) -> Array:
     if mask is not None:
         fault = jnp.where(has_action(player.action_space, mask), fault, FAULTS.index(MASK))
     return fault.astype(jnp.int32)
-
-
-def _all_finite(tree: PyTree) -> Array:
-    """Return whether all floating-point values of a tree are finite, []."""
-    flags = [jnp.isfinite(x).all() for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
-    return jnp.stack(flags).all() if flags else jnp.bool_(True)
 
 
 def _start(player: Player, num_envs: int, key: Array) -> tuple:

@@ -1,4 +1,7 @@
-"""Evaluate within the memory of the device: forecast before anything is played, and play fewer environments at once."""
+"""Evaluate within the memory of the device.
+
+Forecast what is needed, and play fewer environments at once if it does not fit.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ def evaluation_forecast(algo: Algorithm, at_once: int, compiled: Compiled | None
 
     Args:
         algo: of `make_ppo`.
-        at_once: environments played side by side.
+        at_once: environments played side by side; rounded up to whole groups.
         compiled: the program, compiled; None forecasts from shapes alone, which is a lower bound.
     """
     states = tree_bytes(evaluation_shapes(algo, at_once))
@@ -53,15 +56,17 @@ def check_evaluation_memory(algo: Algorithm) -> None:
         OutOfMemoryError: they do not; lists the buffers.
     """
     room = available_memory()
+    if room is None:
+        return
     needed = evaluation_forecast(algo, 1)
-    if room is not None and needed.total > room:
+    if needed.total > room:
         raise OutOfMemoryError(f"{headline(_name(algo), needed, room)}\n{table(needed)}")
 
 
 def evaluate_within_memory(
     algo: Algorithm, policy: TrainState | Policy, key: Array, num_episodes: int, greedy: bool, max_steps: int
 ) -> Evaluation:
-    """Evaluate, and play so many environments side by side as fit the memory of the device.
+    """Evaluate, and play as many environments side by side as fit the memory of the device.
 
     Args:
         algo: of `make_ppo`.

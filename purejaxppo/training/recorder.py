@@ -67,6 +67,7 @@ class Recorder:
         self._interval, self._warn, self._keep = interval, warn, keep
         self._details = dict(details)
         self._evaluations = evaluations
+        self._outdated = False  # the newest checkpoint has the standing before the latest evaluation
         self._best: Policy | None = None  # the best policy until its file is written
         self._saved_at = time.monotonic()
         self._kept: int | None = None  # updates of the policy file
@@ -96,7 +97,7 @@ class Recorder:
         """
         state = evaluated.state
         self.standing = self.standing.after(position.num_updates, evaluated.figures.get("mean", math.nan))
-        self.saved = None if self.saved == position.num_updates else self.saved  # it has the standing before
+        self._outdated = True
         if self._evaluations is not None and evaluated.figures:
             steps = position.num_updates * self._run.config.timesteps_per_update
             row = {"num_updates": position.num_updates, "timesteps": steps, **evaluated.figures}
@@ -104,7 +105,7 @@ class Recorder:
         if self.standing.best == position.num_updates:
             self._best = Policy(state.params, state.obs_moments)
             if self._interval == Interval():  # no checkpoint before the end
-                self._try("best", BEST_FILE, "", self._save_best)
+                self._try("best", BEST_FILE, "", self._save_best, self._best)
             else:
                 self.save(state, position)
 
@@ -115,19 +116,19 @@ class Recorder:
         started = time.monotonic()
         newest = "no checkpoint exists" if self.saved is None else f"the newest is that of update {self.saved}"
         done = position.num_updates
-        if self.saved != done:
+        if self.saved != done or self._outdated:
             self._try(
                 "checkpoint", f"the checkpoint after update {done}", newest, self._save_checkpoint, state, position
             )
         if self._kept != done:  # on a full disk there may be room for the policy alone
             self._try("policy", POLICY_FILE, "", self._save_policy, state, done)
         if self._best is not None:  # after its checkpoint, from which a resumed run can write it again
-            self._try("best", BEST_FILE, "", self._save_best)
+            self._try("best", BEST_FILE, "", self._save_best, self._best)
         self._saved_at = time.monotonic()
         if self._interval.adapts:
             seconds = max(DEFAULT_INTERVAL.seconds, (self._saved_at - started) / SHARE)
             self._interval = self._interval._replace(seconds=seconds)
-        return self.saved == self._kept == done and self._best is None
+        return self.saved == self._kept == done and not self._outdated and self._best is None
 
     def _save_checkpoint(self, state: TrainState, position: Position) -> None:
         self._require_folder()
@@ -135,25 +136,22 @@ class Recorder:
             "run": dump_toml(self._run),
             "metrics_bytes": self._csv.sync(),
             "seconds": position.seconds,
-            **self._evaluation_details(position.num_updates),
+            **self._evaluation_details(),
             **self._details,
         }
-        save_in_run(self._folder, state, self._run.hyperparams, self._algo, details, self._keep)
-        self.saved = position.num_updates
+        hyperparams, best = self._run.hyperparams, self.standing.best
+        save_in_run(self._folder, state, hyperparams, self._algo, details, self._keep, best)
+        self.saved, self._outdated = position.num_updates, False
 
-    def _evaluation_details(self, num_updates: int) -> dict[str, object]:
-        """Return the standing, and the score of the best policy, whose checkpoint stays."""
+    def _evaluation_details(self) -> dict[str, object]:
+        """Return the standing, {} before the first evaluation."""
         if self._evaluations is not None:
             self.standing = self.standing._replace(num_bytes=self._evaluations.sync())
-        if not self.standing.evaluated:
-            return {}
-        score = {"score": self.standing.score} if self.standing.best == num_updates else {}
-        return {STANDING: self.standing._asdict(), **score}
+        return {STANDING: self.standing._asdict()} if self.standing.evaluated else {}
 
-    def _save_best(self) -> None:
-        assert self._best is not None, "it is called only then"
+    def _save_best(self, policy: Policy) -> None:
         self._require_folder()
-        save_best(self._folder, self._best, self._run, self._algo, self.standing)
+        save_best(self._folder, policy, self._run, self._algo, self.standing)
         self._best = None
 
     def _save_policy(self, state: TrainState, num_updates: int) -> None:

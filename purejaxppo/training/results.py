@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 EVALUATION_EPISODES = 128
 
 EVALUATION_KEY = 0xE7A1  # folded into the key of the seed, so that evaluation and training draw different numbers
-SELECTION_KEY = 0x5E1E  # the same of evaluations during training, so that the final one judges with other episodes
+SELECTION_KEY = 0x5E1E  # the same for evaluations during training, so that the final one judges with other episodes
 
 
 class Outcome(NamedTuple):
@@ -29,7 +29,7 @@ class Outcome(NamedTuple):
     status: str  # finished, interrupted or diverged
     code: int  # exit code
     num_updates: int
-    seconds: float
+    seconds: float  # of training, evaluations excluded
     seconds_first_update: float  # compilation included
     policy: Policy | None  # the last one with finite parameters and metrics; None if there is none
     message: str  # why training ended early; "" if it finished
@@ -41,13 +41,16 @@ def evaluate_policy(
 ) -> dict[str, float]:
     """Play whole episodes and return statistics of their returns and lengths.
 
+    An environment on the host opens batches for them, separate from that of training.
+
     Args:
         algo: the algorithm.
         policy: its policy.
         seed: of the run.
         num_episodes: of the evaluation.
         greedy: take the mode of the policy instead of a sample.
-        num_updates: of an evaluation during training; the episodes of each are others, and those of the end as well.
+        num_updates: updates that led to the policy, in an evaluation during training: each update plays different
+            episodes. 0: the final evaluation, which plays different ones again.
 
     Raises:
         UsageError: the policy or the environment returned NaN, or the environment allowed no action.

@@ -7,13 +7,12 @@ from pathlib import Path
 
 from purejaxppo.config.errors import UsageError
 
+LOCK_FILE = ".lock"  # where a folder itself cannot be locked
+
 try:
     import fcntl
-except ImportError:  # Windows cannot lock a folder
+except ImportError:  # Windows has no such locks
     fcntl = None  # type: ignore[assignment]
-
-
-LOCK_FILE = ".lock"  # where a folder itself cannot be locked
 
 
 @contextmanager
@@ -28,7 +27,7 @@ def lock_run(folder: Path) -> Iterator[None]:
         UsageError: another process holds the lock.
         OSError: the folder cannot be opened.
     """
-    if fcntl is None:
+    if fcntl is None:  # such a system opens no folders either
         yield
         return
     handles = [os.open(folder, os.O_RDONLY)]
@@ -49,7 +48,8 @@ def _locked(handle: int, folder: Path) -> bool:
     Raises:
         UsageError: another process holds the lock.
     """
-    assert fcntl is not None, "otherwise nothing is locked"
+    if fcntl is None:
+        return False
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,13 +1,15 @@
 """Evaluate the policy during training, and select the best one.
 
 Every `evaluate_every` updates, and after the last one, the greedy policy plays whole episodes. Their keys depend on the
-seed and the update only, so training is bitwise the same without evaluations, and a resumed run repeats the ones that
-its checkpoint does not have. The best policy is the one with the highest mean return, of equal ones the first.
+seed and the update only, so training gives bitwise the same run without evaluations, and a resumed run repeats the ones
+that its checkpoint does not have, bitwise as long as as many environments fit the memory. The best policy is the one
+with the highest mean return, of equal ones the first.
 """
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,6 +19,7 @@ from purejaxppo.config.schema import Run
 from purejaxppo.training.checkpoint_folder import checkpoint_path
 from purejaxppo.training.checkpoints import load_checkpoint, verify_checkpoint
 from purejaxppo.training.errors import CheckpointError, OutOfMemoryError
+from purejaxppo.training.memory import first_line
 from purejaxppo.training.policy_file import Policy, read_metadata, save_policy
 from purejaxppo.training.run_folder import BEST_FILE
 from purejaxppo.types import Algorithm
@@ -29,7 +32,7 @@ STANDING = "evaluation"  # key in the details of a manifest
 
 
 class Standing(NamedTuple):
-    """The result of the evaluations so far; every checkpoint has it."""
+    """The result of the evaluations so far; every checkpoint after the first evaluation has it."""
 
     evaluated: int = 0  # updates of the policy that was evaluated last; 0: none was
     best: int = 0  # updates of the best policy; 0: there is none
@@ -60,6 +63,7 @@ class Evaluated(NamedTuple):
     state: TrainState
     figures: Mapping[str, float]  # as `evaluate_policy` returns them; {} if it failed
     problem: str = ""  # why it failed
+    seconds: float = 0.0  # that it took
 
 
 Evaluate = Callable[[Policy, int], dict[str, float]]  # (policy, updates) -> figures
@@ -109,10 +113,12 @@ def with_evaluations(
 
 
 def _evaluated(state: TrainState, num_updates: int, evaluate: Evaluate) -> Evaluated:
+    started, figures, problem = time.monotonic(), {}, ""
     try:
-        return Evaluated(num_updates, state, evaluate(Policy(state.params, state.obs_moments), num_updates))
-    except (UsageError, OutOfMemoryError) as error:
-        return Evaluated(num_updates, state, {}, str(error))
+        figures = evaluate(Policy(state.params, state.obs_moments), num_updates)
+    except (UsageError, RuntimeError) as error:  # JAX raises RuntimeError for faults of the device and of callbacks
+        problem = str(error) if isinstance(error, UsageError | OutOfMemoryError) else first_line(error)
+    return Evaluated(num_updates, state, figures, problem, time.monotonic() - started)
 
 
 def save_best(folder: Path, state: TrainState | Policy, run: Run, algo: Algorithm, standing: Standing) -> None:
@@ -132,7 +138,7 @@ def save_best(folder: Path, state: TrainState | Policy, run: Run, algo: Algorith
     save_policy(folder / BEST_FILE, state, texts, run=run, algo=algo)
 
 
-def restore_best(folder: Path, algo: Algorithm, run: Run, standing: Standing) -> Standing:
+def restore_best(folder: Path, algo: Algorithm, run: Run, standing: Standing, warn: Callable[[str], None]) -> Standing:
     """Write the best policy again, out of its checkpoint, unless the run folder has it.
 
     Args:
@@ -140,6 +146,7 @@ def restore_best(folder: Path, algo: Algorithm, run: Run, standing: Standing) ->
         algo: the algorithm of the run.
         run: its settings.
         standing: that of the checkpoint from which the run is resumed.
+        warn: called with a sentence if the policy cannot be written; its checkpoint stays.
 
     Returns:
         The standing, without a best policy if that is lost.
@@ -149,9 +156,13 @@ def restore_best(folder: Path, algo: Algorithm, run: Run, standing: Standing) ->
     saved = checkpoint_path(folder, standing.best)
     try:
         state = load_checkpoint(saved, algo, verify_checkpoint(saved)).state
-        save_best(folder, state, run, algo, standing)
-    except (CheckpointError, OSError):
+    except CheckpointError:
         return standing._replace(best=0, score=0.0)
+    try:
+        save_best(folder, state, run, algo, standing)
+    except OSError as error:
+        place = f"the best policy, that of update {standing.best}, could not be written to {folder / BEST_FILE}"
+        warn(f"{place}: {error.strerror or error}; its checkpoint stays, and the next resume tries again")
     return standing
 
 

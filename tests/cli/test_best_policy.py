@@ -14,12 +14,12 @@ from safetensors.numpy import load_file
 from same_runs import assert_same_run
 
 import purejaxppo as pp
-from purejaxppo.cli import evaluate_command, resume_command, session, train_command
+from purejaxppo.cli import evaluate_command, resume_command, run_log, session, train_command
 from purejaxppo.cli.main import dispatch, main
 from purejaxppo.config.checks import check
 from purejaxppo.config.errors import UsageError
 from purejaxppo.tracking.csv_file import read_csv
-from purejaxppo.training import runs
+from purejaxppo.training import runs, selection
 from purejaxppo.training.checkpoint_folder import list_checkpoints
 from purejaxppo.training.errors import OutOfMemoryError
 
@@ -187,6 +187,36 @@ def test_evaluations_can_begin_and_end_when_a_run_is_resumed(fake, tiny, tmp_pat
     assert rows_of(folder) == [(4, 9.0)]
     assert best_of(folder) == [4.0] * 3
     assert kept(folder) == [7, 5, 4]
+
+
+class Clock:
+    now = 100.0
+
+    def monotonic(self):
+        return self.now
+
+
+def test_the_time_of_evaluations_is_not_that_of_training(fake, monkeypatch, tiny, tmp_path, capsys):
+    """Of a clock that stands still but in evaluations; a resumed run begins with one."""
+    clock, usual = Clock(), session.evaluate_policy
+    for module in (run_log, selection):
+        monkeypatch.setattr(module, "time", clock)
+
+    def slow(*args):
+        clock.now += 1000.0
+        return usual(*args)
+
+    monkeypatch.setattr(session, "evaluate_policy", slow)
+    folder = tmp_path / "run"
+    assert run("train", tiny, "--out", folder, "--updates", 2) == 0
+    before = clock.now
+    assert run("resume", folder, "--evaluate-every", 2) == 0
+    assert fake == [2, 4, 6, 7]
+    assert clock.now - before == 6000.0
+    assert read_csv(folder / "metrics.csv")["wall_time"].tolist() == [0.0] * 7
+    summary = tomllib.loads((folder / "summary.toml").read_text())
+    assert (summary["seconds"], summary["seconds_first_update"]) == (0.0, 0.0)
+    assert capsys.readouterr().out.count("in 0.0 s (compilation and first update: 0.0 s)") == 2
 
 
 def test_training_with_evaluations_is_bitwise_training_without(monkeypatch, tiny, tmp_path, capsys):

@@ -103,6 +103,15 @@ def test_info_that_is_not_finite_does_not_count():
     assert means["episode_info_never"] == 0.0
 
 
+@pytest.mark.parametrize("value", [1e-32, -1e-32, 2.0**-24, -3.0, 65504.0])
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
+def test_means_of_info_neither_overflow_nor_underflow_in_any_dtype(dtype, value):
+    x = jnp.full((40, 3), value, dtype)
+    found = mean_info({"x": x}, jnp.ones((40, 3), bool))["episode_info_x"]
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, np.float32(x[0, 0]), rtol=1e-6)
+
+
 def test_info_is_averaged_over_the_last_steps_of_counted_episodes():
     info = {"won": jnp.arange(8.0).reshape(4, 2), "nan_before_the_end": jnp.full((4, 2), jnp.nan).at[3].set(2.0)}
     done = jnp.zeros((4, 2), bool).at[3].set(True)

@@ -24,9 +24,9 @@ ALGO = OddAlgorithm()
 STATE = odd_state(jax.random.key(0))
 
 
-def save_at(run_dir, num_updates, keep=3, **details):
+def save_at(run_dir, num_updates, keep=3, best=0):
     state = STATE._replace(num_updates=jnp.int32(num_updates))
-    return save_in_run(run_dir, state, Hyperparams(), ALGO, details, keep)
+    return save_in_run(run_dir, state, Hyperparams(), ALGO, {}, keep, best)
 
 
 def kept(run_dir):
@@ -34,14 +34,14 @@ def kept(run_dir):
 
 
 def test_the_newest_and_the_best_checkpoint_are_kept(tmp_path):
-    for num_updates, score in ((1, 5.0), (2, 9.0), (3, 7.0), (10, 8.0), (20, 1.0)):
-        save_at(tmp_path, num_updates, keep=2, score=score)
+    for num_updates, best in ((1, 1), (2, 2), (3, 2), (10, 2), (20, 2)):
+        save_at(tmp_path, num_updates, keep=2, best=best)
     assert kept(tmp_path) == [20, 10, 2]
-    save_at(tmp_path, 30, keep=2, score=9.5)
+    save_at(tmp_path, 30, keep=2, best=30)
     assert kept(tmp_path) == [30, 20]
 
 
-def test_without_scores_the_newest_are_kept(tmp_path):
+def test_without_a_best_policy_the_newest_are_kept(tmp_path):
     for num_updates in range(5):
         save_at(tmp_path, num_updates)
     assert kept(tmp_path) == [4, 3, 2]

@@ -12,7 +12,7 @@ from plain_net import plain
 
 import purejaxppo as pp
 from purejaxppo.envs import Discrete, Env, TimeStep, box
-from purejaxppo.envs.wrappers import OpponentParams, frozen_opponent
+from purejaxppo.envs.wrappers import OpponentParams, fold_agents, frozen_opponent
 
 SIZES = {"num_envs": 4, "num_steps": 6, "num_epochs": 1, "num_minibatches": 2, "total_timesteps": 24 * 20}
 
@@ -103,6 +103,38 @@ def test_episodes_of_an_evaluation_go_round_the_columns():
     found = pp.evaluate(algo, state, 1, 3, env_params=columns([7, 9])).returns
     np.testing.assert_array_equal(found, LENGTH * np.array([7, 9, 7]))
     assert (pp.evaluate(algo, state, 1, 3, env_params={"level": 6}).returns == 6 * LENGTH).all()
+
+
+def test_episodes_go_round_the_columns_in_batches_too():
+    algo = algorithm(per_column=True)
+    state = pp.init_state(algo, 0, env_params=columns([1, 2, 3, 4]))
+    found = pp.evaluate(algo, state, 1, 8, at_once=3).returns
+    np.testing.assert_array_equal(found, LENGTH * np.array([1, 2, 3, 4, 1, 2, 3, 4]))
+
+
+def test_columns_of_a_team_share_its_level_in_every_batch():
+    """Eight columns of teams of two on two levels, two teams at once."""
+
+    def team(params):
+        one = make_level(params)
+
+        def reset(key):
+            state, obs = one.reset(key)
+            return state, jnp.stack([obs, obs])
+
+        def step(key, state, action):
+            state, ts = one.step(key, state, action[0])
+            obs = jnp.stack([ts.obs, ts.obs])
+            return state, ts._replace(obs=obs, final_obs=obs, reward=jnp.stack([ts.reward, ts.reward]))
+
+        return one._replace(reset=reset, step=step)
+
+    env = fold_agents(pp.parametrized(team, {"level": 1.0}, per_column=True), 2)
+    algo = pp.make_ppo(env, plain(env), pp.Config(**SIZES))
+    state = pp.init_state(algorithm(per_column=True), 0)  # of a network of the same shapes
+    policy = pp.training.policy_file.Policy(state.params, state.obs_moments)
+    found = pp.evaluate(algo, policy, 1, 8, at_once=4, env_params=columns([1, 2, 3])).returns
+    np.testing.assert_array_equal(found, LENGTH * np.array([1, 1, 2, 2, 3, 3, 1, 1]))
 
 
 def test_two_levels_side_by_side_equal_two_runs():

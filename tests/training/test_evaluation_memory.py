@@ -1,6 +1,7 @@
-"""An evaluation plays so many environments at once as fit the memory, and says what it needs if none fits."""
+"""An evaluation plays as many environments at once as fit the memory, and says what it needs if none fits."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import probes
 import pytest
@@ -10,6 +11,7 @@ from plain_net import plain
 import purejaxppo as pp
 from purejaxppo.config.schema import Config
 from purejaxppo.devices.memory import MEMORY_VARIABLE, compiled_memory, tree_bytes
+from purejaxppo.envs.wrappers.agents import fold_agents
 from purejaxppo.training import evaluation_memory
 from purejaxppo.training.errors import OutOfMemoryError
 from purejaxppo.training.evaluation import compile_evaluation
@@ -19,6 +21,7 @@ from purejaxppo.training.evaluation_memory import (
     evaluation_forecast,
     fitting_at_once,
 )
+from purejaxppo.training.memory import ENVIRONMENTS
 
 CONFIG = Config(num_envs=16, num_steps=8, num_minibatches=2, total_timesteps=128 * 8, num_devices=1)
 ENV = probes.chain(limit=6)
@@ -45,7 +48,25 @@ def test_a_forecast_has_the_parameters_and_two_states_of_each_environment(monkey
     check_evaluation_memory(ALGO)
 
 
-def test_so_many_environments_are_played_at_once_as_fit(monkeypatch, state):
+def test_a_team_is_forecast_as_a_whole(monkeypatch):
+    """One column of a team of three cannot be played: a forecast for it has the memory of three."""
+    one = probes.chain(limit=6)
+
+    def reset(key):
+        env_state, obs = one.reset(key)
+        return env_state, jnp.stack([obs] * 3)
+
+    team = fold_agents(one._replace(reset=reset), 3)
+    algo = pp.make_ppo(ENV, plain(ENV), CONFIG)._replace(env=team)
+    forecasts = [evaluation_forecast(algo, n) for n in (1, 3, 4)]
+    assert forecasts[0] == forecasts[1]
+    assert forecasts[2].buffers[ENVIRONMENTS] == 2 * forecasts[1].buffers[ENVIRONMENTS]
+    for room in ("off", str(forecasts[0].total)):
+        monkeypatch.setenv(MEMORY_VARIABLE, room)
+        check_evaluation_memory(algo)
+
+
+def test_as_many_environments_are_played_at_once_as_fit(monkeypatch, state):
     """Of 2048 episodes; the largest half, quarter, ... whose compiled program fits, which is compiled once."""
     held = tree_bytes((state.params, state.obs_moments))
     needed = {n: compiled_memory(compile_evaluation(ALGO, state, 2048, 20, n)) - held for n in (2048, 1024)}

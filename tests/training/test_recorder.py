@@ -17,6 +17,7 @@ from purejaxppo.training.checkpoint_folder import list_checkpoints
 from purejaxppo.training.intervals import DEFAULT_INTERVAL, Interval
 from purejaxppo.training.recorder import Position, Recorder
 from purejaxppo.training.resume import open_run
+from purejaxppo.training.selection import Evaluated, Standing
 
 RUN = Run(config=Config(num_envs=2))
 
@@ -164,6 +165,34 @@ def test_rows_that_cannot_be_written_are_written_later(made, monkeypatch):
 class FailingFile:
     def seek(self, _):
         full()
+
+
+def test_a_checkpoint_before_an_evaluation_is_written_again_and_is_not_forgotten(made, monkeypatch):
+    """It has the standing before; until it is written again it is the newest, and the save is not complete."""
+    recorder, folder, said = made(Interval(updates=9))
+    assert recorder.save(state_at(2), Position(2, 0.0))
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "save_in_run", full)
+        recorder.add_evaluation(Evaluated(2, state_at(2), {}), Position(2, 0.0))
+        assert not recorder.save(state_at(2), Position(2, 0.0))
+    assert len(said) == 1
+    assert "the newest is that of update 2" in said[0]
+    assert open_run(folder).standing == Standing()
+    assert recorder.save(state_at(2), Position(2, 0.0))
+    assert open_run(folder).standing == Standing(evaluated=2)
+    assert recorder.saved == 2
+
+
+def test_the_checkpoint_of_the_best_policy_stays_whatever_others_scored(made):
+    """After a selection that began again, an old checkpoint may say more of itself than the best policy has."""
+    recorder, folder, _ = made(Interval(updates=1), keep=1)
+    for num_updates, mean in ((1, 9.0), (2, 5.0), (3, 4.0)):
+        if num_updates == 2:
+            recorder.standing = Standing(evaluated=1)  # the best policy was lost
+        state, position = state_at(num_updates), Position(num_updates, 0.0)
+        recorder.add_evaluation(Evaluated(num_updates, state, {"mean": mean}), position)
+        recorder.save_if_due(state, position)
+    assert kept(folder) == [3, 2]
 
 
 def test_a_deleted_folder_draws_a_warning_and_is_not_created_again(made):

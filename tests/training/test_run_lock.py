@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from purejaxppo.config.errors import UsageError
+from purejaxppo.training import run_lock
 from purejaxppo.training.run_lock import LOCK_FILE, lock_run
 
 HOLDER = """
@@ -79,3 +80,18 @@ def test_without_any_locks_nothing_is_locked(tmp_path, monkeypatch):
             held.append(2)
     assert held == [1, 2]
     assert tried == ["folder", "file"] * 2
+
+
+def test_a_system_without_such_locks_opens_nothing(tmp_path, monkeypatch):
+    """As Windows, where a folder cannot be opened."""
+
+    def opened(*_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_lock, "fcntl", None)
+        patch.setattr(os, "open", opened)
+        with lock_run(tmp_path), lock_run(tmp_path):
+            pass
+        assert run_lock._locked(-1, tmp_path) is False
+    assert list(tmp_path.iterdir()) == []

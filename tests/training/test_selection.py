@@ -4,6 +4,7 @@ import math
 
 import fakes
 import jax
+import jax.numpy as jnp
 import pytest
 from crashes import Crash, crash_after
 
@@ -12,6 +13,7 @@ from purejaxppo.config.schema import Config, Hyperparams, Run
 from purejaxppo.tracking.csv_file import read_csv
 from purejaxppo.tracking.metrics_file import metrics_file
 from purejaxppo.training.checkpoint_folder import checkpoint_path, save_in_run
+from purejaxppo.training.errors import OutOfMemoryError
 from purejaxppo.training.intervals import Interval
 from purejaxppo.training.policy_file import load_policy
 from purejaxppo.training.recorder import Position, Recorder
@@ -83,7 +85,7 @@ def states():
 
 def test_evaluations_follow_their_chunks_and_failures_are_reported():
     algo, at = states()
-    metrics = jax.vmap(lambda _: algo.update(at[0], Hyperparams())[1])(jax.numpy.zeros(2))
+    metrics = jax.vmap(lambda _: algo.update(at[0], Hyperparams())[1])(jnp.zeros(2))
     seen = []
 
     def evaluate(policy, num_updates):
@@ -101,6 +103,23 @@ def test_evaluations_follow_their_chunks_and_failures_are_reported():
     assert list(items) == []
 
 
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [
+        (OutOfMemoryError("an evaluation needs 8 GB\nbuffers"), "an evaluation needs 8 GB\nbuffers"),
+        (RuntimeError("INTERNAL: the callback failed\nTraceback"), "INTERNAL: the callback failed"),
+    ],
+)
+def test_a_fault_of_the_device_ends_an_evaluation_and_not_the_run(error, problem):
+    def evaluate(policy, num_updates):
+        raise error
+
+    state = fakes.FakeState(jnp.zeros(3), (), jnp.int32(2), jax.random.key(0))
+    run = Run(config=CONFIG, evaluate_every=2)
+    (found,) = with_evaluations(iter([]), run, state, 2, Standing(), evaluate)
+    assert (found.figures, found.problem) == ({}, problem)
+
+
 @pytest.mark.parametrize("lost", ["missing", "another", "damaged", ""])
 def test_the_best_policy_is_written_again_out_of_its_checkpoint(tmp_path, lost):
     algo, at = states()
@@ -115,7 +134,25 @@ def test_the_best_policy_is_written_again_out_of_its_checkpoint(tmp_path, lost):
         (tmp_path / BEST_FILE).write_bytes((tmp_path / BEST_FILE).read_bytes()[:-1])
     if not lost:
         save_best(tmp_path, at[3], RUN, algo, standing)
-    assert restore_best(tmp_path, algo, RUN, standing) == standing
+    assert restore_best(tmp_path, algo, RUN, standing, pytest.fail) == standing
+    assert load_policy(tmp_path / BEST_FILE, algo).params.tolist() == [3.0] * 3
+
+
+def test_a_best_policy_that_cannot_be_written_is_not_lost(tmp_path, monkeypatch):
+    algo, at = states()
+    save_in_run(tmp_path, at[3], Hyperparams(), algo, {})
+    standing, said = Standing(6, 3, 2.0), []
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        assert restore_best(tmp_path, algo, RUN, standing, said.append) == standing
+    assert len(said) == 1
+    for part in ("that of update 3", str(tmp_path / BEST_FILE), "No space left on device"):
+        assert part in said[0]
+    assert restore_best(tmp_path, algo, RUN, standing, pytest.fail) == standing
     assert load_policy(tmp_path / BEST_FILE, algo).params.tolist() == [3.0] * 3
 
 
@@ -138,7 +175,7 @@ def test_a_crash_after_any_file_operation_loses_no_best_policy(tmp_path, monkeyp
                 except Crash:
                     pass
         standing = open_run(folder).standing
-        assert restore_best(folder, algo, RUN, standing) == standing
+        assert restore_best(folder, algo, RUN, standing, pytest.fail) == standing
         assert load_policy(folder / BEST_FILE, algo).params.tolist() == [float(standing.best)] * 3
         assert (
             read_csv(folder / "evaluations.csv")["num_updates"].tolist()[: standing.best // 3]
@@ -154,6 +191,6 @@ def test_without_its_checkpoint_the_selection_starts_again(tmp_path):
     algo, at = states()
     folder = save_in_run(tmp_path, at[3], Hyperparams(), algo, {})
     (folder / "manifest.json").write_text("{}")
-    assert restore_best(tmp_path, algo, RUN, Standing(6, 3, 2.0, 50)) == Standing(6, 0, 0.0, 50)
-    assert restore_best(tmp_path, algo, RUN, Standing(6, 4, 2.0, 50)).best == 0
+    assert restore_best(tmp_path, algo, RUN, Standing(6, 3, 2.0, 50), pytest.fail) == Standing(6, 0, 0.0, 50)
+    assert restore_best(tmp_path, algo, RUN, Standing(6, 4, 2.0, 50), pytest.fail).best == 0
     assert not checkpoint_path(tmp_path, 4).exists()

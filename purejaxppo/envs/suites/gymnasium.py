@@ -24,7 +24,8 @@ from purejaxppo.envs.packages import arguments_of, choose_arguments, import_suit
 from purejaxppo.envs.protocol import TimeStep, VecEnv
 from purejaxppo.envs.spaces import Box, Discrete, Leaf, MultiDiscrete, Space, box, children, rebuild
 
-# Batches that are open at the same time, such as those of training and of evaluation.
+# Batches that are open at the same time, such as those of training and of evaluation. Opening another one closes the
+# one that was not stepped for longest: an evaluation in so many batches closes that of training.
 MAX_OPEN = 8
 
 MODES = ("sync", "async")

@@ -16,6 +16,7 @@ import numpy as np
 from jax import Array
 
 from purejaxppo._util.aliases import Observation, PyTree, RnnState
+from purejaxppo._util.trees import add_time_axis
 from purejaxppo.assembly import make_ppo
 from purejaxppo.config.schema import Config, Hyperparams
 from purejaxppo.envs.protocol import Env, VecEnv
@@ -26,7 +27,7 @@ from purejaxppo.training.arguments import as_traced
 from purejaxppo.training.checkpoints import save
 from purejaxppo.training.doctor.check import NOT_RUN, Check, failed, guarded, not_seen, passed, what_happened
 from purejaxppo.training.doctor.gradients import ROWS, gradient_errors
-from purejaxppo.training.doctor.programs import same_program, traced
+from purejaxppo.training.doctor.programs import computes_in_16_bits, same_program, traced
 from purejaxppo.training.health import find_fault
 from purejaxppo.training.loop import init_state
 from purejaxppo.training.resume import restore
@@ -44,6 +45,7 @@ LATER = (UPDATE_KEYS, RATIO, GAE, ONE_COMPILE, RESUME, GRADIENT)
 MAX_RATIO_ERROR = 1e-3
 MAX_GAE_ERROR = 1e-3  # relative to 1 + the largest advantage
 MAX_GRADIENT_ERROR = 1e-2  # relative to the largest entry of an array of parameters
+MAX_GRADIENT_ERROR_16 = 5e-2  # the same with layers of 16 bits, as bfloat16
 NUM_STEPS = 16
 NUM_ENVS = 8
 
@@ -188,26 +190,35 @@ def _resume(updated: Updated) -> Check:
 
 def _gradient(updated: Updated) -> Check:
     errors = gradient_errors(updated.algo, updated.states[1], updated.h)
-    wrong = {name: error for name, error in errors.items() if not error <= MAX_GRADIENT_ERROR}
+    limit = max_gradient_error(updated.algo.network, updated.states[1])
+    wrong = {name: error for name, error in errors.items() if not error <= limit}
     if not wrong:
         return passed(GRADIENT)
     name = max(wrong, key=lambda name: wrong[name])
+    other = _flag_advice(version("jaxlib"), jax.default_backend())
     return failed(
         GRADIENT,
-        f"with {ROWS} rows that of params{name} differs by {wrong[name]:.2g} times its largest entry, a fault of the "
-        f"compiler of jaxlib {version('jaxlib')}: select by index (jnp.take_along_axis) instead of multiplying with "
-        f"jax.nn.one_hot{_flag_advice(version('jaxlib'), jax.default_backend())}",
+        f"with {ROWS} rows the gradient of params{name} differs by {wrong[name]:.2g} times its largest entry, which "
+        f"points to a fault of the compiler of jaxlib {version('jaxlib')}: select by index "
+        f"(jnp.take_along_axis) instead of multiplying with jax.nn.one_hot{other}",
     )
 
 
+def max_gradient_error(network: Network, state: TrainState) -> float:
+    """Return the largest difference of gradients that rounding explains, by the dtypes in the network."""
+    is_first = jnp.zeros((1, len(jax.tree.leaves(state.obs)[0])), bool)
+    program = traced(network.apply, state.params, state.rnn_state, add_time_axis(state.obs), is_first)
+    return MAX_GRADIENT_ERROR_16 if computes_in_16_bits(program) else MAX_GRADIENT_ERROR
+
+
 def _flag_advice(jaxlib: str, backend: str) -> str:
-    """Return the environment variable that avoids the fault; a jaxlib that does not know the flag ends the process."""
+    """Return the environment variable that avoids the fault; other versions may abort at an unknown flag."""
     if backend != "cpu":
         return ""
     flag = "XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type="
     if jaxlib == "0.10.2":
-        return f", or set {flag} before JAX starts (with jaxlib 0.10.2 alone: others may not know it, and end then)"
-    return f"; jaxlib 0.10.2 also has {flag}, which jaxlib {jaxlib} may not know: it ends the process then"
+        return f", or set {flag} before JAX starts (jaxlib 0.10.2 alone: other versions may abort at an unknown flag)"
+    return f"; jaxlib 0.10.2 also has {flag}; jaxlib {jaxlib} may abort at an unknown flag"
 
 
 def _same(a: PyTree, b: PyTree) -> bool:

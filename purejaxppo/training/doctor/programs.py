@@ -1,4 +1,4 @@
-"""Read traced functions: do they draw random numbers, and from which of their inputs?"""
+"""Read traced functions: do they draw random numbers, which inputs do they use, and in what precision?"""
 
 from __future__ import annotations
 
@@ -43,6 +43,13 @@ def _equal(x: PyTree, y: PyTree) -> bool:
 def draws_random_numbers(program: Program) -> bool:
     """Return whether a program draws random numbers anywhere."""
     return any(eqn.primitive.name in DRAWS for eqn in _equations(program.jaxpr))
+
+
+def computes_in_16_bits(program: Program) -> bool:
+    """Return whether any result in a program is a floating-point number of 16 bits or fewer."""
+    dtypes = {getattr(x.aval, "dtype", None) for eqn in _equations(program.jaxpr) for x in eqn.outvars}
+    floating = [dtype for dtype in dtypes if dtype is not None and jnp.issubdtype(dtype, jnp.floating)]
+    return any(jnp.finfo(dtype).bits <= 16 for dtype in floating)
 
 
 def uses_input(program: Program, index: int) -> bool:

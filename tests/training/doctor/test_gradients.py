@@ -6,14 +6,18 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import pytest
+from nets import env_of, small
 from patients import walk
 from plain_net import plain
 
 import purejaxppo as pp
 from purejaxppo.config.schema import Config
+from purejaxppo.envs.spaces import Discrete, box
 from purejaxppo.training.arguments import as_traced
 from purejaxppo.training.doctor import learning
 from purejaxppo.training.doctor.gradients import gradient_errors
@@ -50,13 +54,31 @@ def test_a_gradient_that_differs_under_jit_is_found_in_its_parameters_alone():
 
 
 def test_the_flag_is_advised_with_its_version():
-    assert "with jaxlib 0.10.2 alone" in learning._flag_advice("0.10.2", "cpu")
-    assert "jaxlib 0.99.0 may not know" in learning._flag_advice("0.99.0", "cpu")
+    assert "jaxlib 0.10.2 alone: other versions may abort at an unknown flag" in learning._flag_advice("0.10.2", "cpu")
+    assert "jaxlib 0.99.0 may abort at an unknown flag" in learning._flag_advice("0.99.0", "cpu")
     assert learning._flag_advice("0.10.2", "gpu") == ""
 
 
+def fake_update(dtype):
+    """Return what the check of the gradient reads, with arrays of shapes alone."""
+    env = env_of(box(-1, 1, (6,)), Discrete(3))
+    network = pp.make_network(env, small(compute_dtype=dtype))
+    params = jax.eval_shape(network.init, jax.random.key(0))
+    state = SimpleNamespace(params=params, rnn_state=(), obs=jnp.zeros((4, 6)))
+    return SimpleNamespace(algo=SimpleNamespace(network=network), states=(None, state), h=None)
+
+
+@pytest.mark.parametrize(("dtype", "error", "expected"), [("float32", 0.02, False), ("bfloat16", 0.02, True)])
+def test_layers_of_16_bits_may_differ_by_more(monkeypatch, dtype, error, expected):
+    monkeypatch.setattr(learning, "gradient_errors", lambda *_: {"['w']": error})
+    assert learning._gradient(fake_update(dtype)).passed is expected
+    monkeypatch.setattr(learning, "gradient_errors", lambda *_: {"['w']": 0.1})
+    advice = learning._gradient(fake_update(dtype)).advice
+    assert "with 2048 rows the gradient of params['w'] differs by 0.1 times its largest entry" in advice
+
+
 def test_nan_counts_as_a_difference(monkeypatch):
-    updated = type("Updated", (), {"algo": None, "states": (None, None), "h": None})
+    updated = fake_update("float32")
     for error, expected in ((0.0, True), (1e-3, True), (0.5, False), (float("inf"), False), (float("nan"), False)):
         monkeypatch.setattr(learning, "gradient_errors", lambda *_, error=error: {"['w']": error})
         assert learning._gradient(updated).passed is expected
