@@ -157,8 +157,7 @@ def train_and_log(run: Run, algo: Algorithm, folder: Path, start: Start, limits:
                             recorder.save(log.state, log.position)  # it belongs to the rows before these
                         recorder.write(rows)
                 if isinstance(item, Evaluated):
-                    line = evaluated_line(item.num_updates, item.figures, recorder.standing.best, item.problem)
-                    (say if item.figures else _warn)(line)
+                    _show(item, recorder.standing, say)
                 update(log.meter.report)
                 if received or log.fault:
                     break
@@ -171,6 +170,12 @@ def train_and_log(run: Run, algo: Algorithm, folder: Path, start: Start, limits:
     if recorder.failures:
         _warn(f"{recorder.failures} attempts to write to {folder} failed")
     return outcome if complete else _failed(outcome, recorder.last_error)
+
+
+def _show(item: Evaluated, standing: Standing, say: Callable[[str], None]) -> None:
+    """Print the line of an evaluation; one that could not be made is a warning."""
+    line = evaluated_line(item.num_updates, item.figures, standing.best, item.problem)
+    (say if item.figures else _warn)(line)
 
 
 @contextmanager
