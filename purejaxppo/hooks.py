@@ -15,7 +15,7 @@ from purejaxppo._util.aliases import Observation, Params, PRNGKey, PyTree, Shape
 from purejaxppo._util.programs import is_tracing, jit_once
 from purejaxppo.batching.samples import Batch, Transition
 from purejaxppo.batching.shuffles import Shuffle
-from purejaxppo.config.schema import Hyperparams
+from purejaxppo.config.schema import Hyperparams, sample_hyperparams
 from purejaxppo.functional.bindings import Objective, TargetFn
 
 AuxiliaryLoss = Callable[[Params, Batch, Hyperparams], Array]
@@ -150,15 +150,6 @@ def check_metrics_fn(metrics_fn: MetricsFn) -> MetricsFn:
 def abstract_hyperparams() -> Hyperparams:
     """Return the shapes and dtypes of hyperparameters, for tracing."""
     return jax.eval_shape(lambda: jax.tree.map(jnp.float32, Hyperparams()))
-
-
-def sample_hyperparams() -> tuple[Hyperparams, Hyperparams]:
-    """Return hyperparameters to try hooks with: the defaults, and the same with 1 for each limit that is infinite.
-
-    A hook may rely on a limit that its user sets, so that a result counts as a fault if it is one with both.
-    """
-    default = jax.tree.map(np.float32, Hyperparams())
-    return default, jax.tree.map(lambda x: np.float32(1.0) if np.isinf(x) else x, default)
 
 
 def _describe(tree: PyTree) -> str:

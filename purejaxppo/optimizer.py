@@ -17,7 +17,7 @@ from jax.flatten_util import ravel_pytree
 from purejaxppo._util.aliases import OptState, Params, PyTree
 from purejaxppo._util.programs import is_tracing, jit_once
 from purejaxppo._util.trees import all_finite, any_nan
-from purejaxppo.config.schema import Hyperparams
+from purejaxppo.config.schema import Hyperparams, sample_hyperparams
 
 MakeOptimizer = Callable[[Hyperparams], optax.GradientTransformation]
 """(hyperparameters of the iteration, traced) -> a gradient transformation on the parameter tree."""
@@ -120,8 +120,8 @@ def make_optimizer(make: MakeOptimizer | None, params: Params) -> Optimizer:
         params: shapes and dtypes of the parameters.
 
     Raises:
-        ValueError: `make` does not return an optax transformation, or its updates or its state change in structure,
-            shape or dtype.
+        ValueError: `make` does not return an optax transformation, its updates or its state change in structure, shape
+            or dtype, or a step with finite gradients gives NaN or infinity.
     """
     if make is None:
         return vector_optimizer()
@@ -150,8 +150,11 @@ def make_optimizer(make: MakeOptimizer | None, params: Params) -> Optimizer:
 def _check_first_step(make: MakeOptimizer, params: Params) -> None:
     """Take one step with random parameters and gradients; while tracing nothing is known.
 
+    The step is taken with both settings of `sample_hyperparams`, because an optimizer may rely on a limit that its
+    user sets.
+
     Raises:
-        ValueError: parameters or floating-point numbers of the state become NaN or infinite.
+        ValueError: with both, parameters become NaN or infinite, or numbers of the state NaN.
     """
     if is_tracing():
         return
@@ -166,9 +169,10 @@ def _check_first_step(make: MakeOptimizer, params: Params) -> None:
         after, state = gradient_step(transformation, gradient, transformation.init(params), params)
         return all_finite(after) & ~any_nan(state)
 
-    h = jax.tree.map(np.float32, Hyperparams())
-    sound = is_sound(h, jax.tree.map(normal, params), jax.tree.map(normal, params))
-    if not isinstance(sound, Tracer) and not sound:
+    inputs = (jax.tree.map(normal, params), jax.tree.map(normal, params))
+    with jax.debug_nans(False), jax.debug_infs(False):
+        sound = [is_sound(h, *inputs) for h in sample_hyperparams()]
+    if not any(isinstance(x, Tracer) or x for x in sound):
         raise ValueError(
             "optimizer: expected finite parameters after a step with finite gradients, got NaN or infinity"
         )

@@ -16,7 +16,7 @@ from purejaxppo._util import trees
 from purejaxppo._util.aliases import Params, PRNGKey
 from purejaxppo._util.programs import jit_once
 from purejaxppo.batching.plan import make_plan
-from purejaxppo.config.schema import Hyperparams
+from purejaxppo.config.schema import Hyperparams, sample_hyperparams
 from purejaxppo.envs.protocol import describe
 from purejaxppo.ppo import collect_rollout, compute_targets, init
 from purejaxppo.types import Algorithm, Components
@@ -39,7 +39,7 @@ def try_hooks(algo: Algorithm) -> None:
     if (ppo.auxiliary_loss, ppo.intrinsic, ppo.metrics_fn) == (hooks.no_auxiliary_loss, None, hooks.no_metrics):
         return
     trial = jit_once(partial(_trial, _with_trial_sizes(algo)))
-    cases = list(zip(hooks.sample_hyperparams(), (np.bool_(False), np.bool_(True)), strict=True))
+    cases = list(zip(sample_hyperparams(), (np.bool_(False), np.bool_(True)), strict=True))
     with jax.debug_nans(False), jax.debug_infs(False):
         try:
             if trial.trace(jax.random.key(0), *cases[0]).jaxpr.effects:

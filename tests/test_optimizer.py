@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from compiles import count_compiles
 from jax.flatten_util import ravel_pytree
 from plain_net import plain
 from probes import chain, quick_jit
@@ -121,6 +122,26 @@ def changed_state(h):
 def test_an_optimizer_that_does_not_fit_is_refused_before_anything_is_compiled(make, message):
     with pytest.raises(ValueError, match=message):
         make_optimizer(make, PARAMS)
+
+
+@pytest.mark.parametrize(
+    ("scale", "accepted"),
+    [
+        (lambda h: 1.0 / h.target_kl, True),
+        (lambda h: h.target_kl / h.target_kl, True),  # inf / inf with the default
+        (lambda h: jnp.where(jnp.isinf(h.target_kl), 1.0, jnp.nan), True),
+        (lambda h: h.lr_anneal / (h.vf_coef - 0.5), False),
+    ],
+    ids=["with both", "with a limit", "without a limit", "with neither"],
+)
+def test_an_optimizer_is_refused_if_it_is_not_finite_with_and_without_the_limits_of_its_user(scale, accepted):
+    with count_compiles() as compiles:
+        if accepted:
+            make_optimizer(lambda h: optax.scale(-scale(h)), PARAMS)
+        else:
+            with pytest.raises(ValueError, match="optimizer: expected finite parameters"):
+                make_optimizer(lambda h: optax.scale(-scale(h)), PARAMS)
+    assert compiles["is_sound"] == 1
 
 
 def test_the_default_works_on_one_vector():

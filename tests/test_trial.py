@@ -108,7 +108,7 @@ def test_a_host_environment_is_not_played_for_hooks():
 
 
 def test_while_tracing_hooks_are_not_evaluated(monkeypatch):
-    for module in ("hooks", "trial.hooks"):
+    for module in ("hooks", "optimizer", "trial"):
         monkeypatch.setattr(f"purejaxppo.{module}.sample_hyperparams", lambda: pytest.fail("a hook was evaluated"))
 
     def made(x):

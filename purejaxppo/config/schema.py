@@ -9,6 +9,8 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_type_hints
 
+import numpy as np
+
 from purejaxppo.config.names import place_of, suggestion
 
 if TYPE_CHECKING:
@@ -148,6 +150,15 @@ def minibatch_shape(config: Config, recurrent: bool) -> tuple[int, int]:
     """Return (steps of a sequence, sequences of a minibatch); without a recurrent state a sequence is one step."""
     length = (config.sequence_length or config.num_steps) if recurrent else 1
     return length, config.timesteps_per_update // length // config.num_minibatches
+
+
+def sample_hyperparams() -> tuple[Hyperparams, Hyperparams]:
+    """Return hyperparameters to try a user's functions with: the defaults, and the same with 1 for infinite limits.
+
+    A function may rely on a limit that its user sets, so that a result counts as a fault only if it is one with both.
+    """
+    default = Hyperparams._make(map(np.float32, Hyperparams()))
+    return default, Hyperparams._make(np.float32(1.0) if np.isinf(x) else x for x in default)
 
 
 # ---- Config(learning_rate=...): the error says where a setting belongs

@@ -7,9 +7,10 @@ from typing import get_args, get_type_hints
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from purejaxppo.config.schema import TABLES, Config, Hyperparams, NetworkConfig, minibatch_shape
+from purejaxppo.config.schema import TABLES, Config, Hyperparams, NetworkConfig, minibatch_shape, sample_hyperparams
 from purejaxppo.functional.bindings import OBJECTIVES, TARGETS
 
 
@@ -30,6 +31,15 @@ def test_choices_are_the_existing_functions():
     hints = get_type_hints(Config)
     assert set(get_args(hints["objective"])) == OBJECTIVES.keys()
     assert set(get_args(hints["targets"])) == TARGETS.keys()
+
+
+def test_functions_of_the_user_are_tried_with_the_defaults_and_with_limits():
+    default, limited = sample_hyperparams()
+    assert default == Hyperparams(*np.float32(Hyperparams()))
+    for plain, x in zip(default, limited, strict=True):
+        assert x.dtype == np.float32
+        assert x == (1.0 if np.isinf(plain) else plain)
+    assert np.isinf(default.target_kl)
 
 
 def test_num_updates_is_the_number_of_whole_updates():
