@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from jax import Array
 
@@ -78,12 +78,14 @@ class Components(NamedTuple):
         return self.auxiliary_loss is not no_auxiliary_loss
 
 
-def keeping_all_final_observations(ppo: Components) -> Components:
-    """Return components whose rollouts have the final observations of all steps, not only of truncated ones."""
-    return ppo._replace(plan=ppo.plan._replace(truncation_gap=1))
+class Init(Protocol):
+    """Make the first state; without parameters of the environment, with its default ones."""
+
+    def __call__(self, key: PRNGKey, h: Hyperparams, env_params: PyTree = None) -> TrainState:
+        """Return the state before the first iteration."""
+        ...
 
 
-Init: TypeAlias = Callable[..., TrainState]  # (key, hyperparams, env_params=None) -> TrainState
 Update: TypeAlias = Callable[[TrainState, Hyperparams], tuple[TrainState, Metrics]]
 
 

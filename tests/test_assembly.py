@@ -62,14 +62,14 @@ def test_a_batch_that_cannot_reset_a_column_is_refused_for_a_quarantine():
 
 def test_functions_of_the_user_see_the_final_observations_of_all_steps(monkeypatch):
     monkeypatch.setattr(final, "SMALL", 0)
-    env = endless(3)._replace(truncation_gap=3)
+    env = endless(8)._replace(truncation_gap=8)
     seen = []
 
     def metrics_fn(state, rollout, batch, h):
         seen.append(rollout.final_obs.shape)
         return {}
 
-    assert made(env).components.plan.truncation_gap == 3
+    assert made(env).components.plan.truncation_gap == 8
     assert made(env, metrics_fn=metrics_fn).components.plan.truncation_gap == 1
     assert set(seen) == {(8, 4, 1)}
 

@@ -1,4 +1,4 @@
-"""The fields of a train state that have a row for each environment, and components that keep every observation."""
+"""The fields of a train state that have a row for each environment, and the final observations of a rollout."""
 
 import jax
 from nets import env_of
@@ -11,9 +11,9 @@ from purejaxppo import Config
 from purejaxppo.batching import final_observations as final
 from purejaxppo.envs.spaces import Discrete
 from purejaxppo.training.loop import rollout_shapes, state_shapes
-from purejaxppo.types import PER_ENV_FIELDS, keeping_all_final_observations
+from purejaxppo.types import PER_ENV_FIELDS
 
-SMALL = Config(num_envs=4, num_steps=8, num_epochs=2, num_minibatches=2, total_timesteps=32 * 4)
+SMALL = Config(num_envs=4, num_steps=24, num_epochs=2, num_minibatches=2, total_timesteps=96 * 4)
 
 
 def test_the_fields_with_a_row_for_each_environment_are_those_that_grow_with_their_number():
@@ -28,21 +28,10 @@ def test_the_fields_with_a_row_for_each_environment_are_those_that_grow_with_the
         assert [(6, *shape[1:]) if shape else () for shape in few[name]] == many[name]
 
 
-def test_components_that_keep_all_final_observations_differ_in_nothing_else(monkeypatch):
-    monkeypatch.setattr(final, "SMALL", 0)
-    env = endless(3)._replace(truncation_gap=3)
-    algo = pp.make_ppo(env, plain(env), SMALL)
-    components = algo.components
-    whole = keeping_all_final_observations(components)
-    assert (components.plan.truncation_gap, whole.plan.truncation_gap) == (3, 1)
-    assert whole._replace(plan=components.plan) == components
-    assert whole.plan._replace(truncation_gap=3) == components.plan
-
-
 def test_a_rollout_has_the_final_observations_of_all_steps_and_an_update_those_of_truncated_ones(monkeypatch):
     monkeypatch.setattr(final, "SMALL", 0)
-    env = endless(3)._replace(truncation_gap=3, name="Endless")
+    env = endless(8)._replace(truncation_gap=8, name="Endless")
     algo = pp.make_ppo(env, plain(env), SMALL)
     _, played = pp.rollout(algo, pp.init_state(algo, 0), 1)
-    assert played.final_obs.shape == (8, 4, 1)
+    assert played.final_obs.shape == (24, 4, 1)
     assert rollout_shapes(algo, state_shapes(algo)).final_obs.obs.shape == (4, 3, 1)

@@ -21,6 +21,7 @@ from purejaxppo.batching.samples import Transition
 from purejaxppo.devices.memory import tree_bytes
 
 SMALL = 2**24  # bytes of all final observations of a rollout up to which they are kept whole: slots would save little
+SPARSE = 8  # least steps to a slot: each step rewrites all K slots, which beyond T / 8 costs more than it saves
 
 
 class Slots(NamedTuple):
@@ -39,7 +40,7 @@ def num_slots(obs: Observation, num_steps: int, gap: int) -> int:
         gap: least number of steps g between two truncations of an environment.
     """
     count = -(-num_steps // gap)
-    return count if count < num_steps and num_steps * tree_bytes(obs) > SMALL else 0
+    return count if count * SPARSE <= num_steps and num_steps * tree_bytes(obs) > SMALL else 0
 
 
 def truncated_only(rollout: Transition) -> Array:
@@ -50,8 +51,22 @@ def truncated_only(rollout: Transition) -> Array:
 # In the rollout ------------------------------------------------------------------------------------------------------
 
 
-def start(obs: Observation, count: int) -> tuple[Array, Observation]:
-    """Return the scan carry before a rollout: the number of truncations [N], and the slots [N, K, ...].
+class Kept(NamedTuple):
+    """The carry of the scan over a rollout."""
+
+    used: Array  # [N] int32, truncations up to now
+    obs: Observation  # [N, K, ...]; see `Slots`
+
+
+class Row(NamedTuple):
+    """One step of the scan, whose final observations are in the carry."""
+
+    transition: Transition  # leaves [N, ...]; `final_obs` is ()
+    nonfinite: Array  # [N] bool, the final observation had a NaN or infinity
+
+
+def start(obs: Observation, count: int) -> Kept:
+    """Return the carry before a rollout.
 
     Args:
         obs: observations to fill the slots with, leaves [N, ...].
@@ -61,46 +76,50 @@ def start(obs: Observation, count: int) -> tuple[Array, Observation]:
     def repeat(x: Array) -> Array:
         return jnp.broadcast_to(x[:, None], (x.shape[0], count, *x.shape[1:]))
 
-    return jnp.zeros(jax.tree.leaves(obs)[0].shape[0], jnp.int32), jax.tree.map(repeat, obs)
+    return Kept(jnp.zeros(jax.tree.leaves(obs)[0].shape[0], jnp.int32), jax.tree.map(repeat, obs))
 
 
-def put(kept: tuple[Array, Observation], row: Transition) -> tuple[Array, Observation]:
-    """Return the carry of `start` with the final observations of the environments that were truncated.
+def put(kept: Kept, row: Transition) -> Kept:
+    """Return the carry with the final observations of the environments that were truncated.
 
     The k-th truncation of an environment goes into slot k. Truncations beyond K are counted and not kept.
 
     Args:
-        kept: of `start`.
-        row: one step, leaves [N, ...].
+        kept: the carry before the step.
+        row: the step, leaves [N, ...].
     """
-    used, slots = kept
     cut = truncated_only(row)
 
     def write(slot: Array, x: Array) -> Array:
         number = jnp.arange(slot.shape[1], dtype=jnp.int32)
-        here = cut[:, None] & (number[None] == used[:, None])
+        here = cut[:, None] & (number[None] == kept.used[:, None])
         return jnp.where(here.reshape(*here.shape, *[1] * (x.ndim - 1)), x[:, None], slot)
 
-    return used + cut.astype(jnp.int32), jax.tree.map(write, slots, row.final_obs)
+    return Kept(kept.used + cut.astype(jnp.int32), jax.tree.map(write, kept.obs, row.final_obs))
 
 
-def in_slots(step: Callable[..., tuple[Carry, Transition]]) -> Callable[..., tuple[PyTree, Transition]]:
+def in_slots(step: Callable[..., tuple[Carry, Transition]]) -> Callable[..., tuple[tuple[Carry, Kept], Row]]:
     """Return a step of a scan that keeps the final observations in its carry.
 
     Args:
         step: (carry, inputs) -> (carry, row), with leaves [N, ...].
 
     Returns:
-        ((carry, kept), inputs) -> ((carry, kept), row), where `row.final_obs` says for each environment whether its
-        final observation had a NaN or infinity, [N].
+        ((carry, kept), inputs) -> ((carry, kept), Row).
     """
 
-    def step_and_keep(carry: tuple, inputs: PyTree) -> tuple[tuple, Transition]:
-        carry, kept = carry
+    def step_and_keep(both: tuple[Carry, Kept], inputs: PyTree) -> tuple[tuple[Carry, Kept], Row]:
+        carry, kept = both
         carry, row = step(carry, inputs)
-        return (carry, put(kept, row)), row._replace(final_obs=nonfinite(row.final_obs, row.reward.shape))
+        flags = nonfinite(row.final_obs, row.reward.shape)
+        return (carry, put(kept, row)), Row(row._replace(final_obs=()), flags)
 
     return step_and_keep
+
+
+def with_slots(kept: Kept, rows: Row) -> Transition:
+    """Return the rollout, leaves [T, N, ...], from the last carry and the rows of all steps; `final_obs` is `Slots`."""
+    return rows.transition._replace(final_obs=Slots(kept.obs, rows.nonfinite))
 
 
 # After the rollout ---------------------------------------------------------------------------------------------------

@@ -103,8 +103,12 @@ class Plan(NamedTuple):
         if not count:
             return jax.lax.scan(step, carry, inputs)
         kept = shard(final_observations.start(obs, count), self.num_devices)
-        (carry, kept), rollout = jax.lax.scan(final_observations.in_slots(step), (carry, kept), inputs)
-        return carry, rollout._replace(final_obs=final_observations.Slots(kept[1], rollout.final_obs))
+        (carry, kept), rows = jax.lax.scan(final_observations.in_slots(step), (carry, kept), inputs)
+        return carry, final_observations.with_slots(kept, rows)
+
+    def keeping_all_final_observations(self) -> Plan:
+        """Return a plan whose rollouts have the final observations of all steps, not only of truncated ones."""
+        return self._replace(truncation_gap=1)
 
     @staticmethod
     def steps_at(rollout: Transition, t: Array) -> Transition:

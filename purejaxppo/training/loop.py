@@ -47,7 +47,6 @@ from purejaxppo.types import (
     TrainState,
     Transition,
     Update,
-    keeping_all_final_observations,
 )
 
 MAX_UPDATES = 2**31 - 1  # the counter of updates in a TrainState is int32
@@ -331,8 +330,10 @@ class ByIdentity:
 
 @partial(jax.jit, static_argnames=("static", "whole"))
 def _rollout(static: ByIdentity, state: TrainState, key: Array, whole: bool) -> tuple[TrainState, Transition]:
-    components = keeping_all_final_observations(static.components) if whole else static.components
-    return collect_rollout(components, state, key)
+    ppo = static.components
+    if whole:
+        ppo = ppo._replace(plan=ppo.plan.keeping_all_final_observations())
+    return collect_rollout(ppo, state, key)
 
 
 @partial(jax.jit, static_argnames=("update", "num_updates"))

@@ -58,9 +58,9 @@ def kept(obs, truncated, terminated, count):
     rows = jax.tree.map(jnp.asarray, rows)
     first = jax.tree.map(lambda x: jnp.asarray(x[0]), obs)
     start = (jnp.int32(0), final.start(first, count))
-    (steps, (_, slots)), result = quick_jit(lambda *x: jax.lax.scan(final.in_slots(step), *x))(start, rows)
+    (steps, kept), result = quick_jit(lambda *x: jax.lax.scan(final.in_slots(step), *x))(start, rows)
     assert steps == T
-    return result._replace(final_obs=final.Slots(slots, result.final_obs))
+    return final.with_slots(kept, result)
 
 
 @pytest.mark.parametrize("gap", [2, 5, 12])
@@ -99,13 +99,22 @@ def test_truncations_without_a_slot_are_counted_and_change_no_slot():
 def test_the_slots_are_as_many_as_truncations_can_be(monkeypatch):
     """Truncations g steps apart, the first at any step: at most K of them, and K if the first is at step 0."""
     monkeypatch.setattr(final, "SMALL", 0)
-    for num_steps in range(1, 20):
-        for gap in range(2, 25):
+    for num_steps in range(1, 40):
+        for gap in range(1, 45):
             most = max(len(range(first, num_steps, gap)) for first in range(num_steps))
             slots = final.num_slots(jnp.zeros((1, 3)), num_steps, gap)
-            assert slots == (most if most < num_steps else 0)
+            assert slots == (most if most <= num_steps / 8 else 0)
     assert final.num_slots(jnp.zeros((1, 3)), 128, NEVER) == 1
-    assert final.num_slots(jnp.zeros((1, 3)), 128, 1) == 0
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "gap", "slots"),
+    [(128, 8, 16), (128, 7, 0), (128, 1, 0), (8, 8, 1), (8, 7, 0), (7, 100, 0), (16, 8, 2), (17, 8, 0), (17, 9, 2)],
+)
+def test_there_are_slots_for_an_eighth_of_the_steps_at_most(num_steps, gap, slots, monkeypatch):
+    """Of 128 steps, 16 can be truncated 8 apart, and 19 if they are 7 apart."""
+    monkeypatch.setattr(final, "SMALL", 0)
+    assert final.num_slots(jnp.zeros((1, 3)), num_steps, gap) == slots
 
 
 def test_small_observations_are_kept_whole():
@@ -173,15 +182,19 @@ def test_staggered_episodes_keep_the_distance_of_truncations(key):
 # ---- updates
 
 
-CONFIG = Config(num_envs=4, num_steps=8, num_epochs=2, num_minibatches=2, total_timesteps=32 * 4)
+CONFIG = Config(num_envs=4, num_steps=24, num_epochs=2, num_minibatches=2, total_timesteps=96 * 4)
 
 
-def algorithm(limit=3, gap=3, **settings):
+def algorithm(limit=8, gap=8, **settings):
     env = endless(limit)._replace(truncation_gap=gap, name="Endless")
     return pp.make_ppo(env, plain(env), Config(**(vars(CONFIG) | settings)))
 
 
-@pytest.mark.parametrize("settings", [{"num_devices": 1, "recompute_advantages": True}, {"num_devices": 2}])
+@pytest.mark.parametrize(
+    "settings",
+    [{"num_devices": 1, "recompute_advantages": True}, {"num_devices": 2}],
+    ids=["recomputed", "two devices"],
+)
 def test_updates_are_bitwise_those_with_all_final_observations(settings, monkeypatch):
     results = []
     for small in (0, 2**24):
@@ -202,10 +215,10 @@ def test_updates_are_bitwise_those_with_all_final_observations(settings, monkeyp
 
 def test_a_broken_promise_is_a_fault_of_the_environment(monkeypatch):
     monkeypatch.setattr(final, "SMALL", 0)
-    algo = algorithm(limit=3, gap=6)
+    algo = algorithm(limit=9, gap=12)
     _, metrics = quick_jit(algo.update)(pp.init_state(algo, 0), as_traced(None))
-    assert metrics.lost_final_observations == 0.0  # truncations at steps 2 and 5, and two slots
-    algo = algorithm(limit=2, gap=6)
+    assert metrics.lost_final_observations == 0.0  # truncations at steps 8 and 17, and two slots
+    algo = algorithm(limit=6, gap=12)
     _, metrics = quick_jit(algo.update)(pp.init_state(algo, 0), as_traced(None))
     assert metrics.lost_final_observations == 4 * (4 - 2)
     fault = find_fault(jax.tree.map(lambda x: x[None], metrics), "Endless")

@@ -91,6 +91,13 @@ def test_init_places_a_state_as_an_update_does():
     assert set(PER_ENV_FIELDS) <= set(state._fields)
 
 
+def test_a_plan_that_keeps_all_final_observations_differs_in_nothing_else():
+    plan = make_plan(CONFIG, False, (), truncation_gap=3)
+    whole = plan.keeping_all_final_observations()
+    assert (plan.truncation_gap, whole.truncation_gap) == (3, 1)
+    assert whole._replace(truncation_gap=3) == plan
+
+
 def test_inside_shard_map_every_device_runs_separately():
     plan = make_plan(CONFIG, False, ())
     seen = []

@@ -31,7 +31,7 @@ from purejaxppo.training.doctor.programs import computes_in_16_bits, same_progra
 from purejaxppo.training.health import find_fault
 from purejaxppo.training.loop import init_state
 from purejaxppo.training.resume import restore
-from purejaxppo.types import Algorithm, TrainState, keeping_all_final_observations
+from purejaxppo.types import Algorithm, TrainState
 
 UPDATE = "an update runs and stays finite"
 UPDATE_KEYS = "keys are not used twice in an update"
@@ -256,7 +256,8 @@ def _advantages(algo: Algorithm, state: TrainState, h: Hyperparams) -> tuple[Arr
 
     V(s') comes from `final_obs` of each step alone; training reads it from the next row where it can.
     """
-    ppo = keeping_all_final_observations(algo.components)
+    ppo = algo.components
+    ppo = ppo._replace(plan=ppo.plan.keeping_all_final_observations())
     after, rollout = collect_rollout(ppo, state, state.key)
     flags = (rollout.terminated, rollout.truncated)
     values, next_values = state_values(ppo, state.params, after, rollout)
