@@ -11,6 +11,7 @@ from typing import Any
 
 from purejaxppo._util.text import nearest
 from purejaxppo.envs.errors import SUITES, MissingSuite, UnknownEnvironment, missing_suite
+from purejaxppo.envs.facts import Facts, recorded, recorded_ids
 from purejaxppo.envs.protocol import Env, VecEnv
 
 # Ids less similar than this (difflib's ratio) are not suggested.
@@ -32,6 +33,21 @@ def has_adapter(suite: str) -> bool:
 def available() -> dict[str, tuple[str, ...]]:
     """Return the ids of each installed suite, without importing any suite."""
     return {suite: _ids(suite) for suite in SUITES if installed(suite) and has_adapter(suite)}
+
+
+def known() -> dict[str, list[Facts]]:
+    """Return what is recorded about the environments of every suite, without importing any suite.
+
+    Ids of an installed suite are those that it has; one that is not recorded has no facts. Ids of a suite that is not
+    installed are the recorded ones.
+    """
+    facts = recorded()
+    found = available()
+    return {
+        suite: [facts.get(f"{suite}/{name}", Facts(suite, name)) for name in found.get(suite, recorded_ids(suite))]
+        for suite in SUITES
+        if has_adapter(suite)
+    }
 
 
 def make(name: str, **env_params: Any) -> Env | VecEnv:

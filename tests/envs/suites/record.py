@@ -1,50 +1,26 @@
 """Record the facts about environments in purejaxppo/envs/facts.csv: `python tests/envs/suites/record.py [SUITE ...]`.
 
-Makes every recorded environment of the suites (by default of all) without computing a step, which takes from one second
-to a minute each. An environment that cannot be made here keeps its row.
+Makes every environment of the suites (by default of all) without computing a step, which takes from one second to a
+minute each. An environment that cannot be made here keeps its row.
 """
 
 import csv
 import sys
-from functools import partial
 from typing import Any
 
-import jax
-
 from purejaxppo.envs import make
-from purejaxppo.envs.facts import FILE, Facts, recorded
-from purejaxppo.envs.packages import PACKAGES
-from purejaxppo.envs.protocol import VecEnv
-from purejaxppo.envs.registry import installed
-from purejaxppo.envs.spaces import Box, Discrete, MultiDiscrete
+from purejaxppo.envs.errors import SUITES
+from purejaxppo.envs.facts import FILE, Facts, facts_of, recorded
+from purejaxppo.envs.registry import available, installed
 from purejaxppo.envs.wrappers import episodes
 
 
-def in_words(space: Any) -> str:
-    """Return a space in a few characters."""
-    if isinstance(space, dict):
-        return "{" + ", ".join(f"{name}: {in_words(child)}" for name, child in sorted(space.items())) + "}"
-    if isinstance(space, tuple):
-        return "(" + ", ".join(map(in_words, space)) + ")"
-    if isinstance(space, Discrete):
-        return f"Discrete({space.n})"
-    if isinstance(space, MultiDiscrete):
-        equal = len(set(space.nvec)) == 1 and len(space.nvec) > 3
-        return f"MultiDiscrete({space.nvec[0]} x {len(space.nvec)})" if equal else f"MultiDiscrete{space.nvec}"
-    assert isinstance(space, Box)
-    kind = "pixels" if space.pixels else "symbols" if space.codes.all() and space.dtype.kind in "iu" else space.dtype
-    return f"{kind}{list(space.shape)}"
-
-
-def num_bytes(tree: Any) -> int:
-    """Return the memory of a tree of shapes."""
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
-
-
-def clock(suite: str, name: str, limits: list[int]) -> int | None:
+def clock(facts: Facts, suite: str, name: str, limits: list[int]) -> int | None:
     """Return the default clock of an environment; `limits` are those of the wrapper `time_limit` that it used."""
     if limits:
         return limits[-1]
+    if suite in ("gymnax", "examples"):
+        return facts.time_limit
     if suite == "craftax":
         return 10_000 if "Classic" in name else 100_000
     if suite == "xland":
@@ -80,12 +56,8 @@ def measure(row: Facts) -> Facts:
     finally:
         if module is not None and hasattr(module, "time_limit"):
             module.time_limit = original
-    size = env.group_size if isinstance(env, VecEnv) else 1
-    reset = partial(env.reset, num_envs=size) if isinstance(env, VecEnv) else env.reset
-    state, obs = jax.eval_shape(reset, jax.random.key(0))
-    spaces = in_words(env.observation_space), in_words(env.action_space)
-    sizes = num_bytes(state) // size, num_bytes(obs) // size
-    return Facts(row.suite, row.id, *spaces, clock(row.suite, row.id, limits), *sizes, row.note)
+    facts = facts_of(env)
+    return facts._replace(suite=row.suite, id=row.id, time_limit=clock(facts, row.suite, row.id, limits), note=row.note)
 
 
 class _NoRulesets:
@@ -105,9 +77,13 @@ def write(rows: list[Facts]) -> None:
 
 def main(suites: list[str]) -> None:
     """Record the suites."""
-    rows = list(recorded().values())
+    known = recorded()
+    for suite, ids in available().items():
+        for name in ids:
+            known.setdefault(f"{suite}/{name}", Facts(suite, name))
+    rows = sorted(known.values(), key=lambda row: list(SUITES).index(row.suite))
     for i, row in enumerate(rows):
-        if row.suite not in (suites or PACKAGES) or not installed(row.suite):
+        if row.suite not in (suites or SUITES) or not installed(row.suite):
             continue
         if row.note.startswith("downloads"):
             continue
