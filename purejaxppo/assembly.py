@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -66,7 +65,7 @@ def make_ppo(
     recurrent = check_fit(env, network, config, objective)
     env = clip_action(env)
     vec = _auto_reset(env, config)
-    plan = _make_plan(config, recurrent, vec, auxiliary_loss, intrinsic, metrics_fn)
+    plan = _make_plan(config, recurrent, vec, any((auxiliary_loss, intrinsic, metrics_fn)))
     components = Components(
         env=vec,
         network=network,
@@ -87,9 +86,41 @@ def make_ppo(
     return algo
 
 
-def _make_plan(config: Config, recurrent: bool, env: VecEnv, *readers: Callable | hooks.IntrinsicReward | None) -> Plan:
-    """Return the plan of a run, in which the functions of the user (`readers`) see all final observations."""
-    return make_plan(config, recurrent, _per_env_fields(env), 1 if any(readers) else env.truncation_gap)
+def is_assembled(algo: Algorithm) -> bool:
+    """Return whether an algorithm has the `init` and `update` of `make_ppo`; a user may replace them."""
+    pairs = ((algo.init, init), (algo.update, update))
+    return all(isinstance(given, partial) and given.func is function for given, function in pairs)
+
+
+def with_config(algo: Algorithm, config: Config) -> Algorithm:
+    """Return an algorithm of `make_ppo` with other settings; what was handed to `make_ppo` stays.
+
+    Args:
+        algo: of `make_ppo`.
+        config: the settings. Where functions replaced a setting, they go on to do so.
+
+    Raises:
+        ConfigError: the settings are invalid; lists every problem.
+    """
+    old = algo.components
+    recurrent = check_fit(algo.env, algo.network, config)
+    vec = _auto_reset(algo.env, config)
+    readers = (old.has_auxiliary_loss, old.intrinsic is not None, old.metrics_fn is not hooks.no_metrics)
+    components = old._replace(
+        env=vec,
+        config=config,
+        objective=_named_objective(config) if old.objective is _named_objective(old.config) else old.objective,
+        target_fn=TARGETS[config.targets] if old.target_fn is TARGETS[old.config.targets] else old.target_fn,
+        shuffle=SHUFFLES[config.shuffle] if old.shuffle is SHUFFLES[old.config.shuffle] else old.shuffle,
+        normalized=normalized_leaves(algo.env.observation_space, config.normalize_observations),
+        plan=_make_plan(config, recurrent, vec, any(readers)),
+    )
+    return Algorithm(partial(init, components), partial(update, components), algo.env, algo.network, config, components)
+
+
+def _make_plan(config: Config, recurrent: bool, env: VecEnv, has_readers: bool) -> Plan:
+    """Return the plan of a run, in which functions of the user that read rollouts see all final observations."""
+    return make_plan(config, recurrent, _per_env_fields(env), 1 if has_readers else env.truncation_gap)
 
 
 def _named_objective(config: Config) -> Objective:

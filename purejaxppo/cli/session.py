@@ -131,11 +131,10 @@ def train_and_log(run: Run, algo: Algorithm, folder: Path, start: Start, limits:
 
     last = limits.last(run, start)
     log = RunLog(run, start.state, Position(start.num_updates, start.seconds))
-    total = log.meter.report.total
     with (
         metrics_file(folder / METRICS_FILE, start.metrics_bytes) as csv,
         _evaluations_file(run, folder, start.evaluations_bytes) as evaluations,
-        display(total) as show,
+        display(log.meter.report.total) as show,
     ):
         details = {"overrides": list(start.overrides), CONDITIONS: conditions()}
         saved = None if start.state is None else start.num_updates

@@ -115,3 +115,25 @@ def predicts_by_product() -> tuple[Network, AuxiliaryLoss]:
         return jnp.square(chosen - batch.next_obs).mean()
 
     return network._replace(init=init, apply=apply), loss
+
+
+@jax.custom_vjp
+def other_gradient_under_jit(x):
+    """The identity; under `jit` its gradient is 1.1 times too large."""
+    return x
+
+
+other_gradient_under_jit.defvjp(
+    lambda x: (x, None),
+    lambda _, g: (g if jax.config.jax_disable_jit else 1.1 * g,),  # type: ignore[attr-defined]
+)
+
+
+def noisy_loss(params, batch, h, *, reuses_key: bool, wrong_gradient: bool):
+    """An auxiliary loss that adds noise to the first weights of the critic; it may have one fault or two."""
+    first, second = jax.random.split(jax.random.key(0))
+    weights = params["critic_w0"]
+    weights = other_gradient_under_jit(weights) if wrong_gradient else weights
+    noise = jax.random.normal(first, weights.shape)
+    more = jax.random.normal(first if reuses_key else second, weights.shape)
+    return jnp.square(weights + 0.1 * noise + 0.1 * more).mean()

@@ -13,6 +13,7 @@ import numpy as np
 from purejaxppo._util.aliases import Params
 from purejaxppo.config.schema import Hyperparams
 from purejaxppo.ppo import collect_rollout, compute_targets, loss
+from purejaxppo.training.doctor.programs import quick_jit
 from purejaxppo.types import Algorithm, Batch, TrainState
 
 ROWS = 2048
@@ -51,7 +52,7 @@ def _batch(algo: Algorithm, state: TrainState, h: Hyperparams, rows: int) -> Bat
         after, rollout = collect_rollout(algo.components, state, state.key)
         return compute_targets(algo.components, state.params, after, rollout, h)
 
-    batch = jax.jit(collect)(state)
+    batch = quick_jit(collect)(state)
     count = -(-rows // batch.advantage.size)
     return jax.tree.map(lambda x: jnp.concatenate([x] * count, axis=1), batch)
 

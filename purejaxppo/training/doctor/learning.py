@@ -17,9 +17,10 @@ from jax import Array
 
 from purejaxppo._util.aliases import Observation, PyTree, RnnState
 from purejaxppo._util.trees import add_time_axis
-from purejaxppo.assembly import make_ppo
+from purejaxppo.assembly import is_assembled, with_config
 from purejaxppo.config.schema import Config, Hyperparams
 from purejaxppo.envs.protocol import Env, VecEnv
+from purejaxppo.functional.bindings import TARGETS
 from purejaxppo.metrics import Metrics
 from purejaxppo.networks.protocol import Network
 from purejaxppo.ppo import collect_rollout, observe, state_values
@@ -27,7 +28,7 @@ from purejaxppo.training.arguments import as_traced
 from purejaxppo.training.checkpoints import save
 from purejaxppo.training.doctor.check import NOT_RUN, Check, failed, guarded, not_seen, passed, what_happened
 from purejaxppo.training.doctor.gradients import ROWS, gradient_errors
-from purejaxppo.training.doctor.programs import computes_in_16_bits, same_program, traced
+from purejaxppo.training.doctor.programs import computes_in_16_bits, quick_jit, same_program, traced
 from purejaxppo.training.health import find_fault
 from purejaxppo.training.loop import init_state
 from purejaxppo.training.resume import restore
@@ -63,22 +64,24 @@ class Updated(NamedTuple):
     metrics: Metrics  # of the first update
 
 
-def learning_checks(env: Env | VecEnv, network: Network, config: Config) -> list[Check]:
-    """Check an update of a small run.
+def learning_checks(make: Callable[[], Algorithm]) -> list[Check]:
+    """Check two updates of an algorithm.
 
     Args:
-        env: the environment.
-        network: the actor-critic.
-        config: the settings, of which sizes are replaced by small ones.
+        make: returns the algorithm; what it raises fails the first check.
     """
     try:
-        algo = make_ppo(env, network, small_config(config, env))
-        keys, updated = _two_updates(algo)
+        keys, updated = _two_updates(make())
     except Exception as error:
         return [failed(UPDATE, what_happened(error)), *(not_seen(name, NOT_RUN) for name in LATER)]
     later = {RATIO: _ratio, GAE: _gae, ONE_COMPILE: _one_compile, RESUME: _resume, GRADIENT: _gradient}
     checks = [guarded(UPDATE, partial(_finite, updated)), keys]
     return checks + [guarded(name, partial(check, updated)) for name, check in later.items()]
+
+
+def small_algorithm(algo: Algorithm) -> Algorithm:
+    """Return an algorithm with the functions of another one and small sizes; an own `update` keeps its sizes."""
+    return with_config(algo, small_config(algo.config, algo.env)) if is_assembled(algo) else algo
 
 
 def small_config(config: Config, env: Env | VecEnv) -> Config:
@@ -129,12 +132,6 @@ def _run(algo: Algorithm, h: Hyperparams) -> Updated:
     return Updated(algo, h, compiled, traces, (before, between, after), metrics)
 
 
-def quick_jit(function: Callable) -> Callable:
-    """Compile a function that runs once or twice: without optimization that takes a third of the time on a CPU."""
-    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    return jax.jit(function, compiler_options=options)
-
-
 def _finite(updated: Updated) -> Check:
     one = jax.tree.map(lambda x: x[None], updated.metrics)
     fault = find_fault(one, updated.algo.env.name)
@@ -177,9 +174,15 @@ def _resume(updated: Updated) -> Check:
     advice = "keep everything that changes in the state of the environment, as arrays"
     if not _same(restored.state, between):
         return failed(RESUME, f"the restored state is another one: {advice}")
+    programs = [traced(algo.update, between, updated.h) for _ in range(2)]
+    if programs[0].effects:
+        return not_seen(
+            RESUME,
+            "the environment runs on the host: its state is in no checkpoint, and a resumed run starts new episodes",
+        )
     if not _same(updated.update(restored.state, restored.hyperparams)[0], after):
         return failed(RESUME, f"the update after restoring gives another state: {advice}")
-    if not same_program(*(traced(algo.update, between, updated.h) for _ in range(2))):
+    if not same_program(*programs):
         return failed(
             RESUME,
             "the update is another program each time that it is traced, as with np.random or a counter in reset, step "
@@ -261,7 +264,7 @@ def _advantages(algo: Algorithm, state: TrainState, h: Hyperparams) -> tuple[Arr
     after, rollout = collect_rollout(ppo, state, state.key)
     flags = (rollout.terminated, rollout.truncated)
     values, next_values = state_values(ppo, state.params, after, rollout)
-    advantage, _ = ppo.target_fn(rollout.reward, values, next_values, *flags, h, ppo.config.n_step)
+    advantage, _ = TARGETS["gae"](rollout.reward, values, next_values, *flags, h, ppo.config.n_step)
 
     def value_after(step: tuple[RnnState, Observation, Observation, Array]) -> Array:
         rnn_state, obs, final_obs, is_first = step

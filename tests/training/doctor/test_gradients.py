@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from nets import env_of, small
-from patients import walk
+from patients import other_gradient_under_jit, walk
 from plain_net import plain
 
 import purejaxppo as pp
@@ -26,31 +26,29 @@ from purejaxppo.training.doctor.learning import small_config
 ROOT = Path(__file__).parents[3]
 
 
-@jax.custom_vjp
-def other_gradient_under_jit(x):
-    """The identity; under `jit` its gradient is 1.1 times too large."""
-    return x
-
-
-other_gradient_under_jit.defvjp(
-    lambda x: (x, None),
-    lambda _, g: (g if jax.config.jax_disable_jit else 1.1 * g,),  # type: ignore[attr-defined]
-)
-
-
-def test_a_gradient_that_differs_under_jit_is_found_in_its_parameters_alone():
+def test_a_gradient_that_differs_under_jit_is_found_in_its_parameters_alone(monkeypatch):
+    """Those of the network and those of an auxiliary loss."""
+    monkeypatch.setattr("purejaxppo.assembly._trace_update", lambda algo: None)  # a trial that takes seconds
     network = plain(walk())
 
     def apply(params, rnn_state, obs, is_first):
         changed = {**params, "critic_w0": other_gradient_under_jit(params["critic_w0"])}
         return network.apply(changed, rnn_state, obs, is_first)
 
+    def loss(params, batch, h):
+        return 10.0 * jnp.square(other_gradient_under_jit(params["extra"])[None, None] - batch.next_obs).mean()
+
+    def init(key):
+        return {**network.init(key), "extra": jnp.full(3, 2.0)}
+
     h = as_traced(pp.Hyperparams())
     with jax.debug_key_reuse(False):
-        algo = pp.make_ppo(walk(), network._replace(apply=apply), small_config(Config(), walk()))
+        given = network._replace(init=init, apply=apply)
+        algo = pp.make_ppo(walk(), given, small_config(Config(), walk()), auxiliary_loss=loss)
         errors = gradient_errors(algo, pp.init_state(algo, 0, h), h, rows=300)
-    assert {name for name, error in errors.items() if error > learning.MAX_GRADIENT_ERROR} == {"['critic_w0']"}
-    assert errors["['critic_w0']"] == pytest.approx(0.1, rel=1e-3)
+    wrong = {name for name, error in errors.items() if error > learning.MAX_GRADIENT_ERROR}
+    assert wrong == {"['critic_w0']", "['extra']"}
+    assert [errors[name] for name in wrong] == pytest.approx([0.1, 0.1], rel=1e-3)
 
 
 def test_the_flag_is_advised_with_its_version():

@@ -1,10 +1,13 @@
 """Every check of an update finds its fault; the slow form of GAE is the formula."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from patients import changed, reuses_a_key, walk
+from jax.experimental import io_callback
+from patients import changed, noisy_loss, reuses_a_key, walk
 from plain_net import plain
 
 import purejaxppo as pp
@@ -12,12 +15,15 @@ from purejaxppo.config.schema import Config
 from purejaxppo.envs.wrappers.agents import fold_agents
 from purejaxppo.training.doctor import learning as checks
 from purejaxppo.training.doctor.check import guarded
-from purejaxppo.training.doctor.learning import learning_checks, slow_gae, small_config
+from purejaxppo.training.doctor.learning import learning_checks, slow_gae, small_algorithm, small_config
 
 
 def failures(env, network) -> set[str]:
+    def make():
+        return pp.make_ppo(env, network, small_config(Config(), env))
+
     with jax.debug_key_reuse(False):
-        return {check.name for check in learning_checks(env, network, Config()) if check.passed is False}
+        return {check.name for check in learning_checks(make) if check.passed is False}
 
 
 def normalized_over_the_batch():
@@ -51,7 +57,8 @@ def test_a_key_that_is_used_twice_and_numbers_of_the_host_fail_their_checks():
 
 
 def test_a_network_that_does_not_fit_fails_the_first_check_alone():
-    found = learning_checks(walk(), plain(walk()._replace(action_space=pp.make("Catch-bsuite").action_space)), Config())
+    other = plain(walk()._replace(action_space=pp.make("Catch-bsuite").action_space))
+    found = learning_checks(lambda: pp.make_ppo(walk(), other, small_config(Config(), walk())))
     assert [check.passed for check in found] == [False, *[None] * len(checks.LATER)]
     assert "fit" in found[0].advice
 
@@ -88,6 +95,53 @@ def test_a_state_of_another_structure_cannot_be_resumed(algo):
     check = guarded(checks.RESUME, lambda: checks._resume(renamed))
     assert check.passed is False
     assert "CheckpointError" in check.advice
+
+
+def test_a_key_that_an_auxiliary_loss_uses_twice_fails_its_check(monkeypatch):
+    def traced(algo, h):
+        return jax.eval_shape(algo.update, jax.eval_shape(algo.init, jax.random.key(0), h), h)
+
+    monkeypatch.setattr(checks, "_run", traced)  # the check of key reuse needs no results
+    monkeypatch.setattr("purejaxppo.assembly._trace_update", lambda algo: None)
+    for faulty in (False, True):
+        loss = partial(noisy_loss, reuses_key=faulty, wrong_gradient=False)
+        algo = pp.make_ppo(walk(), plain(walk()), small_config(Config(), walk()), auxiliary_loss=loss)
+        with jax.debug_key_reuse(False):
+            assert checks._two_updates(algo)[0].passed is not faulty
+
+
+def test_the_state_of_an_environment_on_the_host_is_in_no_checkpoint(algo):
+    """Its update is a program with an effect, and whether two of them agree says nothing."""
+
+    def update(state, h):
+        calls = io_callback(lambda: np.float32(np.random.rand()), jax.ShapeDtypeStruct((), jnp.float32))  # noqa: NPY002
+        return state._replace(last_residual=calls), ()
+
+    _, updated = checks._two_updates(algo._replace(update=update))
+    assert checks._resume(updated).passed is None
+
+
+def test_a_small_algorithm_keeps_the_functions_of_the_user_and_the_choices_of_the_config():
+    def targets(rewards, values, *rest):
+        return rewards - values, rewards
+
+    env = walk()
+    config = Config(
+        num_envs=64, num_steps=32, num_minibatches=8, targets="n_step", objective="kl", shuffle="permutation"
+    )
+    named = pp.make_ppo(env, plain(env), config)
+    own = pp.make_ppo(env, plain(env), config, target_fn=targets, metrics_fn=lambda state, *_: {})
+    small = small_algorithm(named)
+    again = pp.make_ppo(env, plain(env), small_config(config, env))
+    assert small.config == again.config
+    fields = ("objective", "target_fn", "shuffle", "normalized", "optimizer", "auxiliary_loss", "intrinsic", "plan")
+    for name in fields:
+        assert getattr(small.components, name) == getattr(again.components, name), name
+    assert small_algorithm(own).components.target_fn is own.components.target_fn
+    assert small_algorithm(own).components.metrics_fn is own.components.metrics_fn
+    assert small_algorithm(own).components.plan.truncation_gap == 1
+    replaced = named._replace(update=lambda state, h: (state, ()))
+    assert small_algorithm(replaced) is replaced
 
 
 def test_small_settings_are_valid_for_teams_and_sequences():
