@@ -2,6 +2,7 @@
 
 import pytest
 from command_line import TINY
+from moving_keys import keys_move as keys_move
 
 from purejaxppo.cli import train_command
 

@@ -3,7 +3,6 @@
 import importlib.util
 import sys
 
-import jax
 import pytest
 from command_line import finish, problems_of, start
 
@@ -13,11 +12,7 @@ from purejaxppo.config.errors import UsageError
 from purejaxppo.config.toml import from_tables
 from purejaxppo.sweeps.table import read_table
 
-
-@pytest.fixture(autouse=True)
-def _keys_move():
-    with jax.debug_key_reuse(False):  # the checker takes the move of a vmapped scan's keys for a use of them
-        yield
+pytestmark = pytest.mark.usefixtures("keys_move")
 
 
 @pytest.mark.slow

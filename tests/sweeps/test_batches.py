@@ -2,17 +2,26 @@
 
 import numpy as np
 import pytest
-from tiny_sweeps import RATE, Killed, die_at, run_sweep
-from tiny_sweeps import SEARCH as GIVEN
+from tiny_sweeps import BASE, RATE, SEARCH, Killed, die_at, run_sweep
 
 import purejaxppo as pp
-from purejaxppo.sweeps import store
+from purejaxppo.sweeps import optuna_study, store
 from purejaxppo.sweeps.spec import parse_sweep
+
+GIVEN = SEARCH | {"axes": SEARCH["axes"] | {"learning_rate": RATE["learning_rate"] | {"high": 0.03}}}  # no run diverges
 
 
 @pytest.fixture
 def optuna():
     return pytest.importorskip("optuna")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _scores_matter_soon():
+    """Draw the settings of the first batch at random; those of later batches follow from scores."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(optuna_study, "RANDOM_SETTINGS", 2)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +65,39 @@ def test_a_finished_folder_reads_back_with_the_values_that_were_chosen(whole):
         store.create_folder(folder, store.read_plan(folder)[0], {})
 
 
+@pytest.mark.parametrize("random_settings", [2, 10])
+def test_the_scores_of_a_batch_decide_the_next_one(optuna, tmp_path, monkeypatch, random_settings):
+    """Beyond the settings that are drawn at random, better scores of large rates lead to larger rates."""
+    monkeypatch.setattr(optuna_study, "RANDOM_SETTINGS", random_settings)
+    sweep, problems = parse_sweep(GIVEN | {"axes": RATE, "num_settings": 16, "batch": 8}, BASE)
+    assert not problems
+    rate, means = "hyperparams.learning_rate", []
+    for sign in (1.0, -1.0):
+        studies = optuna_study.Studies(sweep, tmp_path, f"sign {sign}")
+        first = studies.ask(0, range(8))
+        for setting, c in first.items():
+            studies.tell(setting, c, sign * np.log(c.values[rate]))
+        means.append(np.mean([np.log(c.values[rate]) for c in studies.ask(1, range(8, 16)).values()]))
+    if random_settings > 8:
+        assert means[0] == means[1]
+    else:
+        assert means[0] > means[1] + 1.0
+
+
 @pytest.mark.parametrize("instant", [1, 5, 8, 14])
 def test_after_an_interruption_the_table_is_the_uninterrupted_one(whole, tmp_path, monkeypatch, instant):
     """The instants are in the first and in later batches; the third kill happens between a choice and its record."""
     die_at(instant, monkeypatch)
     if instant == 8:
-        monkeypatch.setattr(store, "write_chosen", lambda folder, chosen: 1 / (len(chosen) < 4))
-    with pytest.raises((Killed, ZeroDivisionError)):
+        write = store.write_chosen
+
+        def die_in_the_second_batch(folder, chosen):
+            if len(chosen) == 4:
+                raise Killed
+            write(folder, chosen)
+
+        monkeypatch.setattr(store, "write_chosen", die_in_the_second_batch)
+    with pytest.raises(Killed):
         run_sweep(tmp_path / "killed", GIVEN, monkeypatch)
     monkeypatch.undo()
     run_sweep(tmp_path / "killed", GIVEN, monkeypatch)

@@ -17,11 +17,7 @@ SEEDS = (4, 0, 9, 4)
 RATES = (1e-3, 1e-2, 3e-2, 2e-2)
 ENGINE = Engine(ALGORITHM, lanes=4, num_devices=1, segment=5)
 
-
-@pytest.fixture(autouse=True)
-def _keys_move():
-    with jax.debug_key_reuse(False):  # the checker takes the move of a vmapped scan's keys for a use of them
-        yield
+pytestmark = pytest.mark.usefixtures("keys_move")
 
 
 def settings(rates=RATES):

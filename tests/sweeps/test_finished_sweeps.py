@@ -2,7 +2,6 @@
 
 import itertools
 
-import jax
 import numpy as np
 import pytest
 import tiny_sweeps
@@ -23,11 +22,7 @@ from purejaxppo.sweeps.table import write_tables
 RATES = {"axes": {"learning_rate": [1e-3, 1e-2]}}
 LIMIT = Axis("env_params.max_steps_in_episode", (3, 5))
 
-
-@pytest.fixture(autouse=True)
-def _keys_move():
-    with jax.debug_key_reuse(False):  # the checker takes the move of a vmapped scan's keys for a use of them
-        yield
+pytestmark = pytest.mark.usefixtures("keys_move")
 
 
 @pytest.fixture(autouse=True)

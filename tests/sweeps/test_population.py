@@ -13,11 +13,7 @@ ALGO = descent()
 BOUNDS = {"learning_rate": (1e-4, 1.0)}
 SIZE, ROUNDS, UPDATES = 16, 20, 20
 
-
-@pytest.fixture(autouse=True)
-def _keys_move():
-    with jax.debug_key_reuse(False):  # the checker takes the move of a vmapped scan's keys for a use of them
-        yield
+pytestmark = pytest.mark.usefixtures("keys_move")
 
 
 def population(seed, rounds=ROUNDS, updates=UPDATES):

@@ -15,11 +15,7 @@ from purejaxppo.sweeps.studies import read_study
 SIZE = 8
 GIVEN = {"method": "population", "num_settings": SIZE, "test_seeds": 2, "axes": RATE}
 
-
-@pytest.fixture(autouse=True)
-def _keys_move():
-    with jax.debug_key_reuse(False):  # the checker takes the move of a vmapped scan's keys for a use of them
-        yield
+pytestmark = pytest.mark.usefixtures("keys_move")
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import signal
 import subprocess
 from types import SimpleNamespace
 
-import jax
 import numpy as np
 import pytest
 from command_line import ROOT, start
@@ -36,10 +35,7 @@ def _compile_once():
         yield
 
 
-@pytest.fixture(autouse=True)
-def _keys_move():
-    with jax.debug_key_reuse(False):  # the checker takes the move of a vmapped scan's keys for a use of them
-        yield
+pytestmark = pytest.mark.usefixtures("keys_move")
 
 
 @pytest.fixture(scope="module")

@@ -16,11 +16,7 @@ from purejaxppo.envs.wrappers import OpponentParams, fold_agents, frozen_opponen
 
 SIZES = {"num_envs": 4, "num_steps": 6, "num_epochs": 1, "num_minibatches": 2, "total_timesteps": 24 * 20}
 
-
-@pytest.fixture(autouse=True)
-def _keys_move():
-    with jax.debug_key_reuse(False):  # a state is continued in two ways
-        yield
+pytestmark = pytest.mark.usefixtures("keys_move")
 
 
 @cache

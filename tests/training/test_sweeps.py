@@ -27,11 +27,7 @@ H = Hyperparams(
     target_kl=jnp.array([jnp.inf, 1e-5, 0.1]),
 )
 
-
-@pytest.fixture(autouse=True)
-def _keys_move():
-    with jax.debug_key_reuse(False):  # JAX's reuse check counts the keys that a vmapped scan passes on as used
-        yield
+pytestmark = pytest.mark.usefixtures("keys_move")
 
 
 @cache
