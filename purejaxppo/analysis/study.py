@@ -31,7 +31,7 @@ class Arm(NamedTuple):
     curves: np.ndarray  # [S, P] returns; NaN after a failure
     areas: np.ndarray  # [S] areas under the curves
     status: tuple[str, ...]  # per seed: finished, stopped or failed
-    hyperparams: Mapping[str, float] = {}  # those that vary in the study
+    hyperparams: Mapping[str, float] = {}  # those that vary in the study, and env_params.NAME
     is_test: bool = False  # trained with fresh seeds after the selection
 
 

@@ -13,8 +13,9 @@ from jax import Array
 from jax.stages import Compiled
 
 from purejaxppo._util.aliases import PyTree, Shapes
-from purejaxppo.config.schema import Hyperparams
+from purejaxppo.config.schema import Hyperparams, Run
 from purejaxppo.metrics import Metrics
+from purejaxppo.sweeps.spec import TRACED
 from purejaxppo.training.evaluation import MAX_STEPS, evaluate
 from purejaxppo.training.loop import run_updates
 from purejaxppo.training.many_runs import map_runs
@@ -44,9 +45,15 @@ class Engine(NamedTuple):
         """Return the number of runs of every call."""
         return self.runs or self.lanes * self.num_devices
 
-    def start(self, seeds: Sequence[int], h: Hyperparams) -> TrainState:
-        """Return the states before the first update, leaves [R, ...]."""
-        return _start(self.algo.init, self.num_devices, self.lanes, _seeds(seeds), h)
+    def start(self, seeds: Sequence[int], h: Hyperparams, env_params: PyTree = None) -> TrainState:
+        """Return the states before the first update, leaves [R, ...].
+
+        Args:
+            seeds: of the runs.
+            h: hyperparameters, [R] each.
+            env_params: parameters of the environments, leaves [R, ...]; None for the default ones.
+        """
+        return _start(self.algo.init, self.num_devices, self.lanes, _seeds(seeds), h, env_params)
 
     def advance(self, states: TrainState, h: Hyperparams, num_updates: int) -> tuple[TrainState, Metrics]:
         """Return the states after some updates, and metrics as NumPy arrays [R, num_updates]."""
@@ -54,14 +61,19 @@ class Engine(NamedTuple):
         states, metrics = _advance(*static, states, h, jnp.int32(num_updates))
         return states, jax.tree.map(lambda x: np.asarray(x)[:, :num_updates], jax.device_get(metrics))
 
-    def play(self, states: TrainState, seeds: Sequence[int]) -> np.ndarray:
+    def play(self, states: TrainState | Policy, seeds: Sequence[int], env_params: PyTree = None) -> np.ndarray:
         """Return the returns of the episodes of the evaluation, [R, E].
 
         The key is that of `purejaxppo train`, so that a run evaluated alone meets the same environments.
+
+        Args:
+            states: of the runs, leaves [R, ...].
+            seeds: of the runs.
+            env_params: parameters of the environments, leaves [R, ...]; None for the default ones.
         """
         policies = Policy(states.params, states.obs_moments)
         static = (_Play(self.algo, self.episodes, self.greedy), self.num_devices, self.lanes)
-        return np.asarray(_play(*static, policies, _seeds(seeds)), np.float64)
+        return np.asarray(_play(*static, policies, _seeds(seeds), env_params), np.float64)
 
     def compiled(self) -> Compiled:
         """Return the compiled program of `advance`, for its memory analysis."""
@@ -76,6 +88,19 @@ class Engine(NamedTuple):
         return jax.eval_shape(partial(_start, self.algo.init, self.num_devices, self.lanes), seeds, h), h
 
 
+def stack_env_params(algo: Algorithm, runs: Sequence[Run]) -> PyTree:
+    """Return the traced parameters of the environments of several runs, leaves [R, ...]; None if there are none."""
+    names = runs[0].env_params.get(TRACED, ())
+    if not names:
+        return None
+    found = {}
+    for name in names:
+        leaf = algo.env.params[name]
+        given = [np.asarray(run.env_params.get(name, leaf), leaf.dtype) for run in runs]
+        found[name] = jnp.asarray(np.stack(given))
+    return found
+
+
 def stack_hyperparams(settings: Sequence[Hyperparams]) -> Hyperparams:
     """Return the hyperparameters of several runs, float32 [R] each."""
     return Hyperparams(*(jnp.asarray(np.asarray(x, np.float32)) for x in zip(*settings, strict=True)))
@@ -86,12 +111,20 @@ def _seeds(seeds: Sequence[int]) -> Array:
 
 
 @partial(jax.jit, static_argnames=("init", "num_devices", "lanes"))
-def _start(init: Callable[..., PyTree], num_devices: int, lanes: int, seeds: Array, h: Hyperparams) -> PyTree:
+def _start(
+    init: Callable[..., PyTree],
+    num_devices: int,
+    lanes: int,
+    seeds: Array,
+    h: Hyperparams,
+    env_params: PyTree = None,
+) -> PyTree:
     def run(one: tuple, shared: tuple[()]) -> PyTree:
-        seed, h = one
-        return init(jax.random.key(seed), h)
+        seed, h, env_params = one
+        given = () if env_params is None else (env_params,)
+        return init(jax.random.key(seed), h, *given)
 
-    return map_runs(run, num_devices, lanes, (seeds, h), ())
+    return map_runs(run, num_devices, lanes, (seeds, h, env_params), ())
 
 
 @partial(jax.jit, static_argnames=("update", "segment", "num_devices", "lanes"))
@@ -129,10 +162,13 @@ class _Play(NamedTuple):
 
 
 @partial(jax.jit, static_argnames=("static", "num_devices", "lanes"))
-def _play(static: _Play, num_devices: int, lanes: int, policies: Policy, seeds: Array) -> Array:
+def _play(
+    static: _Play, num_devices: int, lanes: int, policies: Policy, seeds: Array, env_params: PyTree = None
+) -> Array:
     def run(one: tuple, shared: tuple[()]) -> Array:
-        policy, seed = one
+        policy, seed, env_params = one
         key = jax.random.fold_in(jax.random.key(seed), EVALUATION_KEY)
-        return evaluate(static.algo, policy, key, static.episodes, static.greedy, MAX_STEPS).returns
+        settings = (static.episodes, static.greedy, MAX_STEPS)
+        return evaluate(static.algo, policy, key, *settings, env_params=env_params).returns
 
-    return map_runs(run, num_devices, lanes, (policies, seeds), ())
+    return map_runs(run, num_devices, lanes, (policies, seeds, env_params), ())

@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purejaxppo._util.aliases import Value
+from purejaxppo._util.aliases import PyTree, Value
 from purejaxppo.analysis.statistics import failed_as_worst, interquartile_mean
 from purejaxppo.config.errors import ConfigError, Problem
 from purejaxppo.config.schema import Run
 from purejaxppo.sweeps import store
-from purejaxppo.sweeps.axes import Axis, grid_values
-from purejaxppo.sweeps.engine import Engine
+from purejaxppo.sweeps.axes import SAMPLED, Axis, grid_values
+from purejaxppo.sweeps.engine import Engine, stack_env_params
 from purejaxppo.sweeps.populations import winner_of
 from purejaxppo.sweeps.runner import Group, Runner, Trial
 from purejaxppo.sweeps.table import Row
@@ -32,7 +32,9 @@ def with_parameter(run: Run, key: str, value: Value) -> Run:
 
 
 def generalization_rows(runner: Runner, axis: Axis, say: Callable[[str], None] = print) -> list[Row]:
-    """Return the scores of the best setting of every program, with all of its seeds, at every value of a parameter.
+    """Return the scores of the best settings, with all of their seeds, at every value of a parameter.
+
+    Every program has a best setting; if the axes list values of a traced parameter, every value has one.
 
     Args:
         runner: of a finished sweep whose folder still holds the states.
@@ -44,16 +46,28 @@ def generalization_rows(runner: Runner, axis: Axis, say: Callable[[str], None] =
     """
     rows: list[Row] = []
     for group in runner.groups:
-        trials = _best_trials(runner, group)
-        if trials:
-            label = runner.sweep.labels[trials[0][0]]
-            say(f"{label}: evaluation at {len(grid_values(axis))} values of {axis.key}")
-            rows += _rows_of_trials(runner, group, trials, axis)
+        for settings in _by_level(runner, group):
+            trials = _best_trials(runner, group._replace(settings=settings))
+            if trials:
+                label = runner.sweep.labels[trials[0][0]]
+                say(f"{label}: evaluation at {len(grid_values(axis))} values of {axis.key}")
+                rows += _rows_of_trials(runner, group, trials, axis)
     return rows
 
 
+def _by_level(runner: Runner, group: Group) -> list[tuple[int, ...]]:
+    """Return the settings of a program by the values of traced parameters; together if the values were sampled."""
+    sweep = runner.sweep
+    if sweep.options.method in SAMPLED:
+        return [group.settings]
+    found: dict[tuple[Value, ...], list[int]] = {}
+    for setting in group.settings:
+        found.setdefault(tuple(sweep.settings[setting].get(key) for key in sweep.traced), []).append(setting)
+    return [tuple(settings) for settings in found.values()]
+
+
 def _best_trials(runner: Runner, group: Group) -> list[Trial]:
-    """Return the trials of the best setting of a program, one per seed; of populations, the best run of each."""
+    """Return the trials of the best of a group's settings, one per seed; of populations, the best run of each."""
     seeds, task = runner.sweep.seeds, group.run.env
     if runner.sweep.options.method == "population":
         return _best_population(runner, group)
@@ -90,8 +104,10 @@ def _rows_of_trials(runner: Runner, group: Group, trials: Sequence[Trial], axis:
     policies = [runner.policy(piece, row) for piece, row in found]
     run = runner.sweep.run(*trials[0])
     for value in grid_values(axis):
-        there = engine._replace(algo=build(with_parameter(run, axis.key, value)))
-        scores = _scores(there, policies, [seed for _, seed in trials])
+        changed = with_parameter(run, axis.key, value)
+        there = engine if axis.key in runner.sweep.traced else engine._replace(algo=build(changed))
+        levels = stack_env_params(there.algo, [changed] * engine.width)
+        scores = _scores(there, policies, [seed for _, seed in trials], levels)
         for (setting, seed), (piece, row), score in zip(trials, found, scores, strict=True):
             place = {"setting": setting, "label": runner.sweep.labels[setting], "env": run.env, "seed": seed}
             place |= {"parameter": name, "value": value, "trained": run.env_params.get(name, "")}
@@ -99,14 +115,21 @@ def _rows_of_trials(runner: Runner, group: Group, trials: Sequence[Trial], axis:
     return rows
 
 
-def _scores(engine: Engine, policies: Sequence[Policy], seeds: Sequence[int]) -> np.ndarray:
-    """Return the mean return of each policy, [S], in calls of the engine's width."""
+def _scores(engine: Engine, policies: Sequence[Policy], seeds: Sequence[int], env_params: PyTree = None) -> np.ndarray:
+    """Return the mean return of each policy, [S], in calls of the engine's width.
+
+    Args:
+        engine: of the program.
+        policies: one per run.
+        seeds: of the runs.
+        env_params: parameters of the environments, leaves [width, ...]; None for the default ones.
+    """
     width, scores = engine.width, []
     for first in range(0, len(seeds), width):
         chunk = [*range(first, min(first + width, len(seeds)))]
         padded = [*chunk, *[chunk[-1]] * (width - len(chunk))]
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[policies[i] for i in padded])
-        scores.append(engine.play(stacked, [seeds[i] for i in padded]).mean(1)[: len(chunk)])
+        scores.append(engine.play(stacked, [seeds[i] for i in padded], env_params).mean(1)[: len(chunk)])
     return np.concatenate(scores)
 
 

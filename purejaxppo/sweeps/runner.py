@@ -18,7 +18,7 @@ from purejaxppo.analysis.statistics import failed_as_worst, interquartile_mean
 from purejaxppo.config.schema import Hyperparams, Run
 from purejaxppo.devices.sharding import largest_device_count
 from purejaxppo.sweeps import store
-from purejaxppo.sweeps.engine import Engine, stack_hyperparams
+from purejaxppo.sweeps.engine import Engine, stack_env_params, stack_hyperparams
 from purejaxppo.sweeps.execution import Execution
 from purejaxppo.sweeps.points import point_updates, summarize
 from purejaxppo.sweeps.population import copy_runs
@@ -40,7 +40,7 @@ class Group(NamedTuple):
 
     index: int
     settings: tuple[int, ...]
-    run: Run  # settings of the group; its hyperparameters are those of the first setting
+    run: Run  # settings of the group; its hyperparameters and traced parameters are those of the first setting
     algo: Algorithm
 
 
@@ -71,10 +71,10 @@ class Span(NamedTuple):
 
 
 def group_settings(sweep: Sweep) -> list[tuple[int, ...]]:
-    """Return the settings by structure: those of one group differ in hyperparameters only."""
+    """Return the settings by structure: those of a group differ in hyperparameters and traced parameters only."""
     groups: dict[str, list[int]] = {}
     for i, setting in enumerate(sweep.settings):
-        groups.setdefault(json.dumps(structure_of(setting), sort_keys=True), []).append(i)
+        groups.setdefault(json.dumps(structure_of(setting, sweep.traced), sort_keys=True), []).append(i)
     return [tuple(settings) for settings in groups.values()]
 
 
@@ -206,13 +206,14 @@ class Runner:
             constant = stack_hyperparams([self.sweep.run(setting).hyperparams for setting, _ in padded])
             schedule = Schedule(lambda point, columns: constant)
         seeds = schedule.seeds or [seed for _, seed in padded]
+        levels = stack_env_params(group.algo, [self.sweep.run(setting) for setting, _ in padded])
         running = store.read_piece(self.folder, store.running_name(name))
         if running is not None and running.trials == tuple(trials):
             columns, failed, arrays, seconds = running.columns, running.failed, running.states, running.seconds
         else:
             columns, failed, arrays, seconds = {}, np.zeros(count, np.int64), self._arrays_before(span, padded), 0.0
         shapes = engine.shapes()[0]
-        states = store.states_of(arrays, shapes) if arrays else engine.start(seeds, schedule.hyperparams(0, {}))
+        states = store.states_of(arrays, shapes) if arrays else engine.start(seeds, schedule.hyperparams(0, {}), levels)
         done = span.first + (len(next(iter(columns.values()))[0]) if columns else 0)
         saved = time.monotonic()
         for point in range(done, span.last):
@@ -224,7 +225,7 @@ class Runner:
                 saved = time.monotonic()
         score = np.full(count, np.nan)
         if span.is_last:
-            returns = engine.play(states, seeds).mean(1)[:count]
+            returns = engine.play(states, seeds, levels).mean(1)[:count]
             score = np.where(failed > 0, np.nan, returns)
         kept_states = Policy(states.params, states.obs_moments) if span.is_last else states
         rows = store.take_rows(store.state_arrays(kept_states), range(count))

@@ -23,6 +23,7 @@ from purejaxppo.sweeps.engine import Engine
 from purejaxppo.sweeps.execution import Execution, choose_execution
 from purejaxppo.sweeps.generalization import FILE as GENERALIZATION
 from purejaxppo.sweeps.generalization import check_parameter, generalization_rows
+from purejaxppo.sweeps.levels import level_problems
 from purejaxppo.sweeps.methods import run_method
 from purejaxppo.sweeps.optuna_study import check_storage
 from purejaxppo.sweeps.populations import repeated_schedule
@@ -52,6 +53,10 @@ def check_sweep(sweep: Sweep, problems: Sequence[Problem] = (), source: str = "s
     for index, settings in enumerate(group_settings(sweep)):
         tables = with_changes(sweep.base, sweep.settings[settings[0]])
         run, known = from_tables(tables)
+        levels = level_problems(sweep, settings, run)
+        if levels:
+            found += [problem for problem in levels if problem not in found]
+            continue
         try:
             algo = build(run, known)
         except ConfigError as error:

@@ -39,6 +39,7 @@ CHOOSING = ("optuna", "population")  # methods that choose values while the swee
 OPTIONS_OF = {"optuna": ("batch", *TEXTS), "population": ("share",)}  # of one method only
 
 SCORES = ("final", "area")
+TRACED = "traced"  # argument of an environment: names of its parameters that are data of the program
 HYPERPARAMS = tuple(Hyperparams._fields)
 TABLE_OF = {name: table for table, names in table_names().items() for name in names}
 
@@ -88,6 +89,11 @@ class Sweep:
         """Return the seeds of the test, which the selection does not see."""
         first = self.options.first_seed + self.options.seeds
         return tuple(range(first, first + self.options.test_seeds))
+
+    @property
+    def traced(self) -> tuple[str, ...]:
+        """Return the dotted keys of the environment parameters that are data of the programs."""
+        return traced_keys(self.base)
 
     @property
     def fingerprint(self) -> str:
@@ -149,9 +155,28 @@ def is_numeric(key: str) -> bool:
     return key.startswith("hyperparams.")
 
 
-def structure_of(setting: Tables) -> dict[str, Value]:
-    """Return the changes of a setting that need a program for themselves."""
-    return {key: value for key, value in setting.items() if not is_numeric(key)}
+def structure_of(setting: Tables, traced: Sequence[str] = ()) -> dict[str, Value]:
+    """Return the changes of a setting that need a program for themselves.
+
+    Args:
+        setting: changes by dotted key.
+        traced: environment parameters that are data of the program.
+    """
+    return {key: value for key, value in setting.items() if not is_numeric(key) and key not in traced}
+
+
+def traced_keys(tables: Tables) -> tuple[str, ...]:
+    """Return the dotted keys of the environment parameters that the tables of a config file trace."""
+    env_params = tables.get("env_params", {})
+    names = env_params.get(TRACED, ()) if isinstance(env_params, Mapping) else ()
+    return tuple(f"env_params.{name}" for name in names) if isinstance(names, list | tuple) else ()
+
+
+def _with_traced(base: Tables, axes: Sequence[Axis]) -> Tables:
+    """Return the base settings, which trace the environment parameters among the axes."""
+    keys = [axis.key for axis in axes if axis.key.startswith("env_params.")]
+    names = [key.partition(".")[2] for key in dict.fromkeys((*traced_keys(base), *keys))]
+    return with_changes(base, {f"env_params.{TRACED}": names}) if keys else base
 
 
 # ---- parsing
@@ -176,10 +201,12 @@ def parse_sweep(given: Tables, base: Tables) -> tuple[Sweep, list[Problem]]:
     is_method_known = all(problem.key != "method" for problem in problems)
     axes, found = _parse_axes(tables["axes"], options.method if is_method_known else None)
     problems += found
+    base = _with_traced(base, axes)
     structure, found = _parse_structure(tables["structure"])
     problems += found
     generalization, found = _parse_generalization(tables["generalization"])
     problems += found
+    problems += _twice_problems(axes, structure)
     listed, labels, found = _parse_settings(given.get("settings", [{}]))
     problems += found
     if is_method_known:
@@ -281,14 +308,23 @@ def _parse_axes(given: Tables, method: str | None) -> tuple[list[Axis], list[Pro
     for key, value in flatten(given).items():
         problem = _misplaced(key)
         axis, found = (None, [problem]) if problem else parse_axis(key, value, method)
+        if axis and key.startswith("env_params.") and not all(is_number(x) for x in axis.values):
+            found.append(wrong_type(f"axes.{key}", value, "a list of numbers; other values belong in [structure]"))
         problems += found
         axes += [axis] if axis else []
     return axes, problems
 
 
+def _twice_problems(axes: Sequence[Axis], structure: Sequence[Axis]) -> list[Problem]:
+    """Return a problem for each environment parameter that is in both tables."""
+    both = [axis.key for axis in axes if axis.key in {other.key for other in structure}]
+    return [Problem(f"structure.{key}", ": is in [axes] too; leave it out of one of them", "conflict") for key in both]
+
+
 def _misplaced(key: str) -> Problem | None:
-    """Return the problem of a key in [axes] that is no hyperparameter."""
-    if key.partition(".")[2] in HYPERPARAMS and is_numeric(key):
+    """Return the problem of a key in [axes] that is neither a hyperparameter nor a parameter of the environment."""
+    table, _, name = key.rpartition(".")
+    if (table == "hyperparams" and name in HYPERPARAMS) or (table == "env_params" and name != TRACED):
         return None
     if key == "seed":
         return Problem(key, ": not an axis; `seeds` says how many seeds each setting gets", "conflict")
@@ -398,7 +434,10 @@ def _method_problems(axes: Sequence[Axis], options: Options, given: Tables) -> l
     if options.method != "population":
         return problems
     for axis in axes:
-        if axis.values or axis.low <= 0:
+        if axis.key.startswith("env_params."):
+            text = ": a population changes hyperparameters only; list the values in [structure]"
+            problems.append(Problem(f"axes.{axis.key}", text, "conflict"))
+        elif axis.values or axis.low <= 0:
             text = ": a population multiplies its values; give an interval above 0, such as {low = 1e-4, high = 1e-2}"
             problems.append(Problem(axis.key, text, "range"))
     if int(options.share * options.num_settings) < 1:

@@ -130,7 +130,8 @@ def _arm_of(
     """Return the arm of the trials of one setting."""
     first = members[0]
     own = [points[member["trial"]] for member in members]
-    names = [name for name in Hyperparams._fields if isinstance(first.get(name), float)]
+    levels = [name for name in first if name.startswith("env_params.")]
+    names = [name for name in (*Hyperparams._fields, *levels) if isinstance(first.get(name), float)]
     return Arm(
         label=f"{prefix}{first['label']}",
         task=str(first["env"]),

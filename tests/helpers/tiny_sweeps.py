@@ -21,7 +21,7 @@ SEARCH = {"method": "optuna", "num_settings": 6, "batch": 2, "test_seeds": 2, "a
 ALGORITHM = descent()
 
 
-def play(engine, states, seeds):
+def play(engine, states, seeds, env_params=None):
     """Return -f of each run as its evaluation, [R, 1]."""
     x = np.asarray(states.params, np.float64)
     return -0.5 * (50.0 * x[:, :1] ** 2 + x[:, 1:] ** 2)

@@ -71,7 +71,7 @@ def test_a_damaged_piece_is_named_and_no_policy_takes_the_place_of_another(tmp_p
 
 
 def test_equal_scores_are_decided_as_in_the_ranking(tmp_path, monkeypatch):
-    monkeypatch.setattr(tiny_sweeps, "play", lambda engine, states, seeds: np.zeros((len(seeds), 1)))
+    monkeypatch.setattr(tiny_sweeps, "play", lambda engine, states, seeds, *_: np.zeros((len(seeds), 1)))
     runner, *_ = run_sweep(tmp_path / "a", RATES, monkeypatch)
     assert runner.ranked([0, 1])["CartPole-v1"] == [1, 0]
     assert {row["setting"] for row in generalization_rows(runner, LIMIT, silent)} == {1}
@@ -80,7 +80,7 @@ def test_equal_scores_are_decided_as_in_the_ranking(tmp_path, monkeypatch):
 def test_of_several_populations_of_a_program_the_best_is_evaluated(tmp_path, monkeypatch):
     scores = itertools.count()  # the populations of the second setting are evaluated last
 
-    def rising(engine, states, seeds):
+    def rising(engine, states, seeds, *_):
         return np.full((len(seeds), 1), next(scores))
 
     monkeypatch.setattr(tiny_sweeps, "play", rising)

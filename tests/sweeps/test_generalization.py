@@ -41,7 +41,7 @@ def test_calls_have_the_width_of_the_engine_and_every_policy_its_seed():
     """The return of episode e of policy p with seed s is p + s + e, so that the mean over two is p + s + 1/2."""
     widths = []
 
-    def play(policies, seeds):
+    def play(policies, seeds, env_params):
         widths.append(len(seeds))
         return np.asarray(policies)[:, None] + np.asarray(seeds)[:, None] + np.arange(2.0)
 

@@ -247,7 +247,7 @@ def test_halving_beats_random_search_at_equal_environment_steps(tmp_path, monkey
     The score is the return of the last point: the evaluation of a policy means nothing here.
     """
     monkeypatch.setattr(
-        "purejaxppo.sweeps.engine.Engine.play", lambda self, states, seeds: np.full((self.width, 1), 0.0)
+        "purejaxppo.sweeps.engine.Engine.play", lambda self, states, seeds, *_: np.full((self.width, 1), 0.0)
     )
     algo = descent()
     wins, steps = [], []
