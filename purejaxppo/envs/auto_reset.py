@@ -96,7 +96,8 @@ def auto_reset(
             A reset that returns NaN is not repaired.
 
     Raises:
-        ValueError: an unknown mode, or a size out of range.
+        ValueError: an unknown mode, a size out of range, or a pool for an environment with separate parameters for each
+            column.
     """
     if isinstance(env, VecEnv):
         return env

@@ -30,9 +30,10 @@ def parametrized(make_env: Callable[[PyTree], AnyEnv], params: PyTree, *, per_co
     Args:
         make_env: (params) -> Env or VecEnv, a pure function of arrays.
         params: the default parameters, a pytree of numbers and arrays.
-        per_column: each of the N columns has separate parameters, leaves [N, ...], for domain randomization. `params`
-            are those of one column, in which every column starts. Only for an Env: a VecEnv with separate parameters
-            for its columns takes them as leaves [N, ...] of `params`.
+        per_column: each of the N columns, or each group of columns, has separate parameters, leaves [N, ...] or
+            [N / group_size, ...], for domain randomization. `params` are those of one column, in which every column
+            starts. Only for an Env, and neither with a pool of first states nor with `frozen_opponent`. A VecEnv with
+            separate parameters for its columns takes them as leaves [N, ...] of `params`.
 
     Raises:
         ValueError: `params` has no arrays, a space depends on them, or `make_env` returns an environment that has
@@ -167,7 +168,7 @@ def first_params(env: Env | VecEnv, num_envs: int, params: PyTree = None) -> PyT
         params: replace those of the environment, if given; with leaves as they are returned.
 
     Returns:
-        The parameters, with leaves [N, ...] if each column has separate ones.
+        The parameters, with leaves [N, ...] if each column has separate ones, [N / group_size, ...] if each group has.
     """
     if params is not None or not env.per_column:
         return env.params if params is None else params

@@ -56,7 +56,7 @@ class Env(NamedTuple):
     params: PyTree = ()  # default parameters of the family, arrays; those of one column
     family: Callable[[PyTree], "Env"] | None = None  # (params) -> Env; the functions above are those of `params`
     family_of: tuple[Callable, ...] = ()  # reset and step of the family's default, to see whether they were replaced
-    per_column: bool = False  # a batch has separate parameters for each column, [N, ...]
+    per_column: bool = False  # a batch has separate parameters for each column, [N, ...]; see VecEnv
 
 
 class VecEnv(NamedTuple):
@@ -83,7 +83,7 @@ class VecEnv(NamedTuple):
     params: PyTree = ()  # default parameters of the family, arrays; those of one column
     family: Callable[[PyTree], "VecEnv"] | None = None  # (params) -> VecEnv; leaves [N, ...] if `per_column`
     family_of: tuple[Callable, ...] = ()  # as of Env
-    per_column: bool = False  # separate parameters for each column, [N, ...]; for each group, if columns form groups
+    per_column: bool = False  # separate parameters for each column, [N, ...], or each group, [N / group_size, ...]
 
 
 def check_is_env(env: Any) -> None:

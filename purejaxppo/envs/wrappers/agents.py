@@ -130,7 +130,10 @@ def frozen_opponent(
             f"frozen_opponent needs at least 2 agents and a seat among them, not {num_agents} agents and seat {seat}"
         )
     if env.per_column:
-        raise ValueError(f"frozen_opponent needs parameters that all columns share, but {describe(env)} has others")
+        raise ValueError(
+            f"frozen_opponent needs parameters that all columns share, but {describe(env)} has separate parameters for "
+            "each column: make it without per_column"
+        )
     games = auto_reset(env, resets, quarantine=quarantine, **sizes)
     both = OpponentParams(strong_dtypes(jax.tree.map(jnp.asarray, params)), games.params)
 
