@@ -7,6 +7,7 @@ from purejaxppo.cli.doctor_command import Doctor, run_doctor
 from purejaxppo.cli.envs_command import Envs, run_envs
 from purejaxppo.cli.evaluate_command import Evaluate, run_evaluate
 from purejaxppo.cli.options import Command
+from purejaxppo.cli.render_command import Render, run_render
 from purejaxppo.cli.report_command import Report, run_report
 from purejaxppo.cli.resume_command import Resume, run_resume
 from purejaxppo.cli.sweep_command import SweepCommand, run_sweep_command
@@ -19,6 +20,7 @@ COMMANDS = {
     "report": Command(Report, run_report),
     "compare": Command(Compare, run_compare),
     "evaluate": Command(Evaluate, run_evaluate),
+    "render": Command(Render, run_render),
     "doctor": Command(Doctor, run_doctor),
     "envs": Command(Envs, run_envs),
     "configs": Command(Configs, run_configs),

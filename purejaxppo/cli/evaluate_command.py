@@ -8,13 +8,13 @@ from typing import Annotated, Any
 
 from purejaxppo.cli.exit_codes import FINISHED
 from purejaxppo.cli.options import Argument, Interval
-from purejaxppo.config.errors import ConfigError, Problem, UsageError
+from purejaxppo.cli.trained_policy import file_problems, open_policy, policy_file
+from purejaxppo.config.errors import ConfigError, Problem
 from purejaxppo.config.schema import Run
-from purejaxppo.config.toml import name_source, parse_toml
+from purejaxppo.config.toml import parse_toml
 from purejaxppo.devices.compile_cache import use_compile_cache
 from purejaxppo.training.results import EVALUATION_EPISODES, evaluate_policy, evaluation_line
 from purejaxppo.training.run_folder import BEST_FILE, CONFIG_FILE, POLICY_FILE
-from purejaxppo.training.runs import build
 
 
 @dataclass(frozen=True)
@@ -34,42 +34,18 @@ class Evaluate:
 
 def run_evaluate(args: Evaluate, problems: Sequence[Problem]) -> int:
     """Play whole episodes with the policy of a run and print statistics of their returns."""
-    file = args.run if args.run.is_file() else args.run / (BEST_FILE if args.best else POLICY_FILE)
+    file = policy_file(args.run, args.best)
     is_run_known = all(problem.key != "RUN" for problem in problems)
-    problems = [*problems, *(_file_problems(args, file) if is_run_known else [])]
+    problems = [*problems, *(file_problems(args.run, args.best) if is_run_known else [])]
     if problems:
         raise ConfigError(problems, "evaluate")
-
-    from purejaxppo.training.evaluation_memory import check_evaluation_memory
-    from purejaxppo.training.policy_file import CheckpointError, load_policy, read_metadata
-
-    try:
-        text = read_metadata(file).get("config", "")
-        if not text:
-            raise UsageError(f"{file} does not contain the settings that it was trained with")
-        run, found = parse_toml(text, str(file))
-        algo = build(run, found, name_source(str(file), text))
-        check_evaluation_memory(algo)
-        policy = load_policy(file, algo)
-    except CheckpointError as error:
-        raise UsageError(str(error)) from None
+    run, algo, policy = open_policy(file)
     _note_differences(run, file)
     use_compile_cache()
     name = "sampled" if args.sampled else "greedy"
     evaluation = evaluate_policy(algo, policy, args.seed, args.num_episodes, not args.sampled)
     print(f"{run.env}: {evaluation_line(name, evaluation)}")
     return FINISHED
-
-
-def _file_problems(args: Evaluate, file: Path) -> list[Problem]:
-    """Return the problem of the policy file."""
-    if args.best and args.run.is_file():
-        return [Problem("--best", ": needs a run folder; RUN is a file", "conflict")]
-    if file.is_file():
-        return []
-    is_run = args.best and (args.run / CONFIG_FILE).is_file()
-    text = ": no best policy; train with --evaluate-every" if is_run else ": no such file"
-    return [Problem(str(file), text, "file")]
 
 
 def _note_differences(trained: Run, file: Path) -> None:

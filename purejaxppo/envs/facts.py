@@ -74,8 +74,9 @@ def in_words(space: Space) -> str:
     if isinstance(space, Discrete):
         return f"Discrete({space.n})"
     if isinstance(space, MultiDiscrete):
-        equal = len(set(space.nvec)) == 1 and len(space.nvec) > 3
-        return f"MultiDiscrete({space.nvec[0]} x {len(space.nvec)})" if equal else f"MultiDiscrete{space.nvec}"
+        sizes = set(space.nvec)
+        equal = len(sizes) == 1 and len(space.nvec) > 3
+        return f"MultiDiscrete({sizes.pop()} x {len(space.nvec)})" if equal else f"MultiDiscrete{space.nvec}"
     if isinstance(space, Box):
         symbols = space.codes.all() and space.dtype.kind in "iu"
         kind = "pixels" if space.pixels else "symbols" if symbols else space.dtype

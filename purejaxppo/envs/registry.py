@@ -10,9 +10,11 @@ from types import ModuleType
 from typing import Any
 
 from purejaxppo._util.text import nearest
-from purejaxppo.envs.errors import SUITES, MissingSuite, UnknownEnvironment, missing_suite
+from purejaxppo.envs.errors import SUITES, EnvironmentUnavailable, MissingSuite, UnknownEnvironment, missing_suite
 from purejaxppo.envs.facts import Facts, recorded, recorded_ids
+from purejaxppo.envs.packages import suite_code
 from purejaxppo.envs.protocol import Env, VecEnv
+from purejaxppo.envs.rendering import Renderer
 
 # Ids less similar than this (difflib's ratio) are not suggested.
 LIKENESS = 0.6
@@ -66,6 +68,27 @@ def make(name: str, **env_params: Any) -> Env | VecEnv:
     """
     suite, env_id = _resolve(name)
     return _adapter(suite).make(env_id, **env_params)._replace(name=name)
+
+
+def renderer(name: str, **env_params: Any) -> Renderer:
+    """Return how the states of an environment are drawn.
+
+    Args:
+        name: an id, as of `make`.
+        env_params: parameters of the environment.
+
+    Raises:
+        EnvironmentUnavailable: it has no pictures.
+        UnknownEnvironment, MissingSuite: see `make`.
+    """
+    suite, env_id = _resolve(name)
+    adapter = _adapter(suite)
+    with suite_code():
+        found = adapter.renderer(env_id, **env_params) if hasattr(adapter, "renderer") else None
+    if found is None:
+        drawn = ", ".join(suite for suite in SUITES if has_adapter(suite) and hasattr(_adapter(suite), "renderer"))
+        raise EnvironmentUnavailable(f"{suite}/{env_id} has no renderer (suites that have one: {drawn})")
+    return found
 
 
 def _adapter(suite: str) -> ModuleType:

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from same_runs import assert_same_run
 
 import purejaxppo as pp
-from purejaxppo.cli import evaluate_command, resume_command, run_log, session, train_command
+from purejaxppo.cli import resume_command, run_log, session, train_command, trained_policy
 from purejaxppo.cli.main import dispatch, main
 from purejaxppo.config.checks import check
 from purejaxppo.config.errors import UsageError
@@ -228,7 +228,7 @@ def test_training_with_evaluations_is_bitwise_training_without(monkeypatch, tiny
         made[:] = made or [runs.build(run)]
         return made[0]
 
-    for command in (train_command, resume_command, evaluate_command):
+    for command in (train_command, resume_command, trained_policy):
         monkeypatch.setattr(command, "build", build)
     monkeypatch.setattr(session, "EVALUATION_EPISODES", 4)
     monkeypatch.setattr("purejaxppo.analysis.curves.plot_curve", lambda path, *_: path.write_bytes(b""))

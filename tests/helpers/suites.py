@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 from probes import quick_jit
 
 from purejaxppo.envs.auto_reset import auto_reset
@@ -15,6 +17,8 @@ from purejaxppo.envs.errors import MissingSuite
 from purejaxppo.envs.masks import action_mask, sample_allowed
 from purejaxppo.envs.packages import import_suite, suite_code
 from purejaxppo.envs.protocol import Env, TimeStep
+from purejaxppo.envs.registry import make, renderer
+from purejaxppo.envs.rendering import states_of
 
 
 def needs(suite: str) -> Any:
@@ -34,6 +38,22 @@ def run_suite(function: Callable, *args: Any) -> Any:
 def first_keys(num_envs: int, seed: int = 0) -> jax.Array:
     """Return the raw keys that `play` resets its environments with."""
     return jax.random.key_data(jax.random.split(jax.random.split(jax.random.key(seed), 3)[0], num_envs))
+
+
+def draw(name: str, folder: Path) -> Path:
+    """Draw the first states of two episodes of an environment; the file."""
+    env, drawn = make(name), renderer(name)
+    states = jax.jit(jax.vmap(lambda key: env.reset(key)[0]))(jax.random.split(jax.random.key(0)))
+    path = folder / f"episode{drawn.suffix}"
+    drawn.save(states_of(states, drawn.state_type), path)
+    return path
+
+
+def colors(path: Path) -> int:
+    """Return the number of colors of the first image of a GIF, which has two."""
+    with Image.open(path) as image:
+        assert image.n_frames == 2
+        return len(image.convert("RGB").getcolors(1 << 20))
 
 
 class Played(NamedTuple):

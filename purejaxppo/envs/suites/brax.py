@@ -4,6 +4,8 @@
 * truncated: after `time_limit` steps, a clock of this adapter; 1000 as in the suite's training wrapper.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,6 +17,7 @@ from purejaxppo.envs.conformance import conform
 from purejaxppo.envs.facts import recorded_ids
 from purejaxppo.envs.packages import arguments_of, choose_arguments, import_suite, quiet, raw_key, suite_code
 from purejaxppo.envs.protocol import NEVER, Env, TimeStep
+from purejaxppo.envs.rendering import Renderer
 from purejaxppo.envs.spaces import box
 from purejaxppo.envs.wrappers.episodes import time_limit
 
@@ -45,6 +48,21 @@ def make(name: str, **env_params: Any) -> Env:
         limit = chosen.pop("time_limit", TIME_LIMIT)
         env = conform(_adapt(brax.get_environment(name, **chosen)))
         return time_limit(env._replace(resets="every_step"), limit)
+
+
+def renderer(name: str, **env_params: Any) -> Renderer:
+    """Return how states are drawn: a page of HTML, whose viewer the browser loads from the network."""
+    envs, html = import_suite("brax", "brax.envs"), import_suite("brax", "brax.io.html")
+
+    def save(states: Sequence[SuiteObject], path: Path) -> None:
+        with suite_code():
+            arguments = {k: v for k, v in env_params.items() if k != "time_limit"}
+            env = envs.get_environment(name, **arguments)
+            system = env.sys.tree_replace({"opt.timestep": env.dt})
+            page = html.render(system, [jax.tree.map(jnp.asarray, state.pipeline_state) for state in states])
+        path.write_text(page, encoding="utf-8")
+
+    return Renderer(envs.State, save, ".html")
 
 
 def _adapt(env: SuiteObject) -> Env:

@@ -17,6 +17,7 @@ from purejaxppo.envs.conformance import conform
 from purejaxppo.envs.facts import recorded_ids
 from purejaxppo.envs.packages import choose_arguments, gap_of_clock, import_suite, quiet, raw_key, suite_code
 from purejaxppo.envs.protocol import NEVER, Env, TimeStep
+from purejaxppo.envs.rendering import Renderer, image_renderer
 from purejaxppo.envs.spaces import Discrete, box
 
 
@@ -48,6 +49,15 @@ def make(name: str, **env_params: Any) -> Env:
         params = params.replace(**choose_arguments(name, fields, env_params))
         env = conform(_adapt(env, params, pixels="Pixels" in name))
         return env._replace(resets="state_pool")  # a reset generates a world
+
+
+def renderer(name: str, **env_params: Any) -> Renderer:
+    """Return how states are drawn: the textures of the suite."""
+    folder = "craftax.craftax_classic" if "Classic" in name else "craftax.craftax"
+    names = ("envs.craftax_state" if "Classic" in name else "craftax_state", "constants", "renderer")
+    states, constants, drawing = (import_suite("craftax", f"{folder}.{module}") for module in names)
+    draw = jax.jit(drawing.make_craftax_pixel_renderer(constants.BLOCK_PIXEL_SIZE_IMG))
+    return image_renderer(states.EnvState, draw, 100)
 
 
 def _adapt(env: SuiteObject, params: SuiteObject, pixels: bool) -> Env:

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from purejaxppo._util.aliases import Observation, PRNGKey
 from purejaxppo.envs.parameters import INT32_MAX, replace_params
 from purejaxppo.envs.protocol import NEVER, Env, TimeStep
+from purejaxppo.envs.rendering import Renderer
 from purejaxppo.envs.spaces import Discrete, MultiDiscrete, box
 from purejaxppo.envs.suites import gymnax
 from purejaxppo.envs.wrappers.episodes import time_limit
@@ -148,3 +149,8 @@ def make(name: str, **env_params: Any) -> Env:
         ValueError: a parameter is unknown (the nearest are named), of a wrong type or out of range.
     """
     return MAKERS[name](**env_params)
+
+
+def renderer(name: str, **env_params: Any) -> Renderer | None:
+    """Return how states are drawn; only CartPole has pictures."""
+    return gymnax.renderer("CartPole-v1", **env_params) if name == "CartPolePositions-v1" else None

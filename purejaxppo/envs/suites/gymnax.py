@@ -25,6 +25,7 @@ from purejaxppo.envs.families import parametrized
 from purejaxppo.envs.packages import gap_of_clock
 from purejaxppo.envs.parameters import INT32_MAX, check_values, replace_params
 from purejaxppo.envs.protocol import Env, TimeStep
+from purejaxppo.envs.rendering import Renderer, image_renderer
 from purejaxppo.envs.spaces import Box, Discrete, Space, box
 
 MAX_SIZE = 1000  # largest size or count; a grid of this size fits into memory
@@ -204,6 +205,39 @@ def _memory_space(declared: Space) -> Space:
     high = np.ones(size)
     high[1] = max(1, size - 3)
     return box(np.full(size, -1.0), high, (size,))
+
+
+# Pictures -------------------------------------------------------------------------------------------------------------
+
+
+def renderer(name: str, **env_params: Any) -> Renderer | None:
+    """Return how states are drawn: classic control and the games of MinAtar.
+
+    Args:
+        name: id of the environment.
+        env_params: parameters that it was made with.
+    """
+    from purejaxppo.envs import drawings
+
+    draws = {
+        "CartPole-v1": lambda s, p: drawings.cart_pole(s.x, s.theta),
+        "Pendulum-v1": lambda s, p: drawings.pendulum(s.theta),
+        "Acrobot-v1": lambda s, p: drawings.acrobot(s.joint_angle1, s.joint_angle2),
+        "MountainCar-v0": lambda s, p: drawings.mountain_car(s.position, p.goal_position),
+        "MountainCarContinuous-v0": lambda s, p: drawings.mountain_car(s.position, p.goal_position),
+    }
+    if name not in draws and not name.endswith("-MinAtar"):
+        return None
+    gymnax = _import()
+    with allow_promotion():
+        env, params = gymnax.make(name)
+        params = dataclasses.replace(params, **{k: v for k, v in env_params.items() if hasattr(params, k)})
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        kind = type(jax.eval_shape(lambda key: env.reset_env(key, params)[1], key))
+        observe = jax.jit(lambda state: env.get_obs(state, params))
+    if name in draws:
+        return image_renderer(kind, lambda state: draws[name](state, params))
+    return image_renderer(kind, lambda state: drawings.grid(np.asarray(observe(state))), 100)
 
 
 # Spaces --------------------------------------------------------------------------------------------------------------

@@ -7,7 +7,9 @@
 A team of agents is one agent with a joint action; its reward is the sum over the agents.
 """
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +22,7 @@ from purejaxppo.envs.errors import EnvironmentUnavailable
 from purejaxppo.envs.facts import recorded_ids
 from purejaxppo.envs.packages import arguments_of, choose_arguments, import_suite, quiet, raw_key, suite_code
 from purejaxppo.envs.protocol import Env, TimeStep
+from purejaxppo.envs.rendering import Renderer
 from purejaxppo.envs.spaces import Box, Discrete, MultiDiscrete, Space, box
 from purejaxppo.envs.wrappers.episodes import time_limit
 
@@ -72,6 +75,21 @@ def make(name: str, **env_params: Any) -> Env:
             env.time_limit = NEVER
         adapted = conform(_adapt(env, limit))._replace(resets="state_pool" if name in EXPENSIVE else "every_step")
         return adapted if limit is None or own_clock else time_limit(adapted, int(limit))
+
+
+def renderer(name: str, **env_params: Any) -> Renderer:
+    """Return how states are drawn: the animation of the suite's viewer."""
+    jumanji = import_suite("jumanji")
+    with suite_code():
+        env = jumanji.make(name, **env_params)
+        state = jax.eval_shape(lambda: env.reset(jax.random.PRNGKey(0))[0])
+
+    def save(states: Sequence[SuiteObject], path: Path) -> None:
+        logging.getLogger("matplotlib.animation").setLevel(logging.ERROR)  # it tells that it uses Pillow
+        with suite_code():
+            env.animate([jax.tree.map(jnp.asarray, state) for state in states], 200, str(path))
+
+    return Renderer(type(state), save)
 
 
 def _adapt(env: SuiteObject, limit: int | None) -> Env:

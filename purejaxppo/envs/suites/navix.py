@@ -16,6 +16,7 @@ from purejaxppo.envs.conformance import conform
 from purejaxppo.envs.facts import recorded_ids
 from purejaxppo.envs.packages import choose_arguments, gap_of_clock, import_suite, quiet, raw_key, suite_code
 from purejaxppo.envs.protocol import Env, TimeStep
+from purejaxppo.envs.rendering import Renderer, image_renderer
 from purejaxppo.envs.spaces import Box, Discrete, box
 
 Symbols = tuple[int, int | tuple[int, ...], type[np.integer]]
@@ -60,6 +61,19 @@ def make(name: str, **env_params: Any) -> Env:
             raise ValueError(f"{name}: unknown observation {observation!r} (nearest: {near})")
         env = navix.make(name, observation_fn=getattr(navix.observations, observation), **chosen)
         return conform(_adapt(env, observation))
+
+
+def renderer(name: str, **env_params: Any) -> Renderer:
+    """Return how states are drawn: the whole grid."""
+    navix = import_suite("navix")
+    cache = import_suite("navix", "navix.rendering.cache").RenderingCache
+
+    @jax.jit
+    def draw(timestep: SuiteObject) -> jax.Array:
+        state = timestep.state  # whose images of tiles are dropped, see `_adapt`
+        return navix.observations.rgb(state.replace(cache=cache.init(state.grid)))
+
+    return image_renderer(import_suite("navix", "navix.environments.environment").Timestep, draw, 200)
 
 
 def _adapt(env: SuiteObject, observation: str) -> Env:

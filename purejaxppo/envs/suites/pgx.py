@@ -4,8 +4,9 @@
 * truncated: after `time_limit` steps, a clock of this adapter: pgx has none, and MinAtar games can go on forever.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ from purejaxppo.envs.conformance import conform
 from purejaxppo.envs.facts import recorded_ids
 from purejaxppo.envs.packages import arguments_of, choose_arguments, import_suite, quiet, raw_key, suite_code
 from purejaxppo.envs.protocol import NEVER, Env, TimeStep
+from purejaxppo.envs.rendering import Renderer, image_renderer
 from purejaxppo.envs.spaces import Discrete, Space, box
 from purejaxppo.envs.wrappers.episodes import time_limit
 
@@ -64,6 +66,21 @@ def make(name: str, **env_params: Any) -> Env:
         env = _one_player(game) if game.num_players == 1 else _against(game, _opponent(name, game, opponent))
     env = conform(env)
     return time_limit(env, steps) if steps else env
+
+
+def renderer(name: str, **env_params: Any) -> Renderer:
+    """Return how states are drawn: MinAtar as grids, boards as an animated SVG of the suite."""
+    pgx = import_suite("pgx")
+
+    def save(states: Sequence[SuiteObject], path: Path) -> None:
+        with suite_code():
+            pgx.save_svg_animation([jax.tree.map(jnp.asarray, state) for state in states], path)
+
+    if not name.startswith("minatar-"):
+        return Renderer(pgx.State, save, ".svg")
+    from purejaxppo.envs.drawings import grid
+
+    return image_renderer(pgx.State, lambda state: grid(state.observation), 100)
 
 
 def default_time_limit(name: str) -> int | None:

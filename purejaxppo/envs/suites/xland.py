@@ -17,6 +17,7 @@ from purejaxppo.envs.errors import EnvironmentUnavailable
 from purejaxppo.envs.facts import recorded_ids
 from purejaxppo.envs.packages import choose_arguments, gap_of_clock, import_suite, quiet, raw_key, suite_code
 from purejaxppo.envs.protocol import Env, TimeStep
+from purejaxppo.envs.rendering import Renderer, image_renderer
 from purejaxppo.envs.spaces import Discrete, box
 
 # Fields of the suite's EnvParams that the id fixes: grids of other sizes have other ids.
@@ -59,6 +60,18 @@ def make(name: str, **env_params: Any) -> Env:
         benchmark = chosen.pop("benchmark", None)
         benchmark = _load(name, benchmark) if isinstance(benchmark, str) else benchmark
         return conform(_adapt(env, params.replace(**chosen), benchmark))
+
+
+def renderer(name: str, **env_params: Any) -> Renderer:
+    """Return how states are drawn: the whole grid, with what the agent sees."""
+    xminigrid = import_suite("xland")
+    rendering = import_suite("xland", "xminigrid.rendering.rgb_render")
+    view_size = env_params.get("view_size", xminigrid.make(name)[1].view_size)
+
+    def draw(timestep: SuiteObject) -> np.ndarray:
+        return rendering.render(np.asarray(timestep.state.grid), timestep.state.agent, view_size)
+
+    return image_renderer(import_suite("xland", "xminigrid.types").TimeStep, draw, 200)
 
 
 def _load(name: str, benchmark: str) -> SuiteObject:

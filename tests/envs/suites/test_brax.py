@@ -1,10 +1,12 @@
 """Brax: transitions equal the suite's, `done` terminates, and the clock of the adapter truncates."""
 
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
 from probes import quick_jit
-from suites import assert_clock, first_end, first_keys, needs, play, run_suite
+from suites import assert_clock, draw, first_end, first_keys, needs, play, run_suite
 
 from purejaxppo.envs.conformance import check_env
 from purejaxppo.envs.facts import recorded_ids
@@ -73,3 +75,9 @@ def test_ant_has_the_spaces_of_the_suite() -> None:
 def test_wrong_parameters_are_named(params: dict, key: str) -> None:
     with pytest.raises(ValueError, match=key):
         make("brax/inverted_pendulum", **params)
+
+
+def test_it_is_drawn_as_a_page(tmp_path: Path) -> None:
+    path = draw("brax/inverted_pendulum", tmp_path)
+    assert path.suffix == ".html"
+    assert "Brax visualizer" in path.read_text()

@@ -1,11 +1,13 @@
 """Craftax: transitions equal the suite's; death, lava and the boss terminate, the clock truncates."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from probes import quick_jit
-from suites import assert_same, needs, run_suite
+from suites import assert_same, colors, draw, needs, run_suite
 
 from purejaxppo.envs.facts import recorded_ids
 from purejaxppo.envs.registry import make
@@ -90,3 +92,8 @@ def test_pixels_are_bytes() -> None:
     assert env.observation_space.pixels
     assert obs.dtype == np.uint8
     assert obs.max() > 100
+
+
+@pytest.mark.slow  # half a minute, if the suite has no cache of its textures yet
+def test_it_is_drawn(tmp_path: Path) -> None:
+    assert colors(draw(CLASSIC, tmp_path)) > 10

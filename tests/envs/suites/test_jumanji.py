@@ -1,10 +1,12 @@
 """Jumanji: transitions equal the suite's, its clock truncates, and every state allows an action."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from suites import assert_clock, assert_same, first_end, first_keys, needs, play, run_suite
+from suites import assert_clock, assert_same, colors, draw, first_end, first_keys, needs, play, run_suite
 
 from purejaxppo.envs.conformance import check_env
 from purejaxppo.envs.errors import EnvironmentUnavailable
@@ -112,3 +114,7 @@ def test_levels_that_cannot_be_downloaded_are_one_sentence(monkeypatch: pytest.M
 def test_wrong_parameters_are_named() -> None:
     with pytest.raises(ValueError, match="num_rows"):
         make("jumanji/Snake-v1", rows=3)
+
+
+def test_it_is_drawn(tmp_path: Path) -> None:
+    assert colors(draw("jumanji/Snake-v1", tmp_path)) > 2

@@ -1,9 +1,11 @@
 """NAVIX: transitions equal the suite's, symbols keep their values, and the clock is max_steps."""
 
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
-from suites import assert_clock, assert_same, first_keys, needs, play, run_suite
+from suites import assert_clock, assert_same, colors, draw, first_keys, needs, play, run_suite
 
 from purejaxppo.envs.conformance import check_env
 from purejaxppo.envs.facts import recorded_ids
@@ -73,3 +75,7 @@ def test_penalties_are_the_suites() -> None:
     rewards = ts.reward[ts.terminated]
     assert len(np.unique(rewards)) > 1
     assert (rewards < 1).all()
+
+
+def test_it_is_drawn(tmp_path: Path) -> None:
+    assert colors(draw("navix/Navix-DoorKey-5x5-v0", tmp_path)) > 2

@@ -1,10 +1,12 @@
 """pgx: transitions equal the suite's, opponents move within the step, and the clock truncates."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from suites import assert_clock, assert_same, first_keys, needs, play, run_suite
+from suites import assert_clock, assert_same, colors, draw, first_keys, needs, play, run_suite
 
 from purejaxppo.envs.conformance import check_env
 from purejaxppo.envs.facts import recorded_ids
@@ -109,3 +111,9 @@ def test_wrong_parameters_are_named(params: dict, key: str) -> None:
 def test_a_wrong_opponent_is_named() -> None:
     with pytest.raises(ValueError, match="'perfect'"):
         make("pgx/tic_tac_toe", opponent="perfect")
+
+
+def test_a_board_is_drawn_as_an_animated_svg_and_minatar_as_a_gif(tmp_path: Path) -> None:
+    text = draw("pgx/tic_tac_toe", tmp_path).read_text()
+    assert text.count('class="frame"') == 2
+    assert colors(draw("pgx/minatar-breakout", tmp_path)) > 2

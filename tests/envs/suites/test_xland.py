@@ -1,10 +1,12 @@
 """XLand-MiniGrid: transitions equal the suite's, symbols keep their values, and the clock is max_steps."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from suites import assert_clock, assert_same, first_keys, needs, play, run_suite
+from suites import assert_clock, assert_same, colors, draw, first_keys, needs, play, run_suite
 
 from purejaxppo.envs.conformance import check_env
 from purejaxppo.envs.errors import EnvironmentUnavailable
@@ -96,3 +98,7 @@ def test_a_benchmark_that_cannot_be_downloaded_is_one_sentence(monkeypatch: pyte
 def test_wrong_parameters_are_named() -> None:
     with pytest.raises(ValueError, match="max_steps"):
         make("xland/MiniGrid-Empty-5x5", max_step=3)
+
+
+def test_it_is_drawn(tmp_path: Path) -> None:
+    assert colors(draw("xland/MiniGrid-DoorKey-5x5", tmp_path)) > 2
