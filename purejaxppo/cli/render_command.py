@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from purejaxppo.cli.exit_codes import FINISHED
 from purejaxppo.cli.options import Argument, Interval
@@ -51,7 +51,7 @@ def run_render(args: Render, problems: Sequence[Problem]) -> int:
     return FINISHED
 
 
-def check_renderer(env: str, env_params: Mapping[str, Any]) -> None:
+def check_renderer(env: str, env_params: Mapping[str, object]) -> None:
     """Check that an environment has a renderer.
 
     Raises:

@@ -70,7 +70,7 @@ def make(name: str, **env_params: Any) -> Env | VecEnv:
     return _adapter(suite).make(env_id, **env_params)._replace(name=name)
 
 
-def renderer(name: str, **env_params: Any) -> Renderer:
+def renderer(name: str, **env_params: object) -> Renderer:
     """Return how the states of an environment are drawn.
 
     Args:

@@ -50,7 +50,7 @@ def make(name: str, **env_params: Any) -> Env:
         return time_limit(env._replace(resets="every_step"), limit)
 
 
-def renderer(name: str, **env_params: Any) -> Renderer:
+def renderer(name: str, **env_params: object) -> Renderer:
     """Return how states are drawn: a page of HTML, whose viewer the browser loads from the network."""
     envs, html = import_suite("brax", "brax.envs"), import_suite("brax", "brax.io.html")
 

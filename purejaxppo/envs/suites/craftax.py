@@ -51,7 +51,7 @@ def make(name: str, **env_params: Any) -> Env:
         return env._replace(resets="state_pool")  # a reset generates a world
 
 
-def renderer(name: str, **env_params: Any) -> Renderer:
+def renderer(name: str, **env_params: object) -> Renderer:
     """Return how states are drawn: the textures of the suite."""
     folder = "craftax.craftax_classic" if "Classic" in name else "craftax.craftax"
     names = ("envs.craftax_state" if "Classic" in name else "craftax_state", "constants", "renderer")

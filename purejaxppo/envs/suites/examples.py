@@ -151,6 +151,6 @@ def make(name: str, **env_params: Any) -> Env:
     return MAKERS[name](**env_params)
 
 
-def renderer(name: str, **env_params: Any) -> Renderer | None:
+def renderer(name: str, **env_params: object) -> Renderer | None:
     """Return how states are drawn; only CartPole has pictures."""
     return gymnax.renderer("CartPole-v1", **env_params) if name == "CartPolePositions-v1" else None

@@ -210,7 +210,7 @@ def _memory_space(declared: Space) -> Space:
 # Pictures -------------------------------------------------------------------------------------------------------------
 
 
-def renderer(name: str, **env_params: Any) -> Renderer | None:
+def renderer(name: str, **env_params: object) -> Renderer | None:
     """Return how states are drawn: classic control and the games of MinAtar.
 
     Args:

@@ -77,7 +77,7 @@ def make(name: str, **env_params: Any) -> Env:
         return adapted if limit is None or own_clock else time_limit(adapted, int(limit))
 
 
-def renderer(name: str, **env_params: Any) -> Renderer:
+def renderer(name: str, **env_params: object) -> Renderer:
     """Return how states are drawn: the animation of the suite's viewer."""
     jumanji = import_suite("jumanji")
     with suite_code():

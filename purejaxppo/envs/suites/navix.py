@@ -63,7 +63,7 @@ def make(name: str, **env_params: Any) -> Env:
         return conform(_adapt(env, observation))
 
 
-def renderer(name: str, **env_params: Any) -> Renderer:
+def renderer(name: str, **env_params: object) -> Renderer:
     """Return how states are drawn: the whole grid."""
     navix = import_suite("navix")
     cache = import_suite("navix", "navix.rendering.cache").RenderingCache

@@ -68,7 +68,7 @@ def make(name: str, **env_params: Any) -> Env:
     return time_limit(env, steps) if steps else env
 
 
-def renderer(name: str, **env_params: Any) -> Renderer:
+def renderer(name: str, **env_params: object) -> Renderer:
     """Return how states are drawn: MinAtar as grids, boards as an animated SVG of the suite."""
     pgx = import_suite("pgx")
 

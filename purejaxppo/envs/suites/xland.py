@@ -62,7 +62,7 @@ def make(name: str, **env_params: Any) -> Env:
         return conform(_adapt(env, params.replace(**chosen), benchmark))
 
 
-def renderer(name: str, **env_params: Any) -> Renderer:
+def renderer(name: str, **env_params: object) -> Renderer:
     """Return how states are drawn: the whole grid, with what the agent sees."""
     xminigrid = import_suite("xland")
     rendering = import_suite("xland", "xminigrid.rendering.rgb_render")
