@@ -9,6 +9,7 @@ T observations. Axes: T time, N environments, K slots.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -134,7 +135,8 @@ def steps_at(rollout: Transition, t: Array) -> Transition:
     """
 
     def select(tree: PyTree, index: Array, axis: int) -> PyTree:
-        return jax.tree.map(lambda x: jax.vmap(lambda x, i: x[i], (axis, 0))(x, index), tree)
+        at = partial(jax.lax.dynamic_index_in_dim, keepdims=False)
+        return jax.tree.map(lambda x: jax.vmap(at, (axis, 0))(x, index), tree)
 
     if not isinstance(rollout.final_obs, Slots):
         return select(rollout, t, 1)

@@ -8,6 +8,7 @@ a gradient step.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -100,7 +101,7 @@ def mean_gradient(
             return total + ravel_pytree(grads)[0], aux
 
         if count == 1:
-            grads, aux = gradient(*whole, *jax.tree.map(lambda x: x[0], microbatches))
+            grads, aux = gradient(*whole, *jax.tree.map(partial(jnp.squeeze, axis=0), microbatches))
             return ravel_pytree(grads)[0], aux[None]
         total, aux = jax.lax.scan(add, jnp.zeros_like(ravel_pytree(whole[0])[0]), microbatches)
         return total / count, aux

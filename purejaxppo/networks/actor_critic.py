@@ -21,7 +21,7 @@ from purejaxppo.envs.protocol import Env, VecEnv
 from purejaxppo.envs.spaces import zero_of
 from purejaxppo.networks.cpu_layers import Dense
 from purejaxppo.networks.encoders import encode
-from purejaxppo.networks.initializers import DrawFn, batched_init, draw_orthonormal, orthogonal
+from purejaxppo.networks.initializers import DrawFn, batched_init, draw_orthonormal, draw_zeros, orthogonal
 from purejaxppo.networks.inputs import Inputs, check_observation_space, to_inputs, views
 from purejaxppo.networks.policy_heads import (
     bound_log_std,
@@ -159,7 +159,7 @@ def make_network(env: Env | VecEnv, config: NetworkConfig | None = None) -> Netw
     seen = views(space)
     check_observation_space(space, config)
     check_action_space(actions, config, seen.mask)
-    module = ActorCritic(config, num_logits(actions), num_means(actions))
+    module = ActorCritic(config, num_logits(actions), num_means(actions), draw_zeros)
     mask_dtypes = [] if seen.mask is None else [x.dtype for x in jax.tree.leaves(zero_of(seen.mask))]
 
     def inputs(obs: Observation) -> tuple[Inputs, Inputs]:

@@ -51,7 +51,8 @@ def row_product(x: Array, kernel: Array) -> Array:
     if jax.default_backend() != "cpu":
         return x @ kernel
     if kernel.shape[1] <= FEW_COLUMNS and _has_at_most(x, FEW_ROWS):
-        return jnp.stack([x @ kernel[:, i] for i in range(kernel.shape[1])], axis=1)
+        columns = (jax.lax.index_in_dim(kernel, i, axis=1, keepdims=False) for i in range(kernel.shape[1]))
+        return jnp.stack([x @ column for column in columns], axis=1)
     return _product(x, kernel)
 
 
@@ -64,7 +65,8 @@ def _has_at_most(x: Array, rows: int) -> bool:
 def _product(x: Array, kernel: Array) -> Array:
     small = kernel.shape[0] <= FEW_INPUTS and _has_at_most(x, FEW_ENVS)
     if small and x.dtype == jnp.float32:  # bfloat16 terms would be rounded one by one; a product sums in float32
-        terms = [x[:, i, None] * kernel[i][None] for i in range(kernel.shape[0])]
+        column, row = partial(jax.lax.slice_in_dim, x, axis=1), partial(jax.lax.slice_in_dim, kernel)
+        terms = [column(i, i + 1) * row(i, i + 1) for i in range(kernel.shape[0])]
         return sum(terms[1:], terms[0])
     return x @ kernel
 

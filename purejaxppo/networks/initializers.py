@@ -60,6 +60,15 @@ def draw_orthonormal(key: PRNGKey, shape: tuple[int, int]) -> Array:
     return gram_schmidt(jax.random.normal(key, shape, jnp.float32))
 
 
+def draw_zeros(key: PRNGKey, shape: tuple[int, int]) -> Array:
+    """Return zeros, float32 [m, n], in place of a draw, for shapes alone.
+
+    Whenever a flax module is applied, flax traces its initializers to compare shapes. With this source there is
+    nothing to trace.
+    """
+    return jnp.zeros(shape, jnp.float32)
+
+
 def orthogonal(scale: float = 1.0, draw: DrawFn = draw_orthonormal) -> Callable[..., Array]:
     """Make an orthogonal initializer (Saxe et al. 2014, arXiv:1312.6120).
 
@@ -129,7 +138,7 @@ def _requested_shapes(init: Callable[[PRNGKey, DrawFn], Params], key: PRNGKey) -
 
     def record(key: PRNGKey, shape: tuple[int, int]) -> Array:
         shapes.append(shape)
-        return jnp.zeros(shape, jnp.float32)
+        return draw_zeros(key, shape)
 
     # eval_shape caches by function: a new lambda makes it trace.
     jax.eval_shape(lambda key: init(key, record), jax.ShapeDtypeStruct(key.shape, key.dtype))
