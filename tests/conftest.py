@@ -1,5 +1,6 @@
 """Strict modes for every test: implicit conversions that JAX allows by default are errors."""
 
+import gc
 import os
 
 # Most of the suite's time is compile time, and most of that goes into XLA's expensive optimizations. Without them, with
@@ -13,6 +14,8 @@ os.environ.setdefault(
 
 import jax
 import pytest
+
+gc.set_threshold(100_000, 50, 1000)  # compiled programs are many live objects, and few are garbage
 
 jax.config.update("jax_num_cpu_devices", 2)  # for tests of sharding; everything else runs on the first device
 jax.config.update("jax_numpy_dtype_promotion", "strict")

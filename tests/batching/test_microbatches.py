@@ -89,7 +89,6 @@ def test_a_function_mapped_over_microbatches_gives_the_result_of_the_whole(limit
     slow_except(
         [(kind, actions) for kind in ("feed-forward", "gru") for actions in ("discrete", "continuous")],
         ("feed-forward", "continuous"),
-        ("gru", "discrete"),
     ),
 )
 def test_an_update_in_microbatches_equals_the_update(kind, actions):
