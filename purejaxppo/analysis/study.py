@@ -44,6 +44,7 @@ class Generalization(NamedTuple):
     values: np.ndarray  # [V] ascending
     scores: np.ndarray  # [S, V]; NaN: the run failed
     trained: float | None  # value of the training; None: the default of the environment, which is not known
+    trained_high: float | None = None  # high end of the interval that every episode of the training drew its value from
 
     @property
     def filled_scores(self) -> np.ndarray:
@@ -161,12 +162,22 @@ def generalization_table(lines: Sequence[Generalization]) -> list[dict[str, str]
     """Return the table of scores at the value of the training and at the other values, a dict per line, with texts."""
     rows = []
     for line in lines:
-        shown = {"setting": line.label, "trained with": "unknown" if line.trained is None else number(line.trained)}
+        shown = {"setting": line.label, "trained with": _shown_training(line)}
         same = line.values == line.trained
+        if line.trained is not None and line.trained_high is not None:
+            same = (line.values >= line.trained) & (line.values <= line.trained_high)
         for name, chosen in (("IQM at this value", same), ("IQM at other values", ~same)):
             shown[name] = _mean_text(line.filled_scores[:, chosen]) if line.trained is not None and chosen.any() else ""
         rows.append(shown)
     return rows
+
+
+def _shown_training(line: Generalization) -> str:
+    """Write the value, or the interval, of the training."""
+    if line.trained is None:
+        return "unknown"
+    high = "" if line.trained_high is None else f" to {number(line.trained_high)}"
+    return f"{number(line.trained)}{high}"
 
 
 def _mean_text(scores: np.ndarray) -> str:

@@ -128,7 +128,7 @@ def sensitivity_figure(task: str, ranked: Sequence[Ranked], names: Sequence[str]
 
 
 def generalization_figure(task: str, lines: Sequence[Generalization], score: str) -> Figure:
-    """Return the score against one environment parameter; a vertical line is the value of the training."""
+    """Return the score against one environment parameter; lines and a shade mark the values of the training."""
     parameter = lines[0].parameter
     figure = new_figure(4.4, f"{task}: score at values of {parameter}")
     axes = figure.add_subplot()
@@ -140,7 +140,10 @@ def generalization_figure(task: str, lines: Sequence[Generalization], score: str
         axes.fill_between(line.values, interval.low, interval.high, color=COLORS[i], alpha=0.2, lw=0)
         if line.trained is not None:
             axes.axvline(line.trained, color=COLORS[i], ls=DASHES[i], lw=1)
-    axes.set_xlabel(f"{parameter}\nvertical line: value of the training")
+        if line.trained is not None and line.trained_high is not None:
+            axes.axvline(line.trained_high, color=COLORS[i], ls=DASHES[i], lw=1)
+            axes.axvspan(line.trained, line.trained_high, color=COLORS[i], alpha=0.08, lw=0)
+    axes.set_xlabel(f"{parameter}\nvertical line: value of the training; shade: interval of the training")
     axes.set_ylabel(f"score ({score})\nIQM over seeds, 95 % interval")
     _finish(axes, [len(line.scores) for line in lines])
     return figure

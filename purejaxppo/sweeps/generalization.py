@@ -14,6 +14,7 @@ from purejaxppo._util.aliases import PyTree, Value
 from purejaxppo.analysis.statistics import failed_as_worst, interquartile_mean
 from purejaxppo.config.errors import ConfigError, Problem
 from purejaxppo.config.schema import Run
+from purejaxppo.envs.randomization import is_interval
 from purejaxppo.sweeps import store
 from purejaxppo.sweeps.axes import SAMPLED, Axis, grid_values
 from purejaxppo.sweeps.engine import Engine, stack_env_params
@@ -110,9 +111,16 @@ def _rows_of_trials(runner: Runner, group: Group, trials: Sequence[Trial], axis:
         scores = _scores(there, policies, [seed for _, seed in trials], levels)
         for (setting, seed), (piece, row), score in zip(trials, found, scores, strict=True):
             place = {"setting": setting, "label": runner.sweep.labels[setting], "env": run.env, "seed": seed}
-            place |= {"parameter": name, "value": value, "trained": run.env_params.get(name, "")}
+            place |= {"parameter": name, "value": value, **_training(run.env_params.get(name, ""))}
             rows.append(place | {"score": math.nan if piece.failed[row] else float(score)})
     return rows
+
+
+def _training(value: Value) -> Row:
+    """Return the columns of the value of the training, or of the ends of the interval that episodes drew it from."""
+    if not is_interval(value):
+        return {"trained": value}
+    return {"trained": value["low"], "trained_high": value["high"]}
 
 
 def _scores(engine: Engine, policies: Sequence[Policy], seeds: Sequence[int], env_params: PyTree = None) -> np.ndarray:

@@ -479,9 +479,11 @@ def _join(
 
 def show_change(key: str, value: Value) -> str:
     """Write one change of a setting as a label: learning_rate=0.001."""
-    shown = (
-        f"{value:.4g}" if isinstance(value, float) else "x".join(map(str, value)) if isinstance(value, list) else value
-    )
+    shown = value
+    if isinstance(value, Mapping):  # an interval that episodes draw a parameter from
+        shown = f"{value.get('low')} to {value.get('high')}"
+    elif isinstance(value, list | float):
+        shown = f"{value:.4g}" if isinstance(value, float) else "x".join(map(str, value))
     return f"{shown}" if key == "env" else f"{key.rpartition('.')[2]}={shown}"
 
 

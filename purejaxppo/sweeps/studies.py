@@ -119,8 +119,8 @@ def _read_generalization(folder: Path, prefix: str) -> list[Generalization]:
         for row in own:
             scores[seeds.index(row["seed"]), int(np.searchsorted(values, row["value"]))] = row["score"]
         label, env, parameter, trained = (own[0][name] for name in ("label", "env", "parameter", "trained"))
-        known = trained if isinstance(trained, float) else None
-        found.append(Generalization(f"{prefix}{label}", env, parameter, values, scores, known))
+        ends = [x if isinstance(x, float) else None for x in (trained, own[0].get("trained_high"))]
+        found.append(Generalization(f"{prefix}{label}", env, parameter, values, scores, *ends))
     return found
 
 

@@ -38,6 +38,8 @@ def test_scores_at_the_value_of_the_training_and_at_the_others_by_hand():
     assert (heavy["IQM at this value"], heavy["IQM at other values"]) == ("3 [3, 3]", "8 [8, 8]")
     (unknown,) = generalization_table([GENERAL[0]._replace(trained=None)])
     assert list(unknown.values()) == ["usual", "unknown", "", ""]
+    (drawn,) = generalization_table([GENERAL[0]._replace(trained_high=15.0)])
+    assert list(drawn.values()) == ["usual", "9.8 to 15", "5.5 [5.5, 5.5]", "1 [1, 1]"]
 
 
 def test_a_failed_run_is_the_worst_at_each_value():

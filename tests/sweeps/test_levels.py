@@ -23,7 +23,7 @@ from purejaxppo.sweeps.generalization import generalization_rows
 from purejaxppo.sweeps.session import check_sweep, rerun_trial, start_sweep
 from purejaxppo.sweeps.spec import parse_sweep
 from purejaxppo.sweeps.studies import read_study
-from purejaxppo.sweeps.table import read_table
+from purejaxppo.sweeps.table import read_table, write_tables
 from purejaxppo.training.results import evaluate_policy
 from purejaxppo.training.runs import build
 
@@ -203,6 +203,20 @@ def test_the_report_shows_the_score_against_the_parameter(sweep_of, tmp_path):
     arms = read_study([tmp_path / "grid"]).arms
     assert varied(arms) == ["learning_rate", "env_params.gravity"]
     assert {arm.hyperparams["env_params.gravity"] for arm in arms} == {5.0, 9.8, 20.0}
+
+
+def test_an_interval_of_the_training_reaches_the_report(sweep_of, tmp_path):
+    interval = {"gravity": {"low": 5.0, "high": 15.0}}
+    given = {"base": {"env_params": interval}, "generalization": {"env_params": {"gravity": [3.0, 10.0]}}, "seeds": 1}
+    runner, *_ = sweep_of("drawn", {"learning_rate": [1e-3]}, **given)
+    rows = generalization_rows(runner, runner.sweep.generalization[0], silent)
+    assert [(row["trained"], row["trained_high"], row["value"]) for row in rows] == [
+        (5.0, 15.0, 3.0),
+        (5.0, 15.0, 10.0),
+    ]
+    write_tables(tmp_path / "drawn", {"generalization": rows})
+    (line,) = read_study([tmp_path / "drawn"]).generalization
+    assert (line.trained, line.trained_high) == (5.0, 15.0)
 
 
 @pytest.mark.slow

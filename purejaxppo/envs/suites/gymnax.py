@@ -11,7 +11,7 @@ import dataclasses
 import importlib.util
 import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from purejaxppo.envs.families import parametrized
 from purejaxppo.envs.packages import gap_of_clock
 from purejaxppo.envs.parameters import INT32_MAX, check_values, replace_params
 from purejaxppo.envs.protocol import Env, TimeStep
+from purejaxppo.envs.randomization import Interval, is_interval, randomized, read_interval
 from purejaxppo.envs.rendering import Renderer, image_renderer
 from purejaxppo.envs.spaces import Box, Discrete, Space, box
 
@@ -98,14 +99,17 @@ def make(name: str, *, traced: Sequence[str] = (), **env_params: Any) -> Env:
         name: its id.
         traced: names of fields of its parameters that become `env.params`, which `set_env_params` changes during
             training. A field that decides a space or a shape cannot be traced.
-        env_params: fields of its parameters, or arguments of its constructor.
+        env_params: fields of its parameters, or arguments of its constructor. A field that could be traced may be an
+            interval {"low": 5.0, "high": 15.0, "scale": "log"}, from which every episode draws a value.
 
     Raises:
         ValueError: a parameter is unknown (the nearest are named), of a wrong type, out of range, or not to be
-            traced.
+            traced or drawn.
         EnvironmentUnavailable: its data cannot be loaded (MNISTBandit downloads them).
     """
     gymnax = _import()
+    tables = {k: v for k, v in env_params.items() if is_interval(v)}
+    env_params = {k: v for k, v in env_params.items() if k not in tables}
     try:
         with allow_promotion():
             env, params = gymnax.make(name)
@@ -121,14 +125,22 @@ def make(name: str, *, traced: Sequence[str] = (), **env_params: Any) -> Env:
         raise ValueError(f"{name} cannot be made with {env_params}: {type(error).__name__} {error}") from error
     chosen = replace_params(name, params, env_params, tuple(arguments), RANGES)
 
-    def family(values: dict[str, jax.Array]) -> Env:
+    intervals = _intervals(name, chosen, tables, traced)
+
+    def fixed(values: dict[str, jax.Array]) -> Env:
         adapted = adapt(env, dataclasses.replace(chosen, **values))
         if name == "MemoryChain-bsuite":
             adapted = adapted._replace(observation_space=_memory_space(adapted.observation_space))
         return _bool_grid(adapted) if name.endswith("-MinAtar") else adapted
 
-    if isinstance(traced, str):
-        raise ValueError(f"{name}: traced must be a sequence of names, such as ({traced!r},), not {traced!r}")
+    def family(values: dict[str, jax.Array]) -> Env:
+        if not intervals:
+            return fixed(values)
+        try:
+            return randomized(lambda drawn: fixed({**values, **drawn}), intervals)
+        except ValueError as error:
+            raise ValueError(f"{name} cannot draw {', '.join(intervals)}: {error}") from error
+
     if not traced:
         return family({})
     values = _traced_values(name, chosen, traced)
@@ -142,14 +154,36 @@ def _traced_values(name: str, params: SuiteObject, traced: Sequence[str]) -> dic
     """Return fields of the parameters by name.
 
     Raises:
-        ValueError: a field is unknown, or no number.
+        ValueError: `traced` is no sequence, or a field is unknown, or no number.
     """
+    if isinstance(traced, str):
+        raise ValueError(f"{name}: traced must be a sequence of names, such as ({traced!r},), not {traced!r}")
     replace_params(name, params, dict.fromkeys(traced, jax.numpy.zeros(())))
     values = {field: getattr(params, field) for field in traced}
     for field, value in values.items():
         if not isinstance(value, int | float | jax.Array | np.ndarray):
             raise ValueError(f"{name}: traced = {field!r} must name a number, but it is {value!r}")
     return values
+
+
+def _intervals(
+    name: str, params: SuiteObject, tables: Mapping[str, Mapping[str, Any]], traced: Sequence[str]
+) -> dict[str, Interval]:
+    """Return the intervals of parameters that every episode draws.
+
+    Raises:
+        ValueError: no interval, or one whose ends the parameter cannot take.
+    """
+    found = {}
+    for field, table in tables.items():
+        low, high, scale = read_interval(f"{name}: {field}", table)
+        if field in traced:
+            raise ValueError(f"{name}: {field} is drawn by every episode and cannot be in traced = {list(traced)} too")
+        ends = [getattr(replace_params(name, params, {field: end}, (), RANGES), field) for end in (low, high)]
+        if not all(isinstance(end, int | float) for end in ends):
+            raise ValueError(f"{name}: {field} cannot be drawn, because it is no number")
+        found[field] = Interval(ends[0], ends[1], scale)
+    return found
 
 
 def adapt(env: SuiteObject, params: SuiteObject) -> Env:
