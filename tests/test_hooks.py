@@ -14,6 +14,7 @@ import pytest
 from compiles import count_compiles
 from plain_net import plain
 from probes import chain, quick_jit
+from readable import readable
 
 import purejaxppo as pp
 import purejaxppo.optimizer
@@ -154,6 +155,7 @@ def test_metrics_of_the_user_are_reported_by_name():
         ({"metrics_fn": lambda s, r, b, h: {"x": r.reward}}, "metrics_fn: expected a dict of float32 scalars by name"),
         ({"metrics_fn": lambda s, r, b, h: 3}, "metrics_fn: expected a dict of float32 scalars by name"),
     ],
+    ids=readable,
 )
 def test_a_hook_that_returns_something_else_is_named(hooks, message):
     with pytest.raises(ValueError, match=message):

@@ -9,6 +9,7 @@ from compiles import count_compiles
 from jax.experimental import io_callback
 from plain_net import plain
 from probes import chain, endless
+from readable import readable
 
 import purejaxppo as pp
 from purejaxppo import Config, trial
@@ -46,6 +47,7 @@ def root_of_zero(params, batch, h):
         ({"metrics_fn": lambda s, r, b, h: {"x": jnp.log(-1.0 - jnp.square(r.reward).sum())}}, "metrics_fn"),
         ({"optimizer": lambda h: optax.scale(jnp.sqrt(-h.learning_rate))}, "optimizer"),
     ],
+    ids=readable,
 )
 def test_a_hook_that_returns_nan_is_named_before_a_run(hooks, hook):
     """Nothing but the evaluation of the hook is compiled."""

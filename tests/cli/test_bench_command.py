@@ -6,6 +6,7 @@ import os
 import pytest
 from bench_reports import answer_at_once
 from command_line import problems_of
+from readable import readable
 
 from purejaxppo.bench import benchmark
 from purejaxppo.cli import main
@@ -22,6 +23,7 @@ from purejaxppo.devices import cpu
         (["--out", "no-such-folder", "--quick"], {("--out", "file"), ("--quick", "unknown")}),
         (["--json", "."], {("--json", "file")}),
     ],
+    ids=readable,
 )
 def test_every_wrong_option_is_named_before_anything_is_measured(monkeypatch, args, problems):
     monkeypatch.setattr(benchmark, "run_benchmark", lambda *_: pytest.fail("measuring began"))

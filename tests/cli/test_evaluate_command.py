@@ -5,6 +5,7 @@ import shutil
 import jax
 import pytest
 from command_line import TINY, problems_of
+from readable import readable
 
 from purejaxppo._util.version import __version__
 from purejaxppo.cli.main import dispatch, main
@@ -52,6 +53,7 @@ def test_the_policy_file_alone_is_enough(folder, tmp_path, capsys):
         (["FOLDER", "--greedy"], {("--greedy", "unknown")}),
         (["a\0b"], {("RUN", "type")}),
     ],
+    ids=readable,
 )
 def test_every_problem_is_found(folder, args, problems):
     assert problems_of("evaluate", *(folder if arg == "FOLDER" else arg for arg in args)) == problems

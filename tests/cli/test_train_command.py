@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from command_line import RUN_FILES, TINY, finish, problems_of, start
+from readable import readable
 from safetensors.numpy import load_file
 
 from purejaxppo.cli.main import main
@@ -56,6 +57,7 @@ def test_an_error_in_the_file(tiny, tmp_path, nothing_runs, extra, problem):
         (["--confi.num-envs=8"], ("--confi.num-envs", "unknown")),
         (["--num-devices", "4"], ("config.num_devices", "range")),
     ],
+    ids=readable,
 )
 def test_an_error_on_the_command_line(tiny, tmp_path, nothing_runs, args, problem):
     assert problems_of("train", tiny, "--out", tmp_path / "run", *args) == {problem}

@@ -16,6 +16,7 @@ from purejaxppo.config.errors import ConfigError, Problem
 from purejaxppo.config.schema import Config, Hyperparams, NetworkConfig, Run
 from purejaxppo.config.toml import parse_toml
 from purejaxppo.envs.auto_reset import RESETS
+from purejaxppo.functional.bindings import OBJECTIVES
 
 
 def keys_of(problems) -> list[tuple[str, str]]:
@@ -197,6 +198,26 @@ def test_ignored_hyperparameters_change_nothing_and_the_others_do(change):
     flat = np.concatenate([np.asarray(x).reshape(len(factors), -1) for x in jax.tree.leaves(states.params)], axis=1)
     same = {name for name, row in zip(base._fields, flat[1:], strict=True) if np.array_equal(row, flat[0])}
     assert same == {name for name in base._fields if f"hyperparams.{name}" in ignored}
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_an_objective_reads_the_hyperparameters_that_are_not_ignored(objective):
+    """TRPO has no objective; its step does not read these hyperparameters either."""
+    change = {"policy_step": "trpo"} if objective == "none" else {"objective": objective}
+    ignored = ignored_settings(dataclasses.replace(SMALL, **change), NetworkConfig())
+    ratio, advantage = jnp.array([0.5, 1.3, 5.0, 1.3]), jnp.array([-1.0, 1.0, -1.0, -1.0])
+    base = jax.tree.map(np.float32, Hyperparams(dual_clip=2.0))
+
+    def surrogates(h):
+        return np.asarray(OBJECTIVES[objective](ratio, advantage, 0.1 * ratio, h))
+
+    read = {
+        name
+        for name, x in base._asdict().items()
+        if not np.array_equal(surrogates(base), surrogates(base._replace(**{name: np.float32(0.6) * x})))
+    }
+    own = {"clip_eps", "clip_asymmetry", "dual_clip", "beta"}
+    assert read == {name for name in own if f"hyperparams.{name}" not in ignored}
 
 
 def test_ignored_settings_depend_on_the_functions_that_read_them():

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from nets import ACTIONS, OBSERVATIONS
+from readable import readable
 
 from purejaxppo.envs.space_text import read_space, write_space
 from purejaxppo.envs.spaces import Box, Discrete, box
@@ -62,6 +63,7 @@ BOX = {"low": 0, "high": 1, "shape": [2], "dtype": "float32", "pixels": False, "
         {"box": BOX | {"low": [0, 0, 0]}},
         {"box": BOX | {"pixels": True}},
     ],
+    ids=readable,
 )
 def test_another_text_is_refused(data):
     with pytest.raises(ValueError, match="not the text of a space"):

@@ -24,6 +24,7 @@ from nets import (
     x64,
 )
 from probes import masked, quick_jit, reward_by_many_actions, reward_by_mixed_action
+from readable import readable
 from slow import slow_except
 
 from purejaxppo import ppo
@@ -165,7 +166,7 @@ def test_initial_policy_is_nearly_uniform_and_kernels_are_orthogonal(key):
 # --- precision --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", slow_except(KINDS, "mlp", "gru"))
+@pytest.mark.parametrize("kind", slow_except(KINDS, "mlp", "cnn", "gru"))
 def test_only_the_layers_use_bfloat16(kind):
     """Parameters, gradients, recurrent states and outputs are float32; the outputs are near those of float32."""
     space = OBSERVATIONS["bool image" if kind == "cnn" else "vector"]
@@ -295,6 +296,22 @@ def test_actions_of_a_float64_box_reach_the_environment_as_float64(shape):
 )
 def test_acting_exports_with_a_symbolic_number_of_environments(kind, observation, actions):
     """One exported program gives the actions of the network for few and for many rows, greedy and sampled."""
+    exported, act, arguments = exported_acting(kind, observation, actions)
+    for rows in (2, 300):
+        found, expected = quick_jit(exported.call)(*arguments(rows)), quick_jit(act)(*arguments(rows))
+        assert shapes(found) == shapes(expected)
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_acting_of_a_masked_recurrent_network_exports():
+    """Every output of the program has the symbolic number of environments as an axis."""
+    exported, *_ = exported_acting("lru", "masked", "discrete")
+    assert all("n" in map(str, x.shape) for x in exported.out_avals)
+
+
+def exported_acting(kind, observation, actions):
+    """Return the exported program of a network with n environments, its function, and its arguments for given n."""
     env = env_of(OBSERVATIONS[observation], ACTIONS[actions])
     network = make_network(env, small(kind=kind, symbols="embedding" if observation == "symbols" else "one_hot"))
     params = params_of(network)
@@ -319,12 +336,7 @@ def test_acting_exports_with_a_symbolic_number_of_environments(kind, observation
         jax.ShapeDtypeStruct(x.shape if axis is None else (*x.shape[:axis], n, *x.shape[axis + 1 :]), x.dtype)
         for x, axis in zip(leaves, axes, strict=True)
     ]
-    exported = jax.export.export(jax.jit(act))(*structure.unflatten(avals))
-    for rows in (2, 300):
-        found, expected = quick_jit(exported.call)(*arguments(rows)), quick_jit(act)(*arguments(rows))
-        assert shapes(found) == shapes(expected)
-        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    return jax.export.export(jax.jit(act))(*structure.unflatten(avals)), act, arguments
 
 
 # --- modules of the user ----------------------------------------------------------------------------------------------
@@ -447,6 +459,7 @@ ASYMMETRIC = {"actor": box(-1, 1, (3,)), "critic": box(-1, 1, (4,))}
         (box(-1, 1, (3,)), box(1, 1, (2,)), {"action_distribution": "tanh_gaussian"}, "low < high"),
         (box(-1, 1, (3,)), "left or right", {}, "type str"),
     ],
+    ids=readable,
 )
 def test_spaces_that_do_not_fit_the_network_are_refused(observation, actions, config, message):
     with pytest.raises(ValueError, match=message):

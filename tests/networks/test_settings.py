@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 from nets import env_of
+from readable import readable
 
 from purejaxppo.config.schema import NetworkConfig
 from purejaxppo.envs.spaces import Discrete, box
@@ -47,6 +48,7 @@ OTHER = {
         ),
         ({"hidden_sizes": (), "symbols": "embedding"}, CODES, NO_LAYERS),
     ],
+    ids=readable,
 )
 def test_ignored_settings_change_no_operation_and_the_others_do(config, space, expected):
     """The traced program is the same exactly for the settings that are ignored."""

@@ -15,6 +15,7 @@ import purejaxppo as pp
 from purejaxppo import Hyperparams, NetworkConfig, ppo
 from purejaxppo.distributions import Categorical
 from purejaxppo.envs.spaces import Discrete, MultiDiscrete, box
+from purejaxppo.functional import objectives
 from purejaxppo.training.loop import as_traced
 
 SPACE, SEEN_BY_CNN = box(-1, 1, (2,)), {"image": IMAGE, "more": box(-1, 1, (2,))}
@@ -99,6 +100,26 @@ def test_the_first_ratio_is_one_for_every_network_and_action(kind, action, optio
     assert metrics.first_ratio_error.max() < 1e-5
     assert metrics.kl.min() > 1e-6  # later ratios differ from 1
     assert metrics.num_episodes.min() > 0
+
+
+@pytest.mark.parametrize("action", ["multi-discrete", "std of the state"])
+def test_a_ratio_is_one_if_the_parameters_are_those_of_the_rollout(action):
+    """Probabilities of T steps of N environments, as in a rollout, and of T * N samples, as in a minibatch."""
+    network, _ = network_and_env("mlp", action)
+    obs = np.random.default_rng(0).uniform(-1, 1, (6, 4, 2)).astype(np.float32)
+
+    @short_jit
+    def ratios(params, key):
+        _, old, _ = jax.vmap(lambda obs: network.apply(params, (), obs[None], jnp.zeros((1, 4), bool)))(obs)
+        actions = old.sample(key)
+        rows = jax.tree.map(lambda x: x.reshape(1, 24, *x.shape[3:]), actions)
+        _, new, _ = network.apply(params, (), obs.reshape(1, 24, 2), jnp.zeros((1, 24), bool))
+        log_prob = old.log_prob(actions)
+        return objectives.importance_ratio(new.log_prob(rows), log_prob.reshape(1, 24)), log_prob
+
+    ratio, log_prob = ratios(params_of(network), jax.random.key(1))
+    np.testing.assert_allclose(ratio, 1.0, atol=1e-5)
+    assert np.std(log_prob) > 0.01
 
 
 @pytest.mark.parametrize("kind", slow_except(["mlp", "gru", "lstm", "lru"], "gru"))

@@ -1,6 +1,7 @@
 """A sweep file says what is trained, and every mistake in it is found at once."""
 
 import pytest
+from readable import readable
 
 from purejaxppo._util.text import hide_password
 from purejaxppo.config.errors import ConfigError
@@ -83,6 +84,7 @@ def test_json_there_and_back_is_the_same_sweep():
         ({"num_settings": 5}, "num_settings", "conflict"),
         ({"method": "zip", "axes": {"gamma": [0.9], "clip_eps": [0.1, 0.2]}}, "axes", "conflict"),
     ],
+    ids=readable,
 )
 def test_one_mistake_is_one_problem(given, key, kind):
     found = problems_of(given)

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+from readable import readable
 
 from purejaxppo.training.faults import find_fault
 
@@ -35,6 +36,7 @@ NAN = math.nan
         ({"stalled": 1.0, "skipped_updates": 1.0, "skip_cause": 2.0}, ["the gradient of", "1 update in a row"]),
         ({"stalled": 1.0, "skipped_updates": 2.0, "skip_cause": 3.0}, ["the result of the step"]),
     ],
+    ids=readable,
 )
 def test_the_first_cause_is_named(changes, parts):
     message = find_fault(SOUND | changes, "Toy")

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from readable import readable
 
 import purejaxppo as pp
 from purejaxppo.training.health import faults_of_runs, find_fault
@@ -53,6 +54,7 @@ BAD_LOSS = {"value_loss": np.inf, "total_loss": np.inf}
         ({"kl": -np.inf}, ("loss", 2, -1, 0), "KL divergence .* became -inf"),
         ({"grad_norm": np.nan}, ("loss", 2, -1, 0), "grad_norm became nan"),
     ],
+    ids=readable,
 )
 def test_the_cause_is_named_and_not_its_consequences(change, fault, text):
     found = find_fault(metrics({}, change, {"nonfinite_rewards": 1}), "Pole")

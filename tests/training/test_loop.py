@@ -8,6 +8,7 @@ import numpy as np
 import probes
 import pytest
 from compiles import count_compiles
+from descent import descent
 from plain_net import plain
 from probes import chain
 from slow import slow_except
@@ -61,6 +62,17 @@ def test_iterate_equals_train_bitwise(whole, chunk):
     assert [len(m.kl) for _, m in pieces] == [chunk] * (7 // chunk) + ([7 % chunk] if 7 % chunk else [])
     assert_same(pieces[-1][0], whole[0])
     assert_same(jax.tree.map(lambda *x: np.concatenate(x), *(m for _, m in pieces)), whole[1])
+
+
+def test_iterate_with_chunks_of_one_update_equals_train_bitwise():
+    """On an algorithm that compiles at once."""
+    algo = descent()._replace(config=CONFIG, env=ENV)
+    state, metrics = pp.train(algo, jax.random.key(3), H)
+    pieces = list(pp.iterate(algo, pp.init_state(algo, jax.random.key(3), H), H, chunk=1))
+    assert len(pieces) == 7
+    assert_same(pieces[-1][0], state)
+    assert_same(jax.tree.map(lambda *x: np.concatenate(x), *(m for _, m in pieces)), metrics)
+    assert len(set(np.asarray(metrics.total_loss).tolist())) == 7
 
 
 def test_equal_seeds_give_equal_results_and_other_seeds_do_not(whole):

@@ -5,6 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from readable import readable
 from states import OddAlgorithm, odd_state
 
 import purejaxppo as pp
@@ -75,6 +76,7 @@ def test_a_manifest_is_read_back_as_it_was_written(tmp_path):
         {"sha256": "0" * 63},
         {"settings": 3},
     ],
+    ids=readable,
 )
 def test_a_field_that_cannot_be_is_refused_though_the_checksum_fits(tmp_path, change):
     with pytest.raises(DamagedCheckpointError, match="is damaged"):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from readable import readable
 
 from purejaxppo import Config, Hyperparams
 from purejaxppo.devices.cpu import SMALL_MINIBATCH
@@ -71,6 +72,7 @@ def test_runs_are_side_by_side_if_they_are_small_and_fit_a_cache(monkeypatch):
         ({"num_devices": 2}, 12, (1, 12)),
         ({"num_envs": 4096}, 4, (2, 1)),
     ],
+    ids=readable,
 )
 def test_devices_share_the_runs_unless_they_share_each_run(config, count, expected):
     assert partition_runs(Config(**{"num_envs": 4, "num_steps": 8, **config}), count) == expected

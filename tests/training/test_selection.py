@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from crashes import Crash, crash_after
+from readable import readable
 
 from purejaxppo.config.errors import UsageError
 from purejaxppo.config.schema import Config, Hyperparams, Run
@@ -62,6 +63,7 @@ def test_multiples_of_the_interval_and_the_end_are_evaluated(every, expected):
         {"evaluated": 1.5},
         {"other": 1},
     ],
+    ids=readable,
 )
 def test_what_is_no_standing_is_refused(given):
     assert read_standing({"evaluation": given}) is None
