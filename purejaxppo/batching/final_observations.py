@@ -22,7 +22,7 @@ from purejaxppo.batching.samples import Transition
 from purejaxppo.devices.memory import tree_bytes
 
 SMALL = 2**24  # bytes of all final observations of a rollout up to which they are kept whole: slots would save little
-SPARSE = 8  # least steps to a slot: each step rewrites all K slots, which beyond T / 8 costs more than it saves
+SPARSE = 8  # least steps to a slot if there are several: each step rewrites all K, and more slots save less memory
 
 
 class Slots(NamedTuple):
@@ -35,13 +35,16 @@ class Slots(NamedTuple):
 def num_slots(obs: Observation, num_steps: int, gap: int) -> int:
     """Return the number of slots K, or 0 if the final observations of all steps are to be kept.
 
+    A single slot always pays; of several, a rollout has at most T / 8.
+
     Args:
         obs: leaves [N, ...].
         num_steps: T.
         gap: least number of steps g between two truncations of an environment.
     """
     count = -(-num_steps // gap)
-    return count if count * SPARSE <= num_steps and num_steps * tree_bytes(obs) > SMALL else 0
+    sparse = count < num_steps and count <= max(1, num_steps // SPARSE)
+    return count if sparse and num_steps * tree_bytes(obs) > SMALL else 0
 
 
 def truncated_only(rollout: Transition) -> Array:
