@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import pytest
+from readable import readable
 
 from purejaxppo.cli.options import Argument, Interval, Settings, options_of
 from purejaxppo.cli.parser import parse, read_value
@@ -56,6 +57,7 @@ def keys(problems) -> list[tuple[str, str]]:
         (["x", "--names", "a", "b", "--count", "2"], {"names": ("a", "b"), "count": 2}),
         (["x", "--count", "2", "--count", "3"], {"count": 3}),
     ],
+    ids=readable,
 )
 def test_options_of_a_command(words, values):
     result = parsed(*words)
@@ -84,6 +86,7 @@ def test_options_of_a_command(words, values):
         ),
         (["--env-params.fast", "true"], {"env_params": {"fast": True}}),
     ],
+    ids=readable,
 )
 @pytest.mark.parametrize("before", [True, False])
 def test_settings_are_the_tables_of_a_file(words, tables, before):
@@ -135,6 +138,7 @@ def test_unknown_settings_of_a_table_are_left_to_the_checks():
         (["--quiet", "x.toml"], [("--quiet", "unknown")]),
         (["--quiet", "1", "--count", "0"], [("--quiet", "unknown"), ("--count", "range")]),
     ],
+    ids=readable,
 )
 def test_every_problem_is_found(words, problems):
     assert keys(parsed(*words).problems) == problems

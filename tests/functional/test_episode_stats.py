@@ -53,7 +53,7 @@ SPECIAL = [np.nan, np.inf, -np.inf, 3e38, -3e38, 1e20, 1e-8, 1e-30]
 
 
 @pytest.mark.parametrize("value", SPECIAL)
-@pytest.mark.parametrize("place", [(0, 0), (3, 1), (7, 2)])
+@pytest.mark.parametrize("place", [(0, 0), (3, 1), (7, 2)], ids=str)
 def test_a_bad_reward_changes_only_its_own_episode(run, value, place):
     """In float64: an episode whose return is no finite float32 does not count, and all others do as before."""
     rng = np.random.default_rng(1)

@@ -39,8 +39,8 @@ def as_float32(*xs):
     return [jnp.asarray(x, jnp.float32) for x in xs]
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("transform", [lambda f: f, jax.jit])
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["plain", "jit"])
 def test_value_and_gradients_are_those_of_the_formulas(size, transform):
     """y = x k; by x: dy k^T; by k: x^T dy. NumPy, float64."""
     x, kernel, dy = arrays(*size)
@@ -50,7 +50,7 @@ def test_value_and_gradients_are_those_of_the_formulas(size, transform):
         np.testing.assert_allclose(ours, formula, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", SIZES, ids=str)
 def test_forward_mode_by_either_argument_and_by_both(size):
     x, kernel, _ = arrays(*size)
     dx, dkernel = x[::-1] * 0.5, kernel[::-1] * 2.0
@@ -63,7 +63,7 @@ def test_forward_mode_by_either_argument_and_by_both(size):
     np.testing.assert_allclose(by_both, dx @ kernel + x @ dkernel, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", SIZES, ids=str)
 def test_jvp_of_the_gradient_as_trust_regions_take_it(size):
     """f = sum(y²)/2, y = x k: the gradient by k is x^T x k, and its derivative along v is x^T x v."""
     x, kernel, _ = arrays(*size)
