@@ -11,9 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from compiles import count_compiles
 
 import purejaxppo as pp
+from purejaxppo.distributions import Categorical
+from purejaxppo.envs import Discrete, Env, TimeStep, box
 from purejaxppo.functional.advantages import gae
+from purejaxppo.networks.protocol import Network
 from purejaxppo.training.loop import as_traced
 
 ROOT = Path(__file__).parents[2]
@@ -261,6 +265,66 @@ def test_a_curriculum_goes_one_cell_farther_with_every_success():
     start = pp.init_state(names["algo"], 1, env_params={"distance": 1})
     same = names["climb"](names["algo"], start, names["h"], num_updates=1, goal=2.0)
     assert same.env_params == {"distance": 1}
+
+
+def rock_paper_scissors(opponent):
+    """Make a game of one move, in which move 2 is allowed if the opponent is a function."""
+    mask = jnp.array([True, True, callable(opponent)])
+
+    def reset(key):
+        return jnp.int32(0), {"observation": jnp.ones(1), "action_mask": mask}
+
+    def step(key, state, action):
+        _, obs = reset(key)
+        other = opponent(key, obs) if callable(opponent) else jnp.int32(0)
+        reward = jnp.array([0.0, 1.0, -1.0])[(action - other) % 3]
+        return state, TimeStep(obs, reward, jnp.bool_(True), jnp.bool_(False), obs)
+
+    space = {"observation": box(0.0, 1.0, (1,)), "action_mask": box(0, 1, (3,), bool)}
+    return Env(reset, step, space, Discrete(3), name="rock, paper, scissors")
+
+
+def test_the_opponent_of_a_league_plays_by_its_parameters():
+    """A network whose parameters are its logits names move 1, which loses to 2; random moves are uniform."""
+    from league import against
+
+    network = Network(lambda key: jnp.zeros(3), lambda p, carry, obs, first: (carry, Categorical(p[None, None]), None))
+    keys = jax.random.split(jax.random.key(0), 600)
+
+    def rewards(random):
+        def reward(logits, key):
+            return against(rock_paper_scissors, network, random)(logits).step(key, jnp.int32(0), jnp.int32(2))[1].reward
+
+        return np.asarray(jax.jit(jax.vmap(reward, (None, 0)))(jnp.array([0.0, 50.0, 0.0]), keys))
+
+    assert (rewards(0.0) == 1.0).all()
+    counts = [(rewards(1.0) == value).sum() for value in (-1.0, 0.0, 1.0)]
+    np.testing.assert_allclose(counts, 200, atol=4 * np.sqrt(600 * 2 / 9))
+
+
+def test_a_league_changes_its_opponent_without_a_compilation_and_keeps_its_first_and_newest_self():
+    from league import against, play_league
+
+    network = pp.mlp(rock_paper_scissors("random"), (4,))
+    env = pp.parametrized(against(rock_paper_scissors, network), network.init(jax.random.key(0)))
+    algo = pp.make_ppo(env, network, pp.Config(num_envs=4, num_steps=4, num_minibatches=1, total_timesteps=16 * 8))
+    state = pp.init_state(algo, 0, H)
+    first = jax.device_get(state.params)
+    state = play_league(algo, state, H, 1, pool := [first], every=1, newest=0.0)
+    jax.tree.map(np.testing.assert_array_equal, state.env_params, first)
+    with count_compiles() as compiles:
+        state = play_league(algo, state, H, 5, pool, every=1, size=3, newest=0.5)
+    assert not compiles, compiles
+    assert len(pool) == 3
+    assert pool[0] is first
+    jax.tree.map(np.testing.assert_array_equal, pool[-1], state.params)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("pgx") is None, reason="needs pgx")
+def test_self_play_of_pgx_trains_and_keeps_its_selves():
+    names = cook("Self-play")
+    assert names["state"].num_updates == 2
+    assert len(names["pool"]) == 3
 
 
 def test_shaping_fades_to_nothing():

@@ -1,5 +1,6 @@
 """pgx: transitions equal the suite's, opponents move within the step, and the clock truncates."""
 
+import importlib
 from pathlib import Path
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from suites import assert_clock, assert_same, colors, draw, first_keys, needs, play, run_suite
 
+import purejaxppo as pp
 from purejaxppo.envs.conformance import check_env
 from purejaxppo.envs.facts import recorded_ids
 from purejaxppo.envs.registry import make
@@ -117,3 +119,41 @@ def test_a_board_is_drawn_as_an_animated_svg_and_minatar_as_a_gif(tmp_path: Path
     text = draw("pgx/tic_tac_toe", tmp_path).read_text()
     assert text.count('class="frame"') == 2
     assert colors(draw("pgx/minatar-breakout", tmp_path)) > 2
+
+
+@pytest.fixture
+def league(monkeypatch):
+    """The recipe of self-play."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[3] / "docs" / "recipes")
+    return importlib.import_module("league")
+
+
+def rates(
+    league, name: str, num_updates: int, h: pp.Hyperparams, num_epochs: int, random: float, size: int
+) -> dict[str, tuple[float, float]]:
+    """Train a league and return the shares of 1000 games that its greedy policy wins and loses, by opponent."""
+    config = pp.Config(
+        num_envs=256, num_steps=32, total_timesteps=num_updates * 8192, resets="state_pool", num_epochs=num_epochs
+    )
+    games = {opponent: make(f"pgx/{name}", opponent=opponent) for opponent in ("random", "one_step")}
+    network = pp.mlp(games["random"], (128, 128))
+    make_env = league.against(lambda opponent: make(f"pgx/{name}", opponent=opponent), network, random)
+    algo = pp.make_ppo(pp.parametrized(make_env, network.init(jax.random.key(0))), network, config)
+    state = pp.init_state(algo, 0, h)
+    state = league.play_league(algo, state, h, num_updates, [jax.device_get(state.params)], size=size)
+    found = {}
+    for opponent, env in games.items():
+        judge = pp.make_ppo(env, network, config)
+        returns = np.asarray(pp.evaluate(judge, state._replace(env_params=()), 1, 1000).returns)
+        found[opponent] = float((returns > 0).mean()), float((returns < 0).mean())
+    print(name, found)
+    return found
+
+
+@pytest.mark.slow  # 10 minutes
+def test_self_play_of_connect_four_beats_the_random_and_the_one_step_player(league) -> None:
+    """Of 1000 games it won 0.94 and 0.85 when this was measured; see docs/suites.md."""
+    h = pp.Hyperparams(learning_rate=1e-3, ent_coef=0.01)
+    found = rates(league, "connect_four", 1200, h, num_epochs=3, random=0.0, size=30)
+    assert found["random"][0] > 0.85, found
+    assert found["one_step"][0] > 0.7, found
