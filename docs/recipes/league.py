@@ -12,17 +12,14 @@ import numpy as np
 import purejaxppo as pp
 
 
-def against(make, network, random=0.2):
-    """Return params -> the game in which their policy has the other seat; a share of its moves is `random`."""
+def against(make, network):
+    """Return a function params -> the game in which the policy with these parameters has the other seat."""
 
     def make_env(params):
         def opponent(key, obs):
-            keys = jax.random.split(key, 3)
             one = jax.tree.map(lambda x: x[None, None], obs)  # axes of time and of environments
             _, distribution, _ = network.apply(params, (), one, jnp.zeros((1, 1), bool))
-            any_move = jax.random.categorical(keys[0], jnp.where(obs["action_mask"], 0.0, -1e9))
-            move = distribution.sample(keys[1])[0, 0]
-            return jnp.where(jax.random.bernoulli(keys[2], random), any_move, move)
+            return distribution.sample(key)[0, 0]
 
         return make(opponent=opponent)
 

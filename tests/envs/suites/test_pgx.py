@@ -129,7 +129,7 @@ def league(monkeypatch):
 
 
 def rates(
-    league, name: str, num_updates: int, h: pp.Hyperparams, num_epochs: int, random: float, size: int
+    league, name: str, num_updates: int, h: pp.Hyperparams, num_epochs: int, size: int
 ) -> dict[str, tuple[float, float]]:
     """Train a league and return the shares of 1000 games that its greedy policy wins and loses, by opponent."""
     config = pp.Config(
@@ -137,7 +137,7 @@ def rates(
     )
     games = {opponent: make(f"pgx/{name}", opponent=opponent) for opponent in ("random", "one_step")}
     network = pp.mlp(games["random"], (128, 128))
-    make_env = league.against(lambda opponent: make(f"pgx/{name}", opponent=opponent), network, random)
+    make_env = league.against(lambda opponent: make(f"pgx/{name}", opponent=opponent), network)
     algo = pp.make_ppo(pp.parametrized(make_env, network.init(jax.random.key(0))), network, config)
     state = pp.init_state(algo, 0, h)
     state = league.play_league(algo, state, h, num_updates, [jax.device_get(state.params)], size=size)
@@ -154,6 +154,6 @@ def rates(
 def test_self_play_of_connect_four_beats_the_random_and_the_one_step_player(league) -> None:
     """Of 1000 games it won 0.94 and 0.85 when this was measured; see docs/suites.md."""
     h = pp.Hyperparams(learning_rate=1e-3, ent_coef=0.01)
-    found = rates(league, "connect_four", 1200, h, num_epochs=3, random=0.0, size=30)
+    found = rates(league, "connect_four", 1200, h, num_epochs=3, size=30)
     assert found["random"][0] > 0.85, found
     assert found["one_step"][0] > 0.7, found
