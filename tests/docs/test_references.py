@@ -58,7 +58,7 @@ MATHEMATICS = ("functional/*.py", "networks/recurrent.py", "networks/initializer
 NO_FORMULA = {
     *("zero_where", "clip_range", "init_control", "apply_control", "init_moments", "init_reward_scaler"),
     *("init_episode_stats", "summarize_episodes", "mean_info", "explained_variance"),
-    *("draw_orthonormal", "orthogonal_gates", "batched_init"),
+    *("draw_orthonormal", "draw_zeros", "orthogonal_gates", "batched_init"),
     *(
         "Control",
         "Diagnostics",
