@@ -64,7 +64,7 @@ def measure(env: Env, num_envs: int = NUM_ENVS, rounds: int = ROUNDS) -> Cost:
     with jax.debug_key_reuse(False):  # the same work is timed again and again
         pairs = [tuple(_seconds(call) for call in calls) for _ in range(rounds + 1)][1:]
     times = [1e6 * statistics.median(column) / num_envs for column in zip(*pairs, strict=True)]
-    return Cost(*times, statistics.median(first / second for first, second in pairs))
+    return Cost(times[0], times[1], statistics.median(first / second for first, second in pairs))
 
 
 def _seconds(call: Callable[[], object]) -> float:

@@ -42,8 +42,9 @@ def play_league(algo, state, h, num_updates, pool, every=10, size=12, newest=0.5
 
 if __name__ == "__main__":
     game, num_updates = f"pgx/{sys.argv[1]}", int(sys.argv[2])
-    steps = {"num_envs": 256, "num_steps": 32, "total_timesteps": num_updates * 256 * 32}
-    config = pp.Config(**steps, num_epochs=4, resets="state_pool")
+    config = pp.Config(
+        num_envs=256, num_steps=32, num_epochs=4, total_timesteps=num_updates * 256 * 32, resets="state_pool"
+    )
     h = pp.Hyperparams(learning_rate=2e-3, ent_coef=0.02)
     judges = [pp.make(game, opponent=name) for name in ("random", "one_step")]
     network = pp.mlp(judges[0], (128, 128))
