@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from purejaxppo.cli.exit_codes import FINISHED
 from purejaxppo.cli.options import Argument, Interval
-from purejaxppo.cli.trained_policy import file_problems, open_policy, policy_file
+from purejaxppo.cli.trained_policy import find_policy, open_policy
 from purejaxppo.config.errors import ConfigError, Problem
 from purejaxppo.config.schema import Run
 from purejaxppo.config.toml import parse_toml
@@ -34,11 +34,7 @@ class Evaluate:
 
 def run_evaluate(args: Evaluate, problems: Sequence[Problem]) -> int:
     """Play whole episodes with the policy of a run and print statistics of their returns."""
-    file = policy_file(args.run, args.best)
-    is_run_known = all(problem.key != "RUN" for problem in problems)
-    problems = [*problems, *(file_problems(args.run, args.best) if is_run_known else [])]
-    if problems:
-        raise ConfigError(problems, "evaluate")
+    file = find_policy(args.run, args.best, problems, "evaluate")
     run, algo, policy = open_policy(file)
     _note_differences(run, file)
     use_compile_cache()

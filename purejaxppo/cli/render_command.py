@@ -7,8 +7,8 @@ from typing import Annotated
 
 from purejaxppo.cli.exit_codes import FINISHED
 from purejaxppo.cli.options import Argument, Interval
-from purejaxppo.cli.trained_policy import file_problems, open_policy, policy_file, read_settings
-from purejaxppo.config.errors import ConfigError, Problem, UsageError
+from purejaxppo.cli.trained_policy import find_policy, open_policy, read_settings
+from purejaxppo.config.errors import Problem, UsageError
 from purejaxppo.devices.compile_cache import use_compile_cache
 
 MAX_STEPS = 1000
@@ -31,11 +31,7 @@ class Render:
 
 def run_render(args: Render, problems: Sequence[Problem]) -> int:
     """Play one episode with the policy of a run and write its pictures."""
-    file = policy_file(args.run, args.best)
-    is_run_known = all(problem.key != "RUN" for problem in problems)
-    problems = [*problems, *(file_problems(args.run, args.best) if is_run_known else [])]
-    if problems:
-        raise ConfigError(problems, "render")
+    file = find_policy(args.run, args.best, problems, "render")
     run, _, _ = read_settings(file)
     check_renderer(run.env, run.env_params)  # before anything is compiled
     use_compile_cache()

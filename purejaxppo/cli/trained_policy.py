@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from purejaxppo.config.errors import Problem, UsageError
+from purejaxppo.config.errors import ConfigError, Problem, UsageError
 from purejaxppo.config.schema import Run
 from purejaxppo.config.toml import name_source, parse_toml
 from purejaxppo.training.run_folder import BEST_FILE, CONFIG_FILE, POLICY_FILE
@@ -31,6 +32,25 @@ def file_problems(run: Path, best: bool) -> list[Problem]:
     is_run = best and (run / CONFIG_FILE).is_file()
     text = ": no best policy; train with --evaluate-every" if is_run else ": no such file"
     return [Problem(str(file), text, "file")]
+
+
+def find_policy(run: Path, best: bool, problems: Sequence[Problem], command: str) -> Path:
+    """Return the policy file that `run`, a folder or a file, means.
+
+    Args:
+        run: the folder or file.
+        best: whether the best policy of a folder is meant.
+        problems: of the command line.
+        command: the name of the command, for the error.
+
+    Raises:
+        ConfigError: the command line has problems or the file is missing; lists all.
+    """
+    is_run_known = all(problem.key != "RUN" for problem in problems)
+    problems = [*problems, *(file_problems(run, best) if is_run_known else [])]
+    if problems:
+        raise ConfigError(problems, command)
+    return policy_file(run, best)
 
 
 def read_settings(file: Path) -> tuple[Run, list[Problem], str]:

@@ -9,6 +9,7 @@ import pytest
 from compiles import count_compiles
 from levels import LENGTH, make_level
 from plain_net import plain
+from two_agents import two_agents
 
 import purejaxppo as pp
 from purejaxppo.envs import Discrete, Env, TimeStep, box
@@ -112,18 +113,7 @@ def test_columns_of_a_team_share_its_level_in_every_batch():
     """Eight columns of teams of two on two levels, two teams at once."""
 
     def team(params):
-        one = make_level(params)
-
-        def reset(key):
-            state, obs = one.reset(key)
-            return state, jnp.stack([obs, obs])
-
-        def step(key, state, action):
-            state, ts = one.step(key, state, action[0])
-            obs = jnp.stack([ts.obs, ts.obs])
-            return state, ts._replace(obs=obs, final_obs=obs, reward=jnp.stack([ts.reward, ts.reward]))
-
-        return one._replace(reset=reset, step=step)
+        return two_agents(make_level(params), lambda reward, action: (reward, reward))
 
     env = fold_agents(pp.parametrized(team, {"level": 1.0}, per_column=True), 2)
     algo = pp.make_ppo(env, plain(env), pp.Config(**SIZES))

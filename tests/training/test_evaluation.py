@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from plain_net import plain
 from probes import endless, reward_by_action, reward_is_observation, scripted
+from two_agents import two_agents
 
 import purejaxppo as pp
 from purejaxppo import Config
@@ -52,25 +53,9 @@ def test_a_batch_is_played_up_to_the_end_of_each_first_episode():
     np.testing.assert_array_equal(recording.done, [False, False, True, False])
 
 
-def two_agents(rewards):
-    """Return an environment of two agents that both see the observation; `rewards` maps (reward, actions) to a pair."""
-    one = scripted(terminate_at=(3,), truncate_at=())
-
-    def reset(key):
-        state, obs = one.reset(key)
-        return state, jnp.stack([obs, obs])
-
-    def step(key, state, action):
-        state, ts = one.step(key, state, action[0])
-        obs = jnp.stack([ts.obs, ts.obs])
-        return state, ts._replace(obs=obs, final_obs=obs, reward=jnp.stack(rewards(ts.reward, action)))
-
-    return one._replace(reset=reset, step=step)
-
-
 def test_episodes_of_a_team_are_played_in_whole_teams(monkeypatch):
     """An odd number of columns of teams of two, in one batch and in batches of one team."""
-    pair = two_agents(lambda reward, action: (reward, reward + 1.0))
+    pair = two_agents(scripted(terminate_at=(3,), truncate_at=()), lambda reward, action: (reward, reward + 1.0))
     algo, state = ready(fold_agents(pair, 2))
     for limit, count in ((evaluation.BATCH_EPISODES, 3), (2, 5)):
         monkeypatch.setattr(evaluation, "BATCH_EPISODES", limit)
@@ -88,7 +73,7 @@ def test_a_frozen_opponent_acts_in_the_episodes_of_an_evaluation():
         mine = reward - action[1].astype(jnp.float32)
         return mine, -mine
 
-    match = two_agents(rewards)
+    match = two_agents(scripted(terminate_at=(3,), truncate_at=()), rewards)
     algo, state = ready(frozen_opponent(match, 2, constant, jnp.int32(1)))
     result = pp.evaluate(algo, always(state, 2), jax.random.key(1), num_episodes=3, max_steps=20)
     np.testing.assert_array_equal(result.returns, 606.0 - 3.0)
