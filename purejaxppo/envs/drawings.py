@@ -1,4 +1,4 @@
-"""Drawings of small environments as images: classic control as lines and circles, and grids of channels."""
+"""Drawings of small environments, uint8 [H, W, 3]: classic control as lines and circles, and grids of channels."""
 
 from collections.abc import Sequence
 
