@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from purejaxppo.cli.options import Argument, Interval, Settings
+from purejaxppo.cli.render_command import check_renderer
 from purejaxppo.cli.run_settings import find_settings, overlay, prepare_compilation, prepare_for, read_interval
 from purejaxppo.cli.session import Limits, Start, run_session
 from purejaxppo.cli.signals import abort_on_interrupt
@@ -39,13 +40,14 @@ class Resume:
     changes: Annotated[Mapping[str, Any], Settings] = field(default_factory=dict)  # tables of a TOML file
 
 
-def run_resume(args: Resume, problems: Sequence[Problem], config: str = "") -> int:
+def run_resume(args: Resume, problems: Sequence[Problem], config: str = "", render: bool = False) -> int:
     """Check everything, load the newest checkpoint, and continue the run in its folder.
 
     Args:
         args: the options.
         problems: problems of the command line.
         config: the settings that the run is expected to have, an argument CONFIG of `train`; "": those of its folder.
+        render: refuse an environment without a renderer.
     """
     interval, wrong = read_interval(args.checkpoint_every)
     problems = [*problems, *wrong]
@@ -56,7 +58,7 @@ def run_resume(args: Resume, problems: Sequence[Problem], config: str = "") -> i
     with lock_run(args.run):
         with abort_on_interrupt():
             print(f"continuing {args.run}\nloading JAX", flush=True)
-            run, algo, start = _prepare(args, config)
+            run, algo, start = _prepare(args, config, render)
         prepare_compilation()
         return run_session(run, algo, args.run, start, Limits(interval, args.updates))
 
@@ -65,12 +67,13 @@ def _no_folder(path: Path) -> str:
     return "is a file, not a folder" if path.exists() else "no such folder"
 
 
-def _prepare(args: Resume, config: str) -> tuple[Run, Algorithm, Start]:
+def _prepare(args: Resume, config: str, render: bool) -> tuple[Run, Algorithm, Start]:
     """Return settings, algorithm and state to continue with.
 
     Raises:
         ConfigError: the settings cannot be used, or cannot be changed.
         CheckpointError: the folder holds no run, or its checkpoints cannot be used.
+        UsageError: the environment has no renderer, and `render` asks for one.
     """
     from purejaxppo.training.conditions import changed_conditions
     from purejaxppo.training.memory import check_memory
@@ -84,6 +87,8 @@ def _prepare(args: Resume, config: str) -> tuple[Run, Algorithm, Start]:
     present, explicit = _lengthened(_present_settings(args, config, saved.run), args.updates, done)
     run, overrides = settle(saved, present, explicit | _dotted(args.changes))
     prepare_for(run, args.fast_flags)
+    if render:
+        check_renderer(run.env, run.env_params)
     algo = build(run, (), str(args.run))
     check_memory(run, algo)
     if changed := changed_conditions(saved.manifest):

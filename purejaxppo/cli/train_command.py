@@ -48,7 +48,7 @@ def run_train(args: Train, problems: Sequence[Problem]) -> int:
         if args.out is not None:
             problems = [*problems, Problem("--out", ": --resume names the run folder already", "conflict")]
         rest = (args.updates, args.checkpoint_every, args.fast_flags, args.changes)
-        code = run_resume(Resume(args.resume, *rest), problems, args.settings)
+        code = run_resume(Resume(args.resume, *rest), problems, args.settings, args.render)
         return _render(args.resume, code) if args.render else code
     text, source = find_settings(args.settings)
     run, found = from_tables(overlay(parse_tables(text, source), args.changes))

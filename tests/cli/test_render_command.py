@@ -5,7 +5,7 @@ import pytest
 from command_line import TINY, problems_of
 from PIL import Image
 
-from purejaxppo.cli import train_command
+from purejaxppo.cli import resume_command, train_command
 from purejaxppo.cli.main import main
 from purejaxppo.config.toml import dump_toml, parse_toml
 from purejaxppo.training.loop import init_state
@@ -84,3 +84,14 @@ def test_train_refuses_to_render_before_it_begins(tmp_path, capsys):
     assert main(["train", "examples/King-v1", "--out", str(tmp_path / "run"), "--render"]) == 2
     assert "no renderer" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_resume_refuses_to_render_before_it_begins(tmp_path, capsys, monkeypatch):
+    """A run that was killed before its first checkpoint."""
+    monkeypatch.setattr(resume_command, "build", None)
+    (tmp_path / "config.toml").write_text(TINY.replace("CartPole-v1", "examples/King-v1"))
+    assert main(["train", "--resume", str(tmp_path), "--render"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("purejaxppo: error: examples/King-v1 has no renderer")
+    assert err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["config.toml"]
