@@ -28,12 +28,25 @@ def level_problems(sweep: Sweep, settings: Sequence[int], run: Run) -> list[Prob
     rest = {name: value for name, value in run.env_params.items() if name not in (*names, TRACED)}
     if not names or _error(run.env, rest):
         return []
-    found = (_level_problem(run.env, rest, key, values_of(sweep, settings, key)) for key in sweep.traced)
+    searched = {axis.key for axis in sweep.axes if not axis.values}
+    found = (
+        _level_problem(run.env, rest, key, values_of(sweep, settings, key), key in searched) for key in sweep.traced
+    )
     return [problem for problem in found if problem]
 
 
-def _level_problem(env_id: str, rest: Mapping[str, Value], key: str, values: Sequence[Value]) -> Problem | None:
-    """Return the problem of one parameter; valid values are an interval, so that its ends are tried."""
+def _level_problem(
+    env_id: str, rest: Mapping[str, Value], key: str, values: Sequence[Value], is_searched: bool
+) -> Problem | None:
+    """Return the problem of one parameter; valid values are an interval, so that its ends are tried.
+
+    Args:
+        env_id: of the environment.
+        rest: its other parameters.
+        key: the dotted key of the parameter.
+        values: that it takes, ascending.
+        is_searched: a search may choose any number between the first and the last value.
+    """
     name = key.partition(".")[2]
     if not values:
         return None
@@ -45,6 +58,9 @@ def _level_problem(env_id: str, rest: Mapping[str, Value], key: str, values: Seq
         text = f": {env_id} needs a program for each value of it; it belongs in [structure]"
         return Problem(f"axes.{key}", text, "conflict")
     whole = jnp.issubdtype(make(env_id, **traced).params[name].dtype, jnp.integer)
+    if whole and is_searched:
+        text = f": {env_id} takes whole numbers, and a search chooses any number of an interval; give a list of values"
+        return Problem(f"axes.{key}", text, "environment")
     parts = [value for value in values if whole and not float(value).is_integer()]
     for value in (*parts[:1], values[0], values[-1]):
         error = _error(env_id, {**traced, name: value})

@@ -50,6 +50,12 @@ def axis(name, value, **given):
         (axis("gravity", [5.0, 9.8]), BASE, set()),
         (axis("gravity", {"low": 5.0, "high": 15.0}, method="random", num_settings=20), BASE, set()),
         (axis("max_steps_in_episode", {"low": 5, "high": 15, "count": 3}), BASE, {}),
+        (axis("max_steps_in_episode", [5, 15], method="optuna"), BASE, set()),
+        (
+            axis("max_steps_in_episode", {"low": 5, "high": 15}, method="optuna"),
+            BASE,
+            {("axes.env_params.max_steps_in_episode", "environment")},
+        ),
         (axis("max_steps_in_episode", [0, 5]), BASE, {("axes.env_params.max_steps_in_episode", "environment")}),
         (axis("max_steps_in_episode", [3, 4.5]), BASE, {("axes.env_params.max_steps_in_episode", "environment")}),
         (axis("gravitty", [5.0, 9.8]), BASE, {("axes.env_params.gravitty", "environment")}),
@@ -165,6 +171,27 @@ def test_after_a_kill_the_table_is_the_same(sweep_of, monkeypatch, tmp_path):
         with pytest.raises(Killed):
             sweep_of("killed", GRID)
     sweep_of("killed", GRID)
+    for name in ("table.csv", "trials.csv"):
+        assert (tmp_path / "killed" / name).read_text() == (tmp_path / "whole" / name).read_text()
+
+
+def test_optuna_chooses_values_in_one_program_and_after_a_kill_the_same_ones(sweep_of, monkeypatch, tmp_path):
+    """With the value that it chose, each setting has the higher returns of that value."""
+    pytest.importorskip("optuna")
+    axes = {"env_params": {"gravity": {"low": 1.0, "high": 100.0}}, "learning_rate": [1e-2]}
+    given = {"method": "optuna", "num_settings": 4, "batch": 2, "test_seeds": 1}
+    runner, table, trials, traces = sweep_of("whole", axes, **given)
+    assert traces == sweep_of("grid", {"env_params": {"gravity": [5.0]}})[-1]
+    values = [row["env_params.gravity"] for row in trials]
+    assert len(set(values)) == 4
+    assert [setting["env_params.gravity"] for setting in runner.sweep.settings] == pytest.approx(values[:8:2])
+    shifts = [row["return"] - row["env_params.gravity"] for row in table if row["point"] == 3]
+    np.testing.assert_allclose(shifts[:8:2], shifts[0], atol=1e-4)
+    with monkeypatch.context() as patch:
+        die_at(4, patch)
+        with pytest.raises(Killed):
+            sweep_of("killed", axes, **given)
+    sweep_of("killed", axes, **given)
     for name in ("table.csv", "trials.csv"):
         assert (tmp_path / "killed" / name).read_text() == (tmp_path / "whole" / name).read_text()
 
