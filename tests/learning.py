@@ -100,6 +100,30 @@ RECIPES = {
 RECIPE_SEEDS = 8
 
 
+class SuiteGate(NamedTuple):
+    """What the median of the seeds must reach, and by which policy."""
+
+    at_least: float
+    greedy: bool = True
+
+
+# Lower bounds of the median over SUITE_SEEDS seeds, by the name of a file in configs/suites/. The greedy policy of
+# Craftax stands still.
+SUITE_GATES = {
+    "pgx_tic_tac_toe": SuiteGate(0.9),
+    "xland_doorkey_5x5": SuiteGate(0.95),
+    "navix_doorkey_5x5": SuiteGate(0.99),
+    "gymnasium_cartpole": SuiteGate(500.0),
+    "jaxmarl_simple_spread": SuiteGate(-21.0),
+    "jaxmarl_smax_3m": SuiteGate(1.5),
+    "brax_inverted_pendulum": SuiteGate(1000.0),
+    "jumanji_snake": SuiteGate(14.0),
+    "playground_cartpole_balance": SuiteGate(990.0),
+    "craftax_classic": SuiteGate(4.0, greedy=False),
+}
+SUITE_SEEDS = 3
+
+
 class Result(NamedTuple):
     """Mean return of each seed over fresh episodes, for the greedy and for the sampled policy, [S] each."""
 
@@ -207,6 +231,35 @@ def recipe(label: str, num_seeds: int = RECIPE_SEEDS) -> Result:
     return learn_algorithm(algo, [h], num_seeds)[0]
 
 
+def suite_scores(name: str, num_seeds: int = SUITE_SEEDS) -> tuple[np.ndarray, np.ndarray]:
+    """Train the seeds 0, 1, ... of a file in configs/suites/ one by one; mean returns (greedy, sampled), [S] each.
+
+    One device, so that the results do not depend on the number of cores. Environments on the host cannot be mapped over
+    seeds, and the others share one compiled program.
+    """
+    run = changed(shipped(f"suites/{name}"), {"num_devices": 1})
+    env = pp.make(run.env, **run.env_params)
+    algo = pp.make_ppo(env, make_network(env, run.network), run.config)
+    found = []
+    for seed in range(num_seeds):
+        state, _ = pp.train(algo, seed, run.hyperparams)
+        key = jax.random.key(1_000_003 + seed)
+        found.append(
+            [float(pp.evaluate(algo, state, key, EPISODES, greedy).returns.mean()) for greedy in (True, False)]
+        )
+    greedy, sampled = np.asarray(found).T
+    return greedy, sampled
+
+
+def suite_row(name: str, greedy: np.ndarray, sampled: np.ndarray) -> str:
+    """Return one line of the table of suites."""
+    gate, steps = SUITE_GATES[name], shipped(f"suites/{name}").config.total_timesteps
+    digits = 3 if abs(gate.at_least) < 2 else 2 if abs(gate.at_least) < 100 else 0
+    cells = [", ".join(f"{x:.{digits}f}" for x in scores) for scores in (greedy, sampled)]
+    median = np.median(greedy if gate.greedy else sampled)
+    return f"| {name} | {steps // 1000}k | {cells[0]} | {cells[1]} | {median:.{digits}f} | {gate.at_least:g} |"
+
+
 def row(label: str, steps: int, r: Result) -> str:
     """Return one line of a table."""
     low, high = r.interval
@@ -215,20 +268,29 @@ def row(label: str, steps: int, r: Result) -> str:
     return f"| {label} | {steps // 1000}k | {numbers} | {float(interquartile_mean(r.sampled)):.{digits}f} |"
 
 
+SUITE_HEAD = "| config | steps | greedy | sampled | median | gate |\n|---|---|---|---|---|---|"
 HEAD = "| | steps | greedy, IQM | 95 % interval | worst seed | sampled, IQM |\n|---|---|---|---|---|---|"
 
 
 def main() -> None:
     """Print the tables of docs/results.md."""
     parser = argparse.ArgumentParser(description="Train and print a table in Markdown.")
-    parser.add_argument("table", choices=["gates", "combinations", "others", "recipes"])
+    parser.add_argument("table", choices=["gates", "combinations", "others", "recipes", "suites"])
     parser.add_argument(
-        "--seeds", type=int, default=0, help="default: 16 for gates, 8 for combinations and recipes, 4 or 8 for others"
+        "--seeds",
+        type=int,
+        default=0,
+        help="default: 16 for gates, 8 for combinations and recipes, 4 or 8 for others, 3 for suites",
     )
     parser.add_argument(
-        "--only", nargs="*", help="of gates: files in configs/; of combinations: first names, such as cpi"
+        "--only", nargs="*", help="of gates and suites: files in configs/; of combinations: first names, such as cpi"
     )
     args = parser.parse_args()
+    if args.table == "suites":
+        print(SUITE_HEAD, flush=True)
+        for name in args.only or SUITE_GATES:
+            print(suite_row(name, *suite_scores(name, args.seeds or SUITE_SEEDS)), flush=True)
+        return
     print(f"*{platform.machine()}, Python {platform.python_version()}, jax {jax.__version__}.*\n\n{HEAD}", flush=True)
     if args.table == "gates":
         for name in args.only or GATES:
