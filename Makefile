@@ -31,9 +31,9 @@ test-perf: $(VENV)/.test-ready ## Compare kernels and memory of the compiled pro
 	@echo "==> pytest -m perf"
 	@$(BIN)/python -m pytest -m perf $(ARGS)
 
-test-suites: $(VENV)/.suites-ready ## Install every environment suite and run their tests
-	@echo "==> pytest -m suites"
-	@$(BIN)/python -m pytest -m suites tests/envs $(ARGS)
+test-suites: $(VENV)/.suites-ready ## Install every environment suite and run their tests but the slow ones
+	@echo "==> pytest -m 'suites and not slow'"
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "suites and not slow" tests/envs/suites $(ARGS)
 
 results: $(VENV)/.test-ready ## Train every run of docs/results.md and print its tables (about an hour)
 	@$(BIN)/python tests/learning.py gates
@@ -49,7 +49,7 @@ check: $(VENV)/.dev-ready ## Check format, lint, types, spelling and notebooks, 
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/codespell
 	$(BIN)/nbstripout --verify notebooks/*.ipynb
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not costly" $(ARGS)
 
 format: $(VENV)/.dev-ready ## Fix lint and format the code
 	$(BIN)/ruff check --fix-only .

@@ -68,6 +68,7 @@ def test_the_counter_is_a_share_of_the_limit() -> None:
     assert seen.truncated[4].all()
 
 
+@pytest.mark.costly
 def test_the_clock_of_the_suite_is_kept_if_rewards_depend_on_it() -> None:
     ts = play(make("jumanji/SearchAndRescue-v0", time_limit=7), 8, 2).ts
     assert (first_end(ts.truncated) == 7).all()
@@ -80,6 +81,7 @@ def test_a_trapped_snake_may_move() -> None:
     assert obs["action_mask"].any(-1).all()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("name", "space"),
     [
@@ -96,6 +98,7 @@ def test_actions_are_components_or_one_joint_choice(name: str, space: object) ->
     check_env(env)
 
 
+@pytest.mark.costly
 def test_the_reward_of_a_team_is_the_sum() -> None:
     ts = play(make("jumanji/Connector-v3"), 6, 4).ts
     assert ts.reward.shape == (6, 4)
@@ -116,5 +119,6 @@ def test_wrong_parameters_are_named() -> None:
         make("jumanji/Snake-v1", rows=3)
 
 
+@pytest.mark.costly
 def test_it_is_drawn(tmp_path: Path) -> None:
     assert colors(draw("jumanji/Snake-v1", tmp_path)) > 2

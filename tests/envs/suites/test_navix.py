@@ -38,12 +38,14 @@ def test_max_steps_truncates_and_the_goal_terminates() -> None:
     assert_clock(lambda limit: make("navix/Navix-Empty-5x5-v0", max_steps=limit), 80, 32)
 
 
+@pytest.mark.costly
 def test_the_clock_is_the_suites_own() -> None:
     ts = play(make("navix/Navix-DoorKey-5x5-v0"), 100, 2).ts
     assert (ts.truncated[-1] | ts.terminated.any(0)).all()
     assert not ts.truncated[:-1].any()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("observation", ["symbolic", "categorical_first_person", "rgb"])
 def test_observations_are_within_their_space(observation: str) -> None:
     env = make("navix/Navix-KeyCorridorS3R1-v0", observation=observation)

@@ -88,6 +88,7 @@ def test_a_frozen_policy_is_an_opponent() -> None:
     assert set(ends) == {-1.0, 1.0}  # the first player wins: 0, 2, 4, 6 contains the diagonal 2, 4, 6
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ["kuhn_poker", "2048"])
 def test_games_that_end_early_or_have_one_player(name: str) -> None:
     env = make(f"pgx/{name}")
@@ -102,7 +103,7 @@ def test_games_that_end_early_or_have_one_player(name: str) -> None:
     [
         ({"sticky_prob": 0.1}, "sticky_action_prob"),
         ({"opponent": "random"}, "time_limit"),
-        ({"time_limit": 1.5}, "int"),
+        ({"time_limit": 1.5}, "whole number"),
     ],
 )
 def test_wrong_parameters_are_named(params: dict, key: str) -> None:

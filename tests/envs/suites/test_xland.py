@@ -42,12 +42,14 @@ def test_max_steps_truncates_and_the_goal_terminates() -> None:
     assert_clock(lambda limit: make("xland/MiniGrid-Empty-5x5", max_steps=limit), 60, 32)
 
 
+@pytest.mark.costly
 def test_the_clock_of_doorkey_is_the_suites_own() -> None:
     ts = play(make("xland/MiniGrid-DoorKey-5x5"), 250, 2).ts
     assert (ts.truncated[-1] | ts.terminated.any(0)).all()
     assert not ts.truncated[:-1].any()
 
 
+@pytest.mark.costly
 def test_observations_are_symbols_within_their_bounds() -> None:
     env = make("xland/MiniGrid-DoorKey-5x5", view_size=5)
     space = env.observation_space
@@ -70,6 +72,7 @@ class TwoRulesets:
         return jax.tree.map(lambda x: x[jax.random.randint(key, (), 0, 2)], _rulesets())
 
 
+@pytest.mark.costly
 def test_xland_draws_a_ruleset_at_every_reset() -> None:
     env = make("xland/XLand-MiniGrid-R1-9x9", benchmark=TwoRulesets(), max_steps=5)
     check_env(env)
