@@ -40,6 +40,21 @@ TIMED_UPDATES = {"W1": 2, "W2": 976, "W3": 64, "W4": 24, "W5": 4, "W6": 20}
 # Updates of one learning run: enough for the return to rise far and, on W2, to come near its maximum.
 LEARNING_UPDATES = {"W1": 20, "W2": 976, "W3": 976, "W4": 122, "W5": 20, "W6": 100}
 
+# Tasks of suites, each with the published settings of the suite's own PPO: file in configs/suites/, and what differs
+# from it so that both sides have the same settings.
+SUITES: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
+    "navix": ("navix_empty_8x8", {"network": {"symbols": "scalar"}}),
+    "mpe": (
+        "jaxmarl_simple_spread",
+        {
+            "config": {"num_envs": 48, "num_minibatches": 4},
+            "hyperparams": {"learning_rate": 2.5e-4, "vf_clip_eps": 0.2},
+        },
+    ),
+}
+TIMED_UPDATES |= {"navix": 100, "mpe": 50}
+LEARNING_UPDATES |= {"navix": 150, "mpe": 163}
+
 
 @dataclasses.dataclass(frozen=True)
 class Peer:
@@ -47,6 +62,7 @@ class Peer:
 
     adapter: str  # file in peers/
     options: tuple[str, ...] = ()  # of the adapter
+    checkout: str = ""  # the repository, if it is not a package and needs a clone
     requirements: tuple[str, ...] = ()  # of its virtual environment
     workloads: tuple[str, ...] = ("W1", "W2", "W3", "W4", "W5", "W6")  # that it can execute
     timed_updates: dict[str, int] = dataclasses.field(default_factory=dict)  # instead of TIMED_UPDATES
@@ -61,6 +77,7 @@ PEERS = {
     "ours": Peer("ours.py", differs="the settings of --config"),
     "purejaxrl": Peer(
         "purejaxrl_ppo.py",
+        checkout="PureJaxRL",
         requirements=("jax==0.10.2", "distrax==0.1.9", "flax==0.12.8", "optax==0.2.8", *GYMNAX),
         # Its vmapped QR decomposition deadlocks on two threads of jaxlib 0.10.2. With one thread it reaches 245k
         # steps/s, with eight 170k.
@@ -104,6 +121,20 @@ PEERS = {
         "rewards not scaled, Adam eps 1e-8, initialization not orthogonal, resets to one cached state per environment; "
         "its returns are those of 128 episodes after training. It has no discrete policy and so executes W5 only",
     ),
+    "navix": Peer(
+        "navix_ppo.py",
+        requirements=("jax==0.10.2", "navix==0.7.4", "flax==0.12.8", "optax==0.2.8"),
+        workloads=("navix",),
+        differs="gamma is raised to the number of the step, time limits are terminations, the clipped value loss has a "
+        "factor of one half in one of its terms, hidden layers are not initialized orthogonally",
+    ),
+    "jaxmarl": Peer(
+        "jaxmarl_ippo.py",
+        checkout="JaxMARL",
+        requirements=("jax==0.10.2", "jaxmarl==0.2.0", "distrax==0.1.9", "flax==0.12.8", "optax==0.2.8"),
+        workloads=("mpe",),
+        differs="time limits are terminations, observations lack the number of the agent",
+    ),
 }
 
 
@@ -112,20 +143,35 @@ PEERS = {
 
 def spec_of(name: str, num_updates: int, num_seeds: int | None = None, config: dict[str, Any] | None = None) -> dict:
     """Return a workload as JSON for a worker: `num_updates` updates, annealed over them."""
-    from purejaxppo.bench.workloads import WORKLOADS
-
-    workload = WORKLOADS[name]
-    run = workload.run
+    run, seeds = workload_of(name)
     settings = dataclasses.asdict(run.config) | (config or {})
     settings["total_timesteps"] = num_updates * settings["num_envs"] * settings["num_steps"]
     return {
         "workload": name,
         "env": run.env,
+        "env_params": dict(run.env_params),
         "config": settings,
         "network": dataclasses.asdict(run.network),
         "hyperparams": run.hyperparams._asdict(),
-        "num_seeds": num_seeds or workload.num_seeds,
+        "num_seeds": num_seeds or seeds,
     }
+
+
+def workload_of(name: str) -> tuple[Any, int]:
+    """Return the run of a workload, or of an entry of SUITES, and the number of its seeds."""
+    from purejaxppo.bench.workloads import WORKLOADS
+    from purejaxppo.config.toml import load_toml
+
+    if name in WORKLOADS:
+        return WORKLOADS[name].run, WORKLOADS[name].num_seeds
+    file, changes = SUITES[name]
+    run = load_toml(HERE.parent / "configs" / "suites" / f"{file}.toml")
+    replaced = {
+        "config": dataclasses.replace(run.config, **changes.get("config", {})),
+        "network": dataclasses.replace(run.network, **changes.get("network", {})),
+        "hyperparams": run.hyperparams._replace(**changes.get("hyperparams", {})),
+    }
+    return dataclasses.replace(run, **replaced), 1
 
 
 class Worker:
@@ -396,9 +442,9 @@ def python_of(name: str) -> pathlib.Path:
 def side_of(name: str, args: argparse.Namespace) -> Side:
     """Return one side by its name in `PEERS`."""
     command: tuple[str, ...] = (str(python_of(name)), str(HERE / "peers" / PEERS[name].adapter), *PEERS[name].options)
-    if name == "purejaxrl":
+    if PEERS[name].checkout:
         if args.checkout is None:
-            raise SystemExit("compare.py: PureJaxRL is not a package; give a clone of it with --checkout PATH")
+            raise SystemExit(f"compare.py: {PEERS[name].checkout} is no package; give a clone with --checkout PATH")
         command += ("--checkout", str(args.checkout.absolute()))
     if not pathlib.Path(command[0]).exists():
         raise SystemExit(f"compare.py: {name} is not set up; run: python benchmarks/compare.py --setup {name}")
@@ -424,8 +470,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     which.add_argument("--peer-command", help="instead of --peer, a command that speaks peers/protocol.py")
     parser.add_argument("--ours-command", help="the same, instead of purejaxppo")
     parser.add_argument("--cuda", action="store_true", help="with --setup: install JAX for CUDA")
-    parser.add_argument("--checkout", type=pathlib.Path, help="a clone of PureJaxRL")
-    parser.add_argument("--workload", nargs="+", default=["W1"], help="W1 to W6")
+    parser.add_argument("--checkout", type=pathlib.Path, help="a clone of PureJaxRL or JaxMARL")
+    parser.add_argument("--workload", nargs="+", default=["W1"], help=f"W1 to W6; {' '.join(SUITES)}")
     parser.add_argument("--num-seeds", type=int, help="seeds per program, instead of those of the workload")
     parser.add_argument("--pairs", type=int, default=6, help="pairs of timed executions, at least 5")
     parser.add_argument(

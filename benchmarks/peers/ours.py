@@ -11,7 +11,7 @@ def build(spec):
     """Train `num_seeds` seeds in one program, with `sweep` if there are several."""
     config = pp.Config(**spec["config"])
     pp.prepare_cpu(config.timesteps_per_update // config.num_minibatches, spec["num_seeds"])  # as the command line does
-    env = pp.make(spec["env"])
+    env = pp.make(spec["env"], **spec["env_params"])
     network = pp.NetworkConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in spec["network"].items()})
     algo = pp.make_ppo(env, pp.make_network(env, network), config)
     h = pp.Hyperparams(**spec["hyperparams"])
