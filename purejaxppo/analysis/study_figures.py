@@ -128,7 +128,7 @@ def sensitivity_figure(task: str, ranked: Sequence[Ranked], names: Sequence[str]
 
 
 def generalization_figure(task: str, lines: Sequence[Generalization], score: str) -> Figure:
-    """Return the score against one environment parameter; lines and a shade mark the values of the training."""
+    """Return the score against one environment parameter; lines and bars mark the values of the training."""
     parameter = lines[0].parameter
     figure = new_figure(4.4, f"{task}: score at values of {parameter}")
     axes = figure.add_subplot()
@@ -138,15 +138,36 @@ def generalization_figure(task: str, lines: Sequence[Generalization], score: str
             line.values, interval.value, "o", color=COLORS[i], ls=DASHES[i], lw=2, ms=4, label=_shorten(line.label)
         )
         axes.fill_between(line.values, interval.low, interval.high, color=COLORS[i], alpha=0.2, lw=0)
-        if line.trained is not None:
-            axes.axvline(line.trained, color=COLORS[i], ls=DASHES[i], lw=1)
-        if line.trained is not None and line.trained_high is not None:
-            axes.axvline(line.trained_high, color=COLORS[i], ls=DASHES[i], lw=1)
-            axes.axvspan(line.trained, line.trained_high, color=COLORS[i], alpha=0.08, lw=0)
-    axes.set_xlabel(f"{parameter}\nvertical line: value of the training; shade: interval of the training")
+    ranges = [(line.trained, line.trained_high) for line in lines[:MOST_LINES]]
+    shared = len(set(ranges)) == 1
+    for i, (low, high) in enumerate(ranges[:1] if shared else ranges):
+        _mark_training(axes, low, high, i, shared)
+    interval = "grey" if shared else "bar on the axis"
+    drawn = any(high is not None for _, high in ranges)
+    mark = f"{interval}: interval of the training" if drawn else "vertical line: value of the training"
+    axes.set_xlabel(f"{parameter}\n{mark}")
     axes.set_ylabel(f"score ({score})\nIQM over seeds, 95 % interval")
     _finish(axes, [len(line.scores) for line in lines])
     return figure
+
+
+def _mark_training(axes: Axes, low: float | None, high: float | None, i: int, shared: bool) -> None:
+    """Mark the value of the training of line i; the ends of an interval, with a shade or a bar between them.
+
+    Args:
+        axes: of the figure.
+        low: the value, or the low end; None if it is not known.
+        high: the high end of an interval.
+        i: number of the line.
+        shared: all lines have the same value, which is grey, as the intervals of the scores are not.
+    """
+    color = "#555555" if shared else COLORS[i]
+    for end in (low, high):
+        if end is not None:
+            axes.axvline(end, color=color, ls=DASHES[i], lw=1)
+    if low is not None and high is not None:
+        bottom, top, alpha = (0.0, 1.0, 0.15) if shared else (0.025 * i, 0.025 * (i + 1), 0.6)
+        axes.axvspan(low, high, bottom, top, color=color, alpha=alpha, lw=0)
 
 
 def _shorten(label: str, length: int = 44) -> str:

@@ -14,6 +14,7 @@ from purejaxppo._util.aliases import PyTree, Value
 from purejaxppo.analysis.statistics import failed_as_worst, interquartile_mean
 from purejaxppo.config.errors import ConfigError, Problem
 from purejaxppo.config.schema import Run
+from purejaxppo.config.values import is_number
 from purejaxppo.envs.randomization import is_interval
 from purejaxppo.sweeps import store
 from purejaxppo.sweeps.axes import SAMPLED, Axis, grid_values
@@ -98,20 +99,28 @@ def _has_policy(runner: Runner, trial: Trial) -> bool:
 
 
 def _rows_of_trials(runner: Runner, group: Group, trials: Sequence[Trial], axis: Axis) -> list[Row]:
-    """Return the rows of some trials of a program, value by value."""
+    """Return the rows of some trials of a program, value by value; the value of the training comes last.
+
+    The score there is that of the trial, unless the axis has the value too.
+    """
     name, engine, rows = axis.key.partition(".")[2], runner.engines[group.index], []
     pieces = {place: store.read_whole_piece(runner.folder, place) for place in {runner.places[t][0] for t in trials}}
     found = [(pieces[place], row) for place, row in (runner.places[trial] for trial in trials)]
     policies = [runner.policy(piece, row) for piece, row in found]
     run = runner.sweep.run(*trials[0])
+    scores: dict[Value, np.ndarray] = {}
     for value in grid_values(axis):
         changed = with_parameter(run, axis.key, value)
         there = engine if axis.key in runner.sweep.traced else engine._replace(algo=build(changed))
         levels = stack_env_params(there.algo, [changed] * engine.width)
-        scores = _scores(there, policies, [seed for _, seed in trials], levels)
-        for (setting, seed), (piece, row), score in zip(trials, found, scores, strict=True):
+        scores[value] = _scores(there, policies, [seed for _, seed in trials], levels)
+    trained = run.env_params.get(name, "")
+    if is_number(trained):
+        scores.setdefault(trained, np.array([piece.score[row] for piece, row in found]))
+    for value, own in scores.items():
+        for (setting, seed), (piece, row), score in zip(trials, found, own, strict=True):
             place = {"setting": setting, "label": runner.sweep.labels[setting], "env": run.env, "seed": seed}
-            place |= {"parameter": name, "value": value, **_training(run.env_params.get(name, ""))}
+            place |= {"parameter": name, "value": value, **_training(trained)}
             rows.append(place | {"score": math.nan if piece.failed[row] else float(score)})
     return rows
 

@@ -1,6 +1,7 @@
 """The figures of a study show the numbers of its settings, read from their lines."""
 
 import numpy as np
+import pytest
 from small_study import GENERAL, STUDY, VALUES
 
 from purejaxppo.analysis.statistics import FEW_SEEDS_NOTE, curve_interval
@@ -82,3 +83,13 @@ def test_the_figure_shows_the_score_against_the_parameter_and_where_the_training
     np.testing.assert_allclose(curves[1].get_ydata(), [7.0, 9.0, 3.0])
     assert [line.get_xdata()[0] for line in axes.lines if len(line.get_xdata()) == 2] == [9.8, 15.0]
     assert "gravity" in axes.get_xlabel()
+
+
+def test_the_interval_of_the_training_has_a_grey_shade_or_a_bar_for_each_line():
+    drawn = [line._replace(trained_high=line.trained + 1.0) for line in GENERAL]
+    (axes,) = generalization_figure("Chain", drawn, "evaluation").axes
+    assert [patch.get_extents().height < 0.05 * axes.bbox.height for patch in axes.patches] == [True, True]
+    (axes,) = generalization_figure("Chain", [drawn[0], drawn[0]], "evaluation").axes
+    (patch,) = axes.patches
+    assert patch.get_extents().height == pytest.approx(axes.bbox.height)
+    assert "interval of the training" in axes.get_xlabel()

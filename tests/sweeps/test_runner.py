@@ -114,12 +114,17 @@ def test_policies_are_evaluated_at_other_values_of_an_environment_parameter(tmp_
     given = GIVEN | {"test_seeds": 0, "structure": {"env_params": {"max_steps_in_episode": [4, 500]}}}
     given |= {"generalization": {"env_params": {"max_steps_in_episode": [3, 5]}}}
     rows = read_table(run(tmp_path / "general", 2, given) / "generalization.csv")
-    assert [(row["trained"], row["value"], row["seed"], row["score"]) for row in rows] == [
+    other = [row for row in rows if row["value"] != row["trained"]]
+    assert [(row["trained"], row["value"], row["seed"], row["score"]) for row in other] == [
         (trained, value, seed, value) for trained in (4, 500) for value in (3, 5) for seed in (0, 1)
     ]
     assert {row["parameter"] for row in rows} == {"max_steps_in_episode"}
+    trials = {(row["setting"], row["seed"]): row["score"] for row in read_table(tmp_path / "general" / "trials.csv")}
+    same = [row for row in rows if row["value"] == row["trained"]]
+    assert [row["score"] for row in same] == [trials[row["setting"], row["seed"]] for row in same]
     (first, second) = read_study([tmp_path / "general"]).generalization
-    np.testing.assert_array_equal(first.scores, [[3, 5], [3, 5]])
+    np.testing.assert_array_equal(first.scores[:, [0, 2]], [[3, 5], [3, 5]])
+    assert second.scores.shape == (2, 3)
     assert (first.trained, second.trained) == (4, 500)
     assert (tmp_path / "general" / "table.csv").is_file()
 
