@@ -120,7 +120,8 @@ def with_config(algo: Algorithm, config: Config) -> Algorithm:
 
 def _make_plan(config: Config, recurrent: bool, env: VecEnv, has_readers: bool) -> Plan:
     """Return the plan of a run, in which functions of the user that read rollouts see all final observations."""
-    return make_plan(config, recurrent, _per_env_fields(env), 1 if has_readers else env.truncation_gap)
+    gap = 1 if has_readers else env.truncation_gap
+    return make_plan(config, recurrent, _per_env_fields(env), gap, env.group_size)
 
 
 def _named_objective(config: Config) -> Objective:

@@ -53,6 +53,7 @@ class Plan(NamedTuple):
     choice: Partition  # microbatches and devices, as chosen for the whole run
     per_env: tuple[str, ...] = ()  # fields of the train state with a leading axis N
     truncation_gap: int = 1  # least number of steps between truncations of an environment, if only those are kept
+    group_size: int = 1  # environments that share a state, as the agents of a team do
 
     @property
     def partition(self) -> Partition:
@@ -72,12 +73,12 @@ class Plan(NamedTuple):
         return type(state)(**replicate(whole, self.num_devices), **self._by_env(split))
 
     def _by_env(self, tree: PyTree) -> PyTree:
-        """Shard leaves [N, ...] and replicate all others."""
+        """Shard leaves [N, ...] and [N / group_size, ...], if the devices divide that, and replicate all others."""
         count = self.num_devices
 
         def constrain(x: Array) -> Array:
-            by_env = x.ndim > 0 and x.shape[0] == self.num_envs
-            return shard(x, count) if by_env else replicate(x, count)
+            by_env = x.ndim > 0 and x.shape[0] in (self.num_envs, self.num_envs // self.group_size)
+            return shard(x, count) if by_env and x.shape[0] % count == 0 else replicate(x, count)
 
         return jax.tree.map(constrain, tree)
 
@@ -193,7 +194,9 @@ class Plan(NamedTuple):
         return mean_gradient(gathered, params, minibatch.data, inputs, self.partition)
 
 
-def make_plan(config: Config, recurrent: bool, per_env: tuple[str, ...], truncation_gap: int = 1) -> Plan:
+def make_plan(
+    config: Config, recurrent: bool, per_env: tuple[str, ...], truncation_gap: int = 1, group_size: int = 1
+) -> Plan:
     """Choose the plan of a run.
 
     Args:
@@ -201,6 +204,7 @@ def make_plan(config: Config, recurrent: bool, per_env: tuple[str, ...], truncat
         recurrent: minibatches hold sequences.
         per_env: fields of the train state with a leading axis N.
         truncation_gap: least number of steps between truncations of an environment; 1 keeps all final observations.
+        group_size: environments that share a state.
 
     Raises:
         ValueError: `config.num_devices` exceeds the number of available devices.
@@ -216,4 +220,5 @@ def make_plan(config: Config, recurrent: bool, per_env: tuple[str, ...], truncat
         choice=partition,
         per_env=per_env,
         truncation_gap=truncation_gap,
+        group_size=group_size,
     )

@@ -26,6 +26,15 @@ def algorithm(per_column=False, num_devices=1):
     return pp.make_ppo(env, plain(env), pp.Config(**SIZES, num_devices=num_devices))
 
 
+def teams_of_two():
+    """Return the batch of teams whose agents share the reward, each with its own level."""
+
+    def team(params):
+        return two_agents(make_level(params), lambda reward, action: (reward, reward))
+
+    return fold_agents(pp.parametrized(team, {"level": 1.0}, per_column=True), 2)
+
+
 def columns(values):
     return {"level": jnp.asarray(values, jnp.float32)}
 
@@ -48,6 +57,24 @@ def test_a_level_changes_between_chunks_without_a_recompile_and_stays_over_reset
     assert compiles["_chunk"] == 1
     sizes = {shard.data.shape for shard in state.env_params["level"].addressable_shards}
     assert sizes == {(4 // num_devices,) if per_column else ()}
+
+
+@pytest.mark.parametrize(("num_teams", "on_each_device"), [(2, 1), (3, 3)])
+def test_each_team_has_its_level_on_two_devices_without_a_recompile(num_teams, on_each_device):
+    """Levels lie with their teams, or on every device if the devices do not divide the teams."""
+    env, sizes = teams_of_two(), SIZES | {"num_envs": 2 * num_teams, "total_timesteps": 12 * num_teams * 20}
+    algo = pp.make_ppo(env, plain(env), pp.Config(**sizes, num_devices=2))
+    state = pp.init_state(algo, 0)
+    returns = []
+    with count_compiles() as compiles:
+        for level in (1.0, 2.0):
+            state = pp.set_env_params(state, columns(level + np.arange(num_teams)))
+            state, metrics = next(pp.iterate(algo, state, num_updates=1, chunk=1))
+            returns.append(float(metrics.episode_return_mean[0]))
+    np.testing.assert_allclose(returns, LENGTH * (np.array([1.0, 2.0]) + (num_teams - 1) / 2), rtol=1e-6)
+    assert compiles["_chunk"] == 1
+    assert {shard.data.shape for shard in state.env_params["level"].addressable_shards} == {(on_each_device,)}
+    np.testing.assert_array_equal(state.env_params["level"], 2.0 + np.arange(num_teams))
 
 
 def test_calls_of_update_and_changes_inside_jit_share_one_program():
@@ -112,10 +139,7 @@ def test_episodes_go_round_the_columns_in_batches_too():
 def test_columns_of_a_team_share_its_level_in_every_batch():
     """Eight columns of teams of two on two levels, two teams at once."""
 
-    def team(params):
-        return two_agents(make_level(params), lambda reward, action: (reward, reward))
-
-    env = fold_agents(pp.parametrized(team, {"level": 1.0}, per_column=True), 2)
+    env = teams_of_two()
     algo = pp.make_ppo(env, plain(env), pp.Config(**SIZES))
     state = pp.init_state(algorithm(per_column=True), 0)  # of a network of the same shapes
     policy = pp.training.policy_file.Policy(state.params, state.obs_moments)
