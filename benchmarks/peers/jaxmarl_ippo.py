@@ -12,7 +12,7 @@ import numpy as np
 from protocol import jax_worker, serve, tenth, whole
 
 AGENTS = 3
-UNUSED = ("hydra", "omegaconf", "wandb", "matplotlib", "matplotlib.pyplot")
+UNUSED = ("hydra", "omegaconf", "wandb")
 
 
 def load(checkout):
