@@ -56,17 +56,20 @@ def test_the_better_action_is_taken():
     np.testing.assert_allclose(value(algo, state, [1.0]), 1.0, atol=0.05)
 
 
+@pytest.mark.slow
 def test_two_steps_are_discounted():
     algo, state, _ = trained(probes.two_steps())
     np.testing.assert_allclose(value(algo, state, [0.0], [1.0]), [0.9, 1.0], atol=0.03)
 
 
+@pytest.mark.slow
 def test_value_and_policy_depend_on_the_observation():
     algo, state, _ = trained(probes.reward_by_action_and_observation())
     assert pp.evaluate(algo, state, jax.random.key(1), num_episodes=500).returns.mean() == 1.0
     np.testing.assert_allclose(value(algo, state, [-1.0], [1.0]), 1.0, atol=0.05)
 
 
+@pytest.mark.slow
 def test_continuous_actions_find_the_target():
     """Reward -(a - ½)²: the mean action is ½ in both dimensions, and the noise shrinks."""
     config = Config(**(vars(CONFIG) | {"total_timesteps": 512 * 150}))
@@ -143,6 +146,7 @@ def match() -> Env:
     return Env(reset, step, box(0.0, 1.0, (1,)), Discrete(3))
 
 
+@pytest.mark.slow
 def test_training_goes_on_against_another_opponent_without_a_recompilation():
     """A policy learns the number of one opponent, then that of another; the update is compiled once."""
     env = frozen_opponent(match(), 2, lambda number, key, obs: jnp.broadcast_to(number, obs.shape[:2]), jnp.int32(0))
@@ -161,6 +165,7 @@ def test_training_goes_on_against_another_opponent_without_a_recompilation():
     assert compiles["update"] == 1
 
 
+@pytest.mark.slow
 def test_cartpole_quick_gate():
     """100k steps, 4 seeds: far above the 20 of a random policy on every seed."""
     result = learn("cartpole", 4, config={"total_timesteps": 100_000})

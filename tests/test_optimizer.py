@@ -91,6 +91,7 @@ def test_muon_orthogonalizes_the_step_of_a_matrix():
     assert spread[0] > 3.0 * spread[1]
 
 
+@pytest.mark.slow
 def test_the_learning_rate_of_another_optimizer_can_be_swept():
     """One program for two rates: SGD at rate 0 changes nothing."""
     algo = pp.make_ppo(CHAIN, plain(CHAIN), TINY, optimizer=lambda h: optax.sgd(h.learning_rate))

@@ -203,7 +203,7 @@ def algorithm(limit=8, gap=8, **settings):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"num_devices": 1, "recompute_advantages": True}, {"num_devices": 2}],
+    [pytest.param({"num_devices": 1, "recompute_advantages": True}, marks=pytest.mark.slow), {"num_devices": 2}],
     ids=["recomputed", "two devices"],
 )
 def test_updates_are_bitwise_those_with_all_final_observations(settings, monkeypatch):

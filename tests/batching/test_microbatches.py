@@ -112,6 +112,7 @@ def test_an_update_in_microbatches_equals_the_update(kind, actions):
     assert metrics.kl > 1e-6
 
 
+@pytest.mark.slow
 def test_microbatches_bound_the_memory_of_an_update():
     env = chain(limit=5)
     network = pp.mlp(env, (64, 64))

@@ -38,6 +38,7 @@ def test_the_split_adds_up_to_the_whole():
     assert sum(phases.values()) == 8.0
 
 
+@pytest.mark.slow
 def test_a_toy_is_measured_end_to_end(monkeypatch, tmp_path):
     """Two seeds in this process, without a cache."""
     monkeypatch.setattr(measure, "use_cache", lambda folder: None)

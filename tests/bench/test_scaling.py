@@ -15,6 +15,7 @@ TOY = Run(
 )
 
 
+@pytest.mark.slow
 def test_speed_and_drift_of_a_toy(monkeypatch):
     program = cache(lambda: compile_training(TOY, 1))  # the same run for both, so one program
     monkeypatch.setattr(scaling, "compile_training", lambda run, num_seeds: program())

@@ -107,6 +107,7 @@ def test_a_second_signal_does_not_wait_for_the_device(tiny, tmp_path):
     assert "stopping" not in out  # the message appears once
 
 
+@pytest.mark.slow
 def test_a_second_signal_keeps_what_was_learned(tiny, tmp_path):
     folder = tmp_path / "run"
     process = long_run(tiny, folder, 3e6)  # an update takes some tenths of a second

@@ -183,6 +183,7 @@ print(jax.jit(lambda x: jnp.sort(jnp.sin(x)).cumsum()[-1])(jnp.arange(100.0)))
 """
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_and_truncated_files_do_no_harm(tmp_path):
     env = {"PUREJAXPPO_COMPILE_CACHE": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     pair = [start([], env, script=("-c", SCRIPT)) for _ in range(2)]

@@ -162,6 +162,7 @@ def test_each_device_holds_half_of_the_environments():
     assert {shard.data.shape[0] for shard in state.obs.addressable_shards} == {2}
 
 
+@pytest.mark.slow
 def test_a_minibatch_step_has_one_all_reduce():
     """On a CPU an all-reduce costs about 50 µs, so gradient and statistics share one."""
     h = as_traced(None)

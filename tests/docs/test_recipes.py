@@ -148,6 +148,7 @@ def test_every_episode_has_its_own_pole():
     assert (np.argsort(speeds) == np.argsort(-lengths)).all()
 
 
+@pytest.mark.slow
 def test_every_environment_has_its_own_gravity():
     """It is within its range after the loop, and the pole falls faster where it is larger."""
     names = cook("One domain per environment", cook("Domain randomization"))
@@ -255,6 +256,7 @@ def test_a_schedule_is_what_the_updates_see(run):
     assert run["state"].num_updates == 3
 
 
+@pytest.mark.slow
 def test_a_curriculum_goes_one_cell_farther_with_every_success():
     """The goal of the recipe is always reached; the state begins its next episodes at the new distance."""
     names = cook("Curriculum")
@@ -302,6 +304,7 @@ def test_the_opponent_of_a_league_plays_by_its_parameters():
     assert (rewards([50.0, 0.0, 0.0]) == -1.0).all()
 
 
+@pytest.mark.slow
 def test_a_league_changes_its_opponent_without_a_compilation_and_keeps_its_first_and_newest_self():
     from league import against, play_league
 
@@ -327,6 +330,7 @@ def test_self_play_of_pgx_trains_and_keeps_its_selves():
     assert len(names["pool"]) == 3
 
 
+@pytest.mark.slow
 def test_shaping_fades_to_nothing():
     """The scan ends with weight 0, which leaves the plain rewards; weight 1 adds the whole bonus."""
     names = cook("Annealed shaping")
@@ -435,6 +439,7 @@ def test_the_auxiliary_loss_trains_the_prediction_and_its_gradient_reaches_the_t
     assert not optax.tree.norm(leaves(gradient, "policy"))
 
 
+@pytest.mark.slow
 def test_rnd_pays_less_for_what_it_has_seen():
     """After many rollouts of one observation its bonus is below that of all others; the target stays."""
     names = cook("Intrinsic reward: RND")

@@ -118,6 +118,7 @@ def test_predicted_and_realized_improvement_agree_on_cartpole():
     assert metrics.episode_return_mean[-1] > 2 * metrics.episode_return_mean[0]
 
 
+@pytest.mark.slow
 def test_a_run_reports_diagnostics_only_on_request():
     env = chain(limit=6)
     config = Config(num_envs=4, num_steps=8, num_epochs=2, num_minibatches=2, total_timesteps=32 * 3)

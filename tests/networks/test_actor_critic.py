@@ -377,6 +377,7 @@ def four_actions():
     return env_of(box(-1, 1, (3,)), Discrete(4))
 
 
+@pytest.mark.slow
 def test_a_linen_module_of_the_user_trains():
     env = four_actions()
     state, metrics = one_update(env, from_module(Mine(), env))
@@ -401,6 +402,7 @@ def test_images_are_stored_in_bytes_in_the_rollout():
     assert rollout.obs.dtype == rollout.final_obs.dtype == jnp.uint8
 
 
+@pytest.mark.slow
 def test_one_update_of_a_cnn_with_an_asymmetric_critic():
     env = env_of(OBSERVATIONS["asymmetric"], Discrete(3))
     state, metrics = one_update(env, make_network(env, small(kind="cnn")))

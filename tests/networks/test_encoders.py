@@ -17,6 +17,7 @@ from nets import (
     small,
 )
 from probes import quick_jit
+from slow import slow_except
 
 from purejaxppo.envs.spaces import Discrete, box
 from purejaxppo.networks.actor_critic import make_network, mlp
@@ -71,7 +72,7 @@ def test_cnn_is_convolutions_and_dense_layers(shape, dtype):
     np.testing.assert_allclose(distribution.logits, dense(layers["policy"], x), atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["gru", "lstm", "lru"])
+@pytest.mark.parametrize("kind", slow_except(["gru", "lstm", "lru"], "lstm"))
 def test_a_cnn_before_a_recurrent_cell(kind):
     """Convolutions and dense layers of each image as loops, then the cell over their features."""
     env = env_of(box(0, 255, (5, 6, 2), np.uint8, pixels=True), Discrete(4))

@@ -48,6 +48,7 @@ def test_vmapped_init_has_no_batched_lapack_call(key):
     assert jnp.isfinite(compiled(keys)).all()
 
 
+@pytest.mark.slow
 def test_matrices_from_one_draw_are_uniform_and_independent(key):
     """Two 2 x 2 matrices and a 3 x 2 one: orthonormal, entries of mean 0 and second moment 1/m, uncorrelated."""
     shapes = {"a": (2, 2), "b": (3, 2), "c": (2, 2)}

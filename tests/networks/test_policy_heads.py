@@ -72,6 +72,7 @@ def test_entropy_alone_cannot_make_the_deviation_overflow_and_it_can_return(sign
     assert sign * log_stds[-1] < 0  # and it returns
 
 
+@pytest.mark.slow
 def test_training_from_the_upper_bound_with_a_large_entropy_bonus_stays_finite():
     env = env_of(box(-1, 1, (3,)), box(-1, 1, (2,)))  # the reward is the same for every action
     with pytest.warns(UserWarning, match="log_std_init"):

@@ -136,6 +136,7 @@ def test_a_network_of_something_other_than_functions_is_refused():
         check_is_network(own()._replace(apply={}))
 
 
+@pytest.mark.slow
 def test_the_nnx_example_of_network_trains():
     """The three lines of the docstring around `Model`."""
     graph = nnx.graphdef(nnx.eval_shape(lambda: Model(nnx.Rngs(0))))

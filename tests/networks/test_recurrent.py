@@ -282,6 +282,7 @@ def test_first_ratio_is_one_in_a_recurrent_update(kind):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", slow_except(["gru", "lru"], "gru"))
 def test_permuting_environments_permutes_targets_and_keeps_the_gradient(kind):
     """One rollout with permuted environments: the sequences are permuted, and the gradient of the batch is equal."""
@@ -311,6 +312,7 @@ def test_permuting_environments_permutes_targets_and_keeps_the_gradient(kind):
     assert any(np.abs(g).max() > 1e-3 for g in jax.tree.leaves(gradient))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", slow_except(KINDS, "gru"))
 def test_an_update_with_a_burn_in_starts_from_ratio_one(kind):
     (_, metrics), (_, without) = recurrent_update(kind, burn_in=2), recurrent_update(kind)

@@ -6,10 +6,13 @@ import io
 import re
 
 import numpy as np
+import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
 import notebooks
+
+pytestmark = pytest.mark.slow  # makes a process that compiles for half a minute
 
 PATH = "notebooks/derivation.ipynb"
 ENV = {

@@ -6,6 +6,8 @@ import pytest
 
 import notebooks
 
+pytestmark = pytest.mark.slow  # makes a process that compiles for half a minute
+
 PATH = "notebooks/sweep.ipynb"
 ENV = {
     "PUREJAXPPO_FAST": "1",

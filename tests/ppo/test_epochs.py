@@ -59,6 +59,7 @@ def test_epochs_after_an_early_stop_change_nothing():
         np.testing.assert_array_equal(x, y)
 
 
+@pytest.mark.slow
 def test_a_stopped_seed_does_not_affect_another_seed():
     """κ is per seed: one seed stops at once, and the other equals a run without κ."""
     algo = algorithm(CHAIN)

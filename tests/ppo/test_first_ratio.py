@@ -56,7 +56,7 @@ MATRIX = [
 ]
 
 
-FAST = (("mlp", "discrete"), ("mlp", "mixed"), ("cnn", "discrete"), ("gru", "tanh"))
+FAST = (("mlp", "discrete"), ("gru", "tanh"))
 
 
 def network_and_env(kind, action, **options):
@@ -122,6 +122,7 @@ def test_a_ratio_is_one_if_the_parameters_are_those_of_the_rollout(action):
     assert np.std(log_prob) > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", slow_except(["mlp", "gru", "lstm", "lru"], "gru"))
 def test_the_order_of_the_environments_does_not_matter(kind):
     """A whole update with permuted states and noise: the state is permuted and the parameters are equal."""

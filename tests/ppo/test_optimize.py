@@ -73,6 +73,7 @@ def test_the_early_stop_begins_at_the_first_minibatch_whose_kl_exceeds_kappa():
     assert len(set(counts)) >= 5
 
 
+@pytest.mark.slow
 def test_under_vmap_every_kappa_stops_as_in_a_separate_run():
     """Bitwise, whatever the κ of the other lanes; up to rounding compared with a run without vmap."""
     run = optimization()[0]

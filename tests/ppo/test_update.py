@@ -36,7 +36,6 @@ PATHS = {
         ],
         ("discrete", "normalised observations, sorted shuffle"),
         ("discrete", "cuts masked"),
-        ("discrete", "targets anew each epoch"),
         ("continuous", "TRPO"),
     ),
 )

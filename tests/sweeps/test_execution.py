@@ -49,6 +49,7 @@ def test_given_lanes_are_not_measured(timed):
     assert timed[1] == []
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_program_is_linear_in_its_runs():
     engine = Engine(build_once(parse_sweep(GIVEN, BASE)[0].run(0)), 1, 1, 2)
     with jax.debug_key_reuse(False):  # the checker takes the move of a vmapped scan's keys for a use of them

@@ -21,6 +21,7 @@ def population(seed, rounds=ROUNDS, updates=UPDATES):
     return train_population(ALGO, seed, pp.Hyperparams(jnp.asarray(rates, jnp.float32)), BOUNDS, rounds, updates)
 
 
+@pytest.mark.slow
 def test_it_beats_random_search_at_equal_environment_steps():
     """Random search is the same population without a comparison until its end; both are judged by their last round."""
     ours = [float(population(seed).scores[-1].max()) for seed in range(10)]

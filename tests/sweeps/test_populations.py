@@ -131,6 +131,7 @@ def test_a_run_that_fails_is_replaced(tmp_path, monkeypatch):
     assert {t["status"] for t in trials if np.isfinite(t["score"])} == {"finished"}
 
 
+@pytest.mark.slow
 def test_it_beats_random_search_at_equal_environment_steps(tmp_path, monkeypatch):
     """16 runs with each of 5 seeds, on the problem of test_population."""
     given = {"num_settings": 16, "seeds": 5, "points": 20, "axes": {"learning_rate": RATE["learning_rate"]}}

@@ -109,6 +109,7 @@ def test_a_failed_trial_is_reported_and_never_wins(whole):
     assert all(trial["setting"] != 1 for trial in trials if trial["part"] == "test")
 
 
+@pytest.mark.slow
 def test_policies_are_evaluated_at_other_values_of_an_environment_parameter(tmp_path):
     """No pole falls within 5 steps, so that every policy scores the limit of steps."""
     given = GIVEN | {"test_seeds": 0, "structure": {"env_params": {"max_steps_in_episode": [4, 500]}}}

@@ -9,6 +9,7 @@ import pytest
 from compiles import count_compiles
 from levels import LENGTH, make_level
 from plain_net import plain
+from slow import slow_except
 from two_agents import two_agents
 
 import purejaxppo as pp
@@ -39,7 +40,7 @@ def columns(values):
     return {"level": jnp.asarray(values, jnp.float32)}
 
 
-@pytest.mark.parametrize("num_devices", [1, 2])
+@pytest.mark.parametrize("num_devices", slow_except([1, 2], 2))
 @pytest.mark.parametrize("per_column", [False, True])
 def test_a_level_changes_between_chunks_without_a_recompile_and_stays_over_resets(per_column, num_devices):
     """The return of an episode is the sum of the levels of its steps; every episode starts with an update."""
@@ -147,6 +148,7 @@ def test_columns_of_a_team_share_its_level_in_every_batch():
     np.testing.assert_array_equal(found, LENGTH * np.array([1, 1, 2, 2, 3, 3, 1, 1]))
 
 
+@pytest.mark.slow
 def test_two_levels_side_by_side_equal_two_runs():
     """They vary together with a hyperparameter."""
     algo, levels, rates = algorithm(), jnp.array([1.0, -3.0]), jnp.array([1e-3, 1e-2])
@@ -165,6 +167,7 @@ def test_two_levels_side_by_side_equal_two_runs():
     np.testing.assert_array_equal(pp.set_env_params(states, {"level": 2}).env_params["level"], [[2], [2]])
 
 
+@pytest.mark.slow
 def test_all_settings_of_a_sweep_may_share_a_level():
     algo, h = algorithm(), pp.Hyperparams(learning_rate=jnp.array([0.0, 1e-3]))
     _, metrics = pp.sweep(algo, [0], h, 1, env_params={"level": 3.0})
@@ -173,6 +176,7 @@ def test_all_settings_of_a_sweep_may_share_a_level():
         pp.sweep(algo, [0], h, 1, env_params={"level": jnp.ones(3)})
 
 
+@pytest.mark.slow
 def test_a_checkpoint_keeps_the_parameters(tmp_path):
     algo = algorithm(per_column=True, num_devices=2)
     state = pp.set_env_params(pp.init_state(algo, 0), columns([1, 2, 3, 4]))
@@ -207,6 +211,7 @@ def test_wrong_parameters_name_the_leaf():
         pp.set_env_params(algorithm(), {"level": 1})
 
 
+@pytest.mark.slow
 def test_a_run_against_two_opponents_is_one_program():
     """The reward is 1 if the action exceeds that of the opponent, whose parameter is its action."""
 

@@ -185,6 +185,7 @@ def test_updates_are_counted_up_to_the_limit_of_int32():
 # --- several runs -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_states_of_vmapped_runs_are_continued_together(whole):
     """States [S] with a learning rate each equal single runs, and share one program."""
     states = jax.vmap(lambda seed: pp.init_state(ALGO, seed, H))(jnp.array([3, 4]))

@@ -98,6 +98,7 @@ def test_a_replaced_update_is_used():
     np.testing.assert_array_equal(metrics.entropy, np.full((1, 2, 1), 42.0))
 
 
+@pytest.mark.slow
 def test_states_of_a_sweep_can_be_continued_and_evaluated():
     """Two more updates with the settings of each run; the policies are evaluated run by run."""
     states, _ = swept()

@@ -10,6 +10,7 @@ import probes
 import pytest
 from odd_envs import asymmetric, hidden_mask, judged, nested, of_state, pixels, plane
 from probes import quick_jit, rollout
+from slow import slow_except
 
 from purejaxppo.envs import wrappers
 from purejaxppo.envs.auto_reset import auto_reset
@@ -90,9 +91,13 @@ WRAPPED = {
 }
 
 
-@pytest.mark.parametrize("make", [*PROBES.values(), *WRAPPED.values()], ids=[*PROBES, *WRAPPED])
-def test_probes_and_wrapped_environments_keep_to_the_protocol(make: Any, key: jax.Array) -> None:
-    env = make()
+# Compilation takes a second for each. These are the simple wrappers, and all wrappers of observations at once.
+FAST = ("scripted", "masked", "clip", "rescale", "time_limit", "sticky_masked", "action_repeat", "mask_composed", "all")
+
+
+@pytest.mark.parametrize("name", slow_except([*PROBES, *WRAPPED], *FAST))
+def test_probes_and_wrapped_environments_keep_to_the_protocol(name: str, key: jax.Array) -> None:
+    env = (PROBES | WRAPPED)[name]()
     check_env(env)
     # and their observations are in their declared bounds, also after resets
     sample = jax.vmap(jax.vmap(partial(sample_space, env.action_space)))

@@ -233,6 +233,7 @@ def test_the_order_of_wrappers_decides_which_action_is_shown() -> None:
         np.testing.assert_array_equal(shown, given if shows_the_given else carried)
 
 
+@pytest.mark.slow
 def test_a_recurrent_cnn_reads_the_previous_action_and_reward() -> None:
     env = append_previous(pp.make("Breakout-MinAtar"))
     space: Any = env.observation_space

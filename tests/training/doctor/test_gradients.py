@@ -26,6 +26,7 @@ from purejaxppo.training.doctor.learning import small_config
 ROOT = Path(__file__).parents[3]
 
 
+@pytest.mark.slow
 def test_a_gradient_that_differs_under_jit_is_found_in_its_parameters_alone(monkeypatch):
     """Those of the network and those of an auxiliary loss."""
     monkeypatch.setattr("purejaxppo.assembly._trace_update", lambda algo: None)  # a trial that takes seconds

@@ -41,6 +41,7 @@ def test_the_ratio_of_a_network_with_batch_statistics_is_not_1():
     assert failures(walk(), normalized_over_the_batch()) == {checks.RATIO, checks.GAE}
 
 
+@pytest.mark.slow
 def test_a_final_observation_that_is_not_the_next_one_fails_gae_alone():
     env = changed(final_obs=lambda state, ts: jnp.zeros_like(ts.obs))
     assert failures(env, plain(env)) == {checks.GAE}
