@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import special, stats
+from slow import slow_except
 
 from purejaxppo.distributions import Categorical, DiagonalGaussian, Joint, MultiCategorical, TanhGaussian
 
-MODES = ("plain", "jit", "vmap")
+MODES = slow_except(["plain", "jit", "vmap"], "jit", "vmap")
 MASKS = (-np.inf, -1e9, -1e30, float(np.finfo(np.float32).min))
 LOW, HIGH = np.float64(
     np.float32([[-1, 1], [-2, 2], [0, 1], [-3, 7], [-5, 0], [100, 101], [-1e-3, 2e-3], [-4e2, 9e2]])
@@ -35,6 +36,13 @@ def array(values):
 
 def f64(values):
     return np.asarray(values, np.float64)
+
+
+@jax.jit
+def log_probs_of_samples(old, new, key):
+    """Return the log-probabilities under `old` and under `new` of 400,000 samples of `old`."""
+    actions = jax.vmap(old.sample_from)(old.noise(key, (400_000,)))
+    return jax.vmap(old.log_prob)(actions), jax.vmap(new.log_prob)(actions)
 
 
 def tanh_gaussian(mean, log_std, low, high):
@@ -141,9 +149,9 @@ def test_eq12_categorical_kl_is_sum_p_log_p_over_q(mode, kind):
 def test_categorical_score_has_mean_zero_and_kl_hessian_is_fisher():
     logits = array([0.3, -1.0, 2.0, 0.0])
     p = np_softmax(logits)
-    scores = jnp.stack([jax.grad(lambda x, a=a: Categorical(x).log_prob(jnp.int32(a)))(logits) for a in range(4)])
-    np.testing.assert_allclose(p @ f64(scores), 0.0, atol=1e-6)
-    hessian = jax.hessian(lambda x: Categorical(logits).kl(Categorical(x)))(logits)
+    score = jax.jit(jax.vmap(jax.grad(lambda x, a: Categorical(x).log_prob(a)), (None, 0)))
+    np.testing.assert_allclose(p @ f64(score(logits, jnp.arange(4, dtype=jnp.int32))), 0.0, atol=1e-6)
+    hessian = jax.jit(jax.hessian(lambda x: Categorical(logits).kl(Categorical(x))))(logits)
     np.testing.assert_allclose(hessian, np.diag(p) - np.outer(p, p), atol=1e-6)
 
 
@@ -309,10 +317,13 @@ def test_categorical_noise_is_centered_in_the_open_unit_interval():
 def test_categorical_sampling_covers_a_dominant_action_and_a_rare_one():
     """A probability far below the resolution of the noise is not rounded up to it."""
     draws = 1 << 22
-    rare = Categorical(jnp.broadcast_to(array([-40.0, 0.0]), (draws, 2)))
-    assert int(jnp.sum(rare.sample(jax.random.key(2)) == 0)) == 0
-    likely = Categorical(jnp.broadcast_to(array([-6.0, 0.0]), (draws, 2)))
-    count, p = int(jnp.sum(likely.sample(jax.random.key(3)) == 0)), float(special.expit(-6.0))
+
+    @jax.jit
+    def zeros(logits, key):
+        return jnp.sum(Categorical(jnp.broadcast_to(logits, (draws, 2))).sample(key) == 0)
+
+    assert zeros(array([-40.0, 0.0]), jax.random.key(2)) == 0
+    count, p = int(zeros(array([-6.0, 0.0]), jax.random.key(3))), float(special.expit(-6.0))
     assert abs(count - draws * p) < 4 * np.sqrt(draws * p)
 
 
@@ -344,7 +355,7 @@ def test_multi_categorical_samples_are_independent_and_have_the_right_distributi
     draws = 300_000
     logits = (array([0.5, -0.5]), array([0.0, 1.0, -1.0]))
     dist = MultiCategorical(tuple(jnp.broadcast_to(x, (draws, *x.shape)) for x in logits))
-    action = np.asarray(dist.sample(jax.random.key(4)))
+    action = np.asarray(call("jit", MultiCategorical.sample, dist, jax.random.key(4)))
     counts = np.bincount(action[:, 0] * 3 + action[:, 1], minlength=6)
     expected = np.outer(np_softmax(logits[0]), np_softmax(logits[1])).ravel()
     assert stats.chisquare(counts, draws * expected).pvalue > 1e-3
@@ -378,8 +389,7 @@ def test_eq12_gaussian_kl_matches_the_matrix_form(mode):
 def test_eq12_gaussian_entropy_and_kl_match_monte_carlo():
     old = DiagonalGaussian(array([0.3, -1.0]), array([-0.5, 0.4]))
     new = DiagonalGaussian(array([0.0, -0.5]), array([-0.2, 0.2]))
-    actions = jax.vmap(old.sample_from)(old.noise(jax.random.key(6), (400_000,)))
-    log_old, log_new = (f64(jax.vmap(dist.log_prob)(actions)) for dist in (old, new))
+    log_old, log_new = map(f64, log_probs_of_samples(old, new, jax.random.key(6)))
     assert abs(-log_old.mean() - float(old.entropy())) < 4 * log_old.std() / np.sqrt(len(log_old))
     gap = log_old - log_new
     assert abs(gap.mean() - float(old.kl(new))) < 4 * gap.std() / np.sqrt(len(gap))
@@ -398,9 +408,9 @@ def test_gaussian_kl_of_tiny_steps_is_accurate_and_its_hessian_is_fisher():
     old = DiagonalGaussian(array([0.5]), array([0.3]))
     for step in (1e-2, 1e-3, 1e-4):
         moved = DiagonalGaussian(old.mean + step, old.log_std + step)
-        np.testing.assert_allclose(old.kl(moved), np_gaussian_kl(old, moved), rtol=2e-3)
+        np.testing.assert_allclose(call("jit", DiagonalGaussian.kl, old, moved), np_gaussian_kl(old, moved), rtol=2e-3)
     kl = lambda x: old.kl(DiagonalGaussian(x[:1], x[1:]))  # noqa: E731
-    hessian = jax.hessian(kl)(jnp.concatenate([old.mean, old.log_std]))
+    hessian = jax.jit(jax.hessian(kl))(jnp.concatenate([old.mean, old.log_std]))
     np.testing.assert_allclose(hessian, np.diag([np.exp(-0.6), 2.0]), atol=1e-6)
 
 
@@ -439,7 +449,7 @@ def test_tanh_gaussian_density_integrates_to_one(log_std):
     centre, half = 0.5 * (LOW + HIGH)[:, None], 0.5 * (HIGH - LOW)[:, None]
     drawn = array(np.linspace(-6.0, 6.0, 6001) + 0.0 * centre)
     dist = tanh_gaussian(np.full((*drawn.shape, 1), 0.3), log_std, LOW[:, None, None], HIGH[:, None, None])
-    density = np.exp(f64(dist.log_prob(drawn[..., None])))
+    density = np.exp(f64(call("jit", TanhGaussian.log_prob, dist, drawn[..., None])))
     np.testing.assert_allclose(np.trapezoid(density, centre + half * np.tanh(f64(drawn)), axis=-1), 1.0, atol=2e-4)
 
 
@@ -456,7 +466,7 @@ def test_tanh_gaussian_is_exact_at_saturation(mode):
     far = np.log(0.5 * (high - low)) + 2 * np.log(2) - 2 * np.abs(x) - 2 * np.log1p(np.exp(-2 * np.abs(x)))
     expected = (stats.norm.logpdf(x, mean) - far).sum(-1)
     np.testing.assert_allclose(call(mode, TanhGaussian.log_prob, dist, drawn), expected, rtol=1e-5, atol=2e-4)
-    score = jax.grad(lambda d: jnp.sum(d.log_prob(drawn)))(dist).mean  # z / σ, exactly
+    score = jax.jit(jax.grad(lambda d: jnp.sum(d.log_prob(drawn))))(dist).mean  # z / σ, exactly
     np.testing.assert_allclose(score, noise, atol=1e-4)
     loss = lambda d, a: jnp.sum(d.log_prob(a) + d.entropy() + d.kl(d._replace(mean=0.5 * d.mean)))  # noqa: E731
     if mode != "plain":
@@ -474,7 +484,7 @@ def test_tanh_gaussian_gradient_matches_finite_differences():
         return (stats.norm.logpdf(x, parameters[0], np.exp(parameters[1])) - np_log_det(x, low, high))[0]
 
     point = np.array([0.2, -0.4])
-    gradient = jax.grad(lambda d: d.log_prob(array(drawn)))(tanh_gaussian(point[:1], point[1:], low, high))
+    gradient = jax.jit(jax.grad(lambda d: d.log_prob(array(drawn))))(tanh_gaussian(point[:1], point[1:], low, high))
     numeric = [(slow(point + step) - slow(point - step)) / 2e-6 for step in np.eye(2) * 1e-6]
     np.testing.assert_allclose([gradient.mean[0], gradient.log_std[0]], numeric, rtol=1e-5)
 
@@ -493,8 +503,7 @@ def test_eq12_tanh_gaussian_entropy_and_kl_match_monte_carlo():
     low, high = array([-1.0, 0.0]), array([1.0, 5.0])
     old = TanhGaussian(array([0.3, -0.7]), array([-0.5, 0.1]), low, high)
     new = TanhGaussian(array([0.0, -0.2]), array([-0.2, 0.0]), low, high)
-    actions = jax.vmap(old.sample_from)(old.noise(jax.random.key(10), (400_000,)))
-    log_old, log_new = (f64(jax.vmap(dist.log_prob)(actions)) for dist in (old, new))
+    log_old, log_new = map(f64, log_probs_of_samples(old, new, jax.random.key(10)))
     assert abs(-log_old.mean() - float(old.entropy())) < 4 * log_old.std() / np.sqrt(len(log_old))
     gap = log_old - log_new
     assert abs(gap.mean() - float(old.kl(new))) < 4 * gap.std() / np.sqrt(len(gap))
@@ -505,7 +514,7 @@ def test_tanh_gaussian_entropy_gradient_matches_finite_differences():
     slow = lambda p: np_tanh_entropy(p[0], np.exp(p[1]), -2.0, 2.0)  # noqa: E731
     points = np.array([[0.5, -0.5], [-2.0, 0.3]])
     dist = tanh_gaussian(points[:, :1], points[:, 1:], -2.0, 2.0)
-    gradient = jax.grad(lambda d: jnp.sum(d.entropy()))(dist)
+    gradient = jax.jit(jax.grad(lambda d: jnp.sum(d.entropy())))(dist)
     for row, point in enumerate(points):
         numeric = [(slow(point + step) - slow(point - step)) / 2e-5 for step in np.eye(2) * 1e-5]
         fast = [gradient.mean[row, 0], gradient.log_std[row, 0]]
@@ -516,15 +525,15 @@ def test_tanh_gaussian_mode_is_the_squashed_mean_and_the_median():
     dist = tanh_gaussian([[0.3, -0.8]], [[-0.5, 0.2]], -3.0, 7.0)
     greedy = dist.to_env(dist.mode())
     np.testing.assert_allclose(greedy, 2.0 + 5.0 * np.tanh([[0.3, -0.8]]), rtol=1e-6)
-    draws = jax.vmap(dist.sample_from)(dist.noise(jax.random.key(11), (200_000,)))
-    actions = f64(jax.vmap(dist.to_env)(draws))
+    noise = dist.noise(jax.random.key(11), (200_000,))
+    actions = f64(jax.jit(lambda noise: jax.vmap(lambda z: dist.to_env(dist.sample_from(z)))(noise))(noise))
     np.testing.assert_allclose((actions < f64(greedy)).mean(axis=0), 0.5, atol=0.005)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("tanh", "joint")])
 def test_other_distributions_do_not_change_actions(kind):
     dist = make(kind, 31)
-    action = dist.sample(jax.random.key(19))
+    action = call("jit", type(dist).sample, dist, jax.random.key(19))
     assert dist.to_env(action) is action
 
 

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import pytest
+from slow import slow_except
 
 
 @functools.cache
@@ -12,7 +13,7 @@ def compiled(fn, mapped):
     return jax.jit(jax.vmap(fn) if mapped else fn)
 
 
-@pytest.fixture(params=["plain", "jit", "vmap"])
+@pytest.fixture(params=slow_except(["plain", "jit", "vmap"], "jit", "vmap"))
 def run(request):
     """Call a function op by op, compiled, or as the second lane of a vmap whose first lane has other values."""
 

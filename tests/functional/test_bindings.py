@@ -85,8 +85,8 @@ def test_a_nan_value_after_a_termination_has_no_effect():
     poisoned = np.where(TERMINATED, np.nan, NEXT_VALUES)
     rows = (REWARDS, VALUES, poisoned, TERMINATED, TRUNCATED)
     for name, fn in TARGETS.items():
-        clean = fn(*map(jnp.asarray, ROWS), RETURNS, 3)
-        for a, b in zip(fn(*map(jnp.asarray, rows), RETURNS, 3), clean, strict=True):
+        compiled = jax.jit(lambda *rows, fn=fn: fn(*rows, RETURNS, 3))
+        for a, b in zip(compiled(*rows), compiled(*ROWS), strict=True):
             np.testing.assert_array_equal(a, b, err_msg=name)
 
 
@@ -95,11 +95,12 @@ def test_endless_reward_1_has_the_value_of_the_geometric_series():
     ones, no = jnp.ones((6, 2)), jnp.zeros((6, 2), bool)
     value = ones / (1 - GAMMA)
     for name, fn in TARGETS.items():
-        advantage, target = fn(ones, value, value, no, ~no, RETURNS, 3)
+        compiled = jax.jit(lambda *rows, fn=fn: fn(*rows, RETURNS, 3))
+        advantage, target = compiled(ones, value, value, no, ~no)
         assert_close(advantage, 0.0 * ones)
         np.testing.assert_allclose(target, value, rtol=1e-6, err_msg=name)
         # If the truncations are treated as terminations, the value is the truncated sum.
-        assert np.all(np.asarray(fn(ones, value, value, ~no, no, RETURNS, 3)[1]) < 2.0)
+        assert np.all(np.asarray(compiled(ones, value, value, ~no, no)[1]) < 2.0)
 
 
 # KL-driven controls --------------------------------------------------------------------------------------------------

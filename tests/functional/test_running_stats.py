@@ -6,15 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from slow import slow_except
 
-from purejaxppo.functional.running_stats import (
-    RunningMoments,
-    init_moments,
-    init_reward_scaler,
-    merge_moments,
-    normalize,
-    scale_rewards,
-    update_moments,
+from purejaxppo.functional import running_stats
+from purejaxppo.functional.running_stats import RunningMoments, init_moments, init_reward_scaler
+
+merge_moments, update_moments, normalize, scale_rewards = map(
+    jax.jit,
+    (running_stats.merge_moments, running_stats.update_moments, running_stats.normalize, running_stats.scale_rewards),
 )
 
 
@@ -41,7 +40,7 @@ def test_parallel_merge_matches_numpy_over_the_concatenation(run, offset):
     batches = [np.float32(offset + rng.normal(size=(steps, 8, 3))) for steps in (1, 500, 2, 300)]
     moments = init_moments((3,))
     for batch in batches:
-        moments = run(update_moments, moments, array(batch))
+        moments = run(running_stats.update_moments, moments, array(batch))
     everything = np.concatenate([f64(batch).reshape(-1, 3) for batch in batches])
     # One float32 step at 1e4 is 1e-3.
     np.testing.assert_allclose(moments.mean, everything.mean(axis=0), atol=1e-6 + 2e-7 * abs(offset))
@@ -54,9 +53,8 @@ def test_moments_of_many_samples_at_a_large_offset_do_not_drift():
     rng = np.random.default_rng(1)
     moments = init_moments(())
     batches = [np.float32(1e4 + rng.normal(size=(1000, 100))) for _ in range(10)]
-    update = jax.jit(update_moments)
     for batch in batches:
-        moments = update(moments, array(batch))
+        moments = update_moments(moments, array(batch))
     everything = np.concatenate([f64(batch).ravel() for batch in batches])
     np.testing.assert_allclose(moments.mean, everything.mean(), atol=2e-3)
     np.testing.assert_allclose(moments.var, everything.var(), rtol=1e-4)
@@ -65,10 +63,10 @@ def test_moments_of_many_samples_at_a_large_offset_do_not_drift():
 def test_merging_an_empty_sample_changes_nothing(run):
     some = update_moments(init_moments((2,)), array([[1.0, 2e4], [3.0, -1e4], [0.5, 7.0]]))
     empty = init_moments((2,))
-    for merged in (run(merge_moments, some, empty), run(merge_moments, empty, some)):
+    for merged in (run(running_stats.merge_moments, some, empty), run(running_stats.merge_moments, empty, some)):
         for left, right in zip(*map(jax.tree.leaves, (merged, some)), strict=True):
             np.testing.assert_array_equal(left, right)
-    both = run(merge_moments, empty, empty)
+    both = run(running_stats.merge_moments, empty, empty)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(both))
     assert float(both.count) == 0
     for left, right in zip(*map(jax.tree.leaves, (update_moments(some, jnp.zeros((0, 2))), some)), strict=True):
@@ -94,19 +92,24 @@ def test_constant_samples_have_variance_exactly_zero():
 
 @pytest.mark.parametrize(
     ("mean", "count", "size", "to"),
-    [(1000.0, 1e7, 256, 1001.0), (100.0, 1e8, 128, 101.0), (-3e4, 1e9, 64, -3e4 + 2), (0.5, 1e11, 512, 0.75)],
+    slow_except(
+        [(1000.0, 1e7, 256, 1001.0), (100.0, 1e8, 128, 101.0), (-3e4, 1e9, 64, -3e4 + 2), (0.5, 1e11, 512, 0.75)],
+        (1000.0, 1e7, 256, 1001.0),
+        (-3e4, 1e9, 64, -3e4 + 2),
+    ),
 )
 def test_small_updates_are_not_lost_however_large_the_count(mean, count, size, to):
     """40,000 batches, each far below the resolution of float32, compared with the same recursion in float64."""
     batches = np.float32(to + np.random.default_rng(0).normal(size=(50, size)))
     start = merge_moments(init_moments(()), RunningMoments(*map(jnp.float32, (mean, 1.0, count))))
-    step = lambda moments, i: (update_moments(moments, jnp.asarray(batches)[i % 50]), None)  # noqa: E731
+    step = lambda moments, i: (running_stats.update_moments(moments, jnp.asarray(batches)[i % 50]), None)  # noqa: E731
     moments = jax.jit(lambda m: jax.lax.scan(step, m, jnp.arange(40_000))[0])(start)
     true_mean, true_var, true_count = exact(start)
-    for batch in f64(batches)[np.arange(40_000) % 50]:
-        weight, gap = size / (true_count + size), batch.mean() - true_mean
+    means, variances = f64(batches).mean(axis=1).tolist(), f64(batches).var(axis=1).tolist()
+    for i in range(40_000):
+        weight, gap = size / (true_count + size), means[i % 50] - true_mean
         true_mean += weight * gap
-        true_var += weight * (batch.var() - true_var + (1 - weight) * gap**2)
+        true_var += weight * (variances[i % 50] - true_var + (1 - weight) * gap**2)
         true_count += size
     found = exact(moments)
     assert found[2] == true_count
@@ -148,8 +151,8 @@ def test_moments_of_a_pytree_with_integers_and_booleans(run):
     flag = jnp.asarray(rng.integers(0, 2, (6, 4)), bool)
     batch = Observation(array(rng.normal(5.0, 2.0, size=(6, 4, 3))), {"image": image, "flag": flag})
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[2:], leaf.dtype), batch)
-    moments = run(update_moments, init_moments(shapes), batch)
-    result = run(normalize, moments, batch)
+    moments = run(running_stats.update_moments, init_moments(shapes), batch)
+    result = run(running_stats.normalize, moments, batch)
     assert float(moments.count) == 24
     for leaf, mean, var, out in zip(*map(jax.tree.leaves, (batch, moments.mean, moments.var, result)), strict=True):
         expected_mean, expected_var = f64(leaf).mean(axis=(0, 1)), f64(leaf).var(axis=(0, 1))
@@ -164,9 +167,9 @@ def test_moments_of_a_pytree_with_integers_and_booleans(run):
 def test_normalize_clips_and_is_the_identity_before_the_first_sample(run):
     moments = update_moments(init_moments((1,)), array([[0.0], [2.0]]))  # mean 1, variance 1
     x = array([[3.0], [1e3], [-1e3], [1.5]])
-    np.testing.assert_allclose(run(normalize, moments, x)[:, 0], [2.0, 10.0, -10.0, 0.5], rtol=1e-6)
+    np.testing.assert_allclose(run(running_stats.normalize, moments, x)[:, 0], [2.0, 10.0, -10.0, 0.5], rtol=1e-6)
     np.testing.assert_allclose(normalize(moments, x, clip=1.0)[:, 0], [1.0, 1.0, -1.0, 0.5], rtol=1e-6)
-    np.testing.assert_array_equal(run(normalize, init_moments((1,)), x), x)
+    np.testing.assert_array_equal(run(running_stats.normalize, init_moments((1,)), x), x)
     identity = normalize(init_moments((1,)), jnp.array([[7], [100]], jnp.int32))
     assert identity.dtype == jnp.float32
     np.testing.assert_array_equal(identity, [[7.0], [100.0]])
@@ -207,7 +210,7 @@ def test_reward_scaler_matches_a_loop_over_several_blocks(run, end):
     for _ in range(3):
         rewards = np.float32(rng.normal(1.0, 3.0, size=(40, 5)))
         done = rng.uniform(size=(40, 5)) < end
-        fast, scaled = run(scale_rewards, fast, array(rewards), jnp.asarray(done), jnp.float32(0.97))
+        fast, scaled = run(running_stats.scale_rewards, fast, array(rewards), jnp.asarray(done), jnp.float32(0.97))
         np.testing.assert_allclose(scaled, slow(f64(rewards), done, 0.97), rtol=2e-4)
         np.testing.assert_allclose(fast.returns, slow.returns, rtol=1e-4, atol=1e-4)
 
@@ -232,7 +235,7 @@ def test_reward_scaler_does_not_depend_on_the_unit_of_reward(run, unit):
     """However small or large the unit, returns are scaled to a deviation of 1."""
     rewards = np.random.default_rng(6).normal(size=(400, 3))
     done = jnp.ones((400, 3), bool)
-    _, scaled = run(scale_rewards, init_reward_scaler(3), array(unit * rewards), done, jnp.float32(0.9))
+    _, scaled = run(running_stats.scale_rewards, init_reward_scaler(3), array(unit * rewards), done, jnp.float32(0.9))
     np.testing.assert_allclose(np.std(scaled), 1.0, rtol=1e-4)
     np.testing.assert_allclose(scaled, rewards / rewards.std(), rtol=1e-4)
 
@@ -243,9 +246,9 @@ def test_the_first_reward_after_many_zeros_is_bounded(run):
     scaler, _ = scale_rewards(init_reward_scaler(128), zeros, no, 0.99)
     first = jnp.zeros((4, 128)).at[3, 5].set(1.0)
     for bound, expected in ((10.0, 10.0), (3.0, 3.0), (np.inf, np.sqrt(205_312.0))):
-        _, scaled = run(scale_rewards, scaler, first, no[:4], jnp.float32(0.99), jnp.float32(bound))
+        _, scaled = run(running_stats.scale_rewards, scaler, first, no[:4], jnp.float32(0.99), jnp.float32(bound))
         np.testing.assert_allclose(scaled[3, 5], expected, rtol=1e-4)
-        _, negative = run(scale_rewards, scaler, -first, no[:4], jnp.float32(0.99), jnp.float32(bound))
+        _, negative = run(running_stats.scale_rewards, scaler, -first, no[:4], jnp.float32(0.99), jnp.float32(bound))
         np.testing.assert_array_equal(negative, -scaled)
 
 

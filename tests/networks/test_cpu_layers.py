@@ -40,7 +40,9 @@ def as_float32(*xs):
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-@pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["plain", "jit"])
+@pytest.mark.parametrize(
+    "transform", [pytest.param(lambda f: f, marks=pytest.mark.slow, id="plain"), pytest.param(jax.jit, id="jit")]
+)
 def test_value_and_gradients_are_those_of_the_formulas(size, transform):
     """y = x k; by x: dy k^T; by k: x^T dy. NumPy, float64."""
     x, kernel, dy = arrays(*size)
@@ -55,9 +57,14 @@ def test_forward_mode_by_either_argument_and_by_both(size):
     x, kernel, _ = arrays(*size)
     dx, dkernel = x[::-1] * 0.5, kernel[::-1] * 2.0
     a, b, da, db = as_float32(x, kernel, dx, dkernel)
-    by_x = jax.jvp(lambda x: row_product(x, b), (a,), (da,))[1]
-    by_kernel = jax.jvp(lambda k: row_product(a, k), (b,), (db,))[1]
-    by_both = jax.jvp(row_product, (a, b), (da, db))[1]
+
+    @quick_jit
+    def derivatives(a, b, da, db):
+        by_x = jax.jvp(lambda x: row_product(x, b), (a,), (da,))[1]
+        by_kernel = jax.jvp(lambda k: row_product(a, k), (b,), (db,))[1]
+        return by_x, by_kernel, jax.jvp(row_product, (a, b), (da, db))[1]
+
+    by_x, by_kernel, by_both = derivatives(a, b, da, db)
     np.testing.assert_allclose(by_x, dx @ kernel, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(by_kernel, x @ dkernel, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(by_both, dx @ kernel + x @ dkernel, rtol=1e-5, atol=1e-5)
@@ -69,9 +76,14 @@ def test_jvp_of_the_gradient_as_trust_regions_take_it(size):
     x, kernel, _ = arrays(*size)
     v = kernel[::-1] * 0.7
     a, b, c = as_float32(x, kernel, v)
-    gradient = jax.grad(lambda k: 0.5 * (row_product(a, k) ** 2).sum())
-    np.testing.assert_allclose(jax.jvp(gradient, (b,), (c,))[1], x.T @ x @ v, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(jax.vjp(gradient, b)[1](c)[0], x.T @ x @ v, rtol=1e-4, atol=1e-4)
+
+    @quick_jit
+    def derivatives(a, b, c):
+        gradient = jax.grad(lambda k: 0.5 * (row_product(a, k) ** 2).sum())
+        return jax.jvp(gradient, (b,), (c,))[1], jax.vjp(gradient, b)[1](c)[0]
+
+    for derivative in derivatives(a, b, c):
+        np.testing.assert_allclose(derivative, x.T @ x @ v, rtol=1e-4, atol=1e-4)
 
 
 def test_under_vmap_over_kernels():
@@ -81,7 +93,8 @@ def test_under_vmap_over_kernels():
     def gradient(k):
         return jax.grad(lambda k: (row_product(x, k) * dy * k.sum()).sum())(k)
 
-    np.testing.assert_allclose(jax.vmap(gradient)(kernels), jnp.stack([gradient(k) for k in kernels]), rtol=1e-5)
+    one, both = jax.jit(gradient), jax.jit(jax.vmap(gradient))(kernels)
+    np.testing.assert_allclose(both, jnp.stack([one(k) for k in kernels]), rtol=1e-5)
 
 
 def test_the_layer_equals_that_of_flax():
@@ -89,9 +102,9 @@ def test_the_layer_equals_that_of_flax():
     ours, flax = Dense(3), nn.Dense(3)
     for shape in ((6, 4), (2, 3, 4), (4,)):
         x = jnp.asarray(np.random.default_rng(1).normal(size=shape), jnp.float32)
-        params = flax.init(jax.random.key(0), x)
-        np.testing.assert_array_equal(ours.init(jax.random.key(0), x)["params"]["kernel"], params["params"]["kernel"])
-        grads = [jax.grad(lambda p, m=m, x=x: jnp.tanh(m.apply(p, x)).sum())(params) for m in (ours, flax)]
+        own, params = (quick_jit(m.init)(jax.random.key(0), x) for m in (ours, flax))
+        np.testing.assert_array_equal(own["params"]["kernel"], params["params"]["kernel"])
+        grads = [quick_jit(jax.grad(lambda p, m=m, x=x: jnp.tanh(m.apply(p, x)).sum()))(params) for m in (ours, flax)]
         for a, b in zip(*map(jax.tree.leaves, grads), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
