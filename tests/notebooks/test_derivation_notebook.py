@@ -12,8 +12,6 @@ from matplotlib.image import imread
 
 import notebooks
 
-pytestmark = pytest.mark.slow  # makes a process that compiles for half a minute
-
 PATH = "notebooks/derivation.ipynb"
 ENV = {
     "PUREJAXPPO_FAST": "1",
@@ -59,6 +57,7 @@ def images(cell):
     return [imread(io.BytesIO(base64.b64decode(png))) for png in notebooks.data(cell, "image/png")]
 
 
+@pytest.mark.slow
 def test_it_runs_and_every_figure_cell_draws_a_figure():
     """An exception in a cell, such as a failed assert, or any text on stderr fails the test."""
     cells = notebooks.code(notebooks.execute(PATH, ENV))

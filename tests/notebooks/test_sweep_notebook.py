@@ -6,8 +6,6 @@ import pytest
 
 import notebooks
 
-pytestmark = pytest.mark.slow  # makes a process that compiles for half a minute
-
 PATH = "notebooks/sweep.ipynb"
 ENV = {
     "PUREJAXPPO_FAST": "1",
@@ -31,15 +29,18 @@ def test_committed_without_outputs():
     assert notebooks.is_stripped(notebooks.read(PATH))
 
 
+@pytest.mark.slow
 def test_the_sweep_its_rerun_and_the_population_are_there(run):
     facts = json.loads(notebooks.text(run.cells[-1]))
     assert facts == {"codes": [0, 0], "trials": 3 * 2 + 2, "parents": [4, 8]}
 
 
+@pytest.mark.slow
 def test_figures_are_shown(run):
     (cell,) = [cell for cell in notebooks.code(run) if "figures" in cell.metadata.get("tags", ())]
     assert len(notebooks.data(cell, "image/png")) == 3
 
 
+@pytest.mark.slow
 def test_a_reader_sees_no_warning(run):
     assert notebooks.warned(run) == []
