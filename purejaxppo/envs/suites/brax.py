@@ -14,6 +14,7 @@ import numpy as np
 
 from purejaxppo._util.aliases import EnvState, Observation, PRNGKey, SuiteObject
 from purejaxppo.envs.conformance import conform
+from purejaxppo.envs.errors import EnvironmentUnavailable
 from purejaxppo.envs.facts import recorded_ids
 from purejaxppo.envs.packages import arguments_of, choose_arguments, import_suite, quiet, raw_key, suite_code
 from purejaxppo.envs.protocol import NEVER, Env, TimeStep
@@ -38,6 +39,7 @@ def make(name: str, **env_params: Any) -> Env:
             "mjx"), `n_frames` and the weights of its rewards; `time_limit`, steps until an episode is truncated.
 
     Raises:
+        EnvironmentUnavailable: brax cannot make it with this version of JAX.
         MissingSuite: brax is not installed, or its version does not work.
         ValueError: an unknown parameter (the nearest are named), one of a wrong kind, or an unknown backend.
     """
@@ -46,7 +48,10 @@ def make(name: str, **env_params: Any) -> Env:
         defaults = {"n_frames": None, **arguments_of(brax._envs[name]), "time_limit": TIME_LIMIT}
         chosen = choose_arguments(name, defaults, env_params)
         limit = chosen.pop("time_limit", TIME_LIMIT)
-        env = conform(_adapt(brax.get_environment(name, **chosen)))
+        try:
+            env = conform(_adapt(brax.get_environment(name, **chosen)))
+        except TypeError as error:  # the suite calls a function of JAX with arguments that JAX has removed
+            raise EnvironmentUnavailable(f"brax cannot make {name} with jax {jax.__version__}: {error}") from error
         return time_limit(env._replace(resets="every_step"), limit)
 
 

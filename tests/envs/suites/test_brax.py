@@ -9,6 +9,7 @@ from probes import quick_jit
 from suites import assert_clock, draw, first_end, first_keys, needs, play, run_suite
 
 from purejaxppo.envs.conformance import check_env
+from purejaxppo.envs.errors import EnvironmentUnavailable
 from purejaxppo.envs.facts import recorded_ids
 from purejaxppo.envs.packages import import_suite, suite_code
 from purejaxppo.envs.registry import make
@@ -81,3 +82,9 @@ def test_it_is_drawn_as_a_page(tmp_path: Path) -> None:
     path = draw("brax/inverted_pendulum", tmp_path)
     assert path.suffix == ".html"
     assert "Brax visualizer" in path.read_text()
+
+
+@pytest.mark.skipif(jax.__version_info__ < (0, 10), reason="an older JAX has what the suite calls")
+def test_an_environment_that_the_suite_cannot_make_is_one_sentence() -> None:
+    with pytest.raises(EnvironmentUnavailable, match="swimmer with jax"):
+        make("brax/swimmer")
