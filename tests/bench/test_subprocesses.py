@@ -4,14 +4,9 @@ import operator
 import os
 
 import pytest
+from talkative import speaks
 
 from purejaxppo.bench.subprocesses import ChildFailed, run_in_subprocess
-
-
-def speaks(word, log):
-    log(word)
-    log("bye")
-    return len(word)
 
 
 def test_the_result_and_the_progress_are_returned():
