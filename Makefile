@@ -19,7 +19,7 @@ train: $(VENV)/.core-ready ## Train an agent with CONFIG; its results go to a fo
 	@echo "==> purejaxppo train $(CONFIG) $(ARGS)"
 	@$(BIN)/purejaxppo train $(CONFIG) $(ARGS)
 
-test: $(VENV)/.test-ready ## Run the tests, two files at a time (about 15 minutes on 2 cores)
+test: $(VENV)/.test-ready ## Run the tests, two files at a time (about 8 minutes on 2 cores)
 	@echo "==> pytest"
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 

@@ -66,8 +66,8 @@ def test_a_killed_run_is_finished_without_a_gap_or_a_repeated_row(tmp_path, tiny
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(1, 6))
 def test_a_hundred_kills(tmp_path, tiny, seed):
-    """Twenty in each of five runs; a run that is fast enough ends before its last."""
-    assert survives(tmp_path, tiny, num_kills=20, num_updates=700, seed=seed) > 10
+    """Twenty in each of five runs."""
+    assert survives(tmp_path, tiny, num_kills=20, num_updates=1500, seed=seed) == 20
 
 
 @pytest.mark.slow
