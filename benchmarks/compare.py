@@ -483,7 +483,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--config", nargs="*", default=[], metavar="NAME=VALUE", help="fields of Config, for purejaxppo only"
     )
     parser.add_argument("--patience", type=float, default=Worker.patience, help="seconds to wait for one answer")
-    parser.add_argument("--flags", help="XLA_FLAGS of both sides, to which defaults are added; write --flags=FLAGS. Default: those here")
+    parser.add_argument(
+        "--flags", help="XLA_FLAGS of both sides, to which defaults are added; write --flags=FLAGS. Default: those here"
+    )
     parser.add_argument("--peer-flags", help="XLA_FLAGS of the peer, if they are to differ; write --peer-flags=FLAGS")
     parser.add_argument("--fast-flags", action="store_true", help="add the flags of purejaxppo's --fast-flags")
     parser.add_argument("--json", type=pathlib.Path, help="file for all results")
