@@ -178,7 +178,8 @@ for name in names:
     kinds = ["mlp", "cnn"] if len(getattr(env.observation_space, "shape", ())) == 3 else ["mlp"]
     for kind in kinds:
         print(name, kind, end=" ", flush=True)
-        num_envs = env.group_size * -(-size // (4 * env.group_size))  # whole teams
+        group = getattr(env, "group_size", 1)
+        num_envs = group * -(-size // (4 * group))  # whole teams
         config = pp.Config(num_envs=num_envs, num_steps=8, num_minibatches=2, total_timesteps=1000 * size)
         algo = pp.make_ppo(env, pp.make_network(env, pp.NetworkConfig(kind=kind)), config)
         state = jax.eval_shape(algo.init, jax.random.key(0), h)
