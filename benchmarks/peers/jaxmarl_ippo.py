@@ -1,15 +1,12 @@
 """JaxMARL's IPPO for MPE from a local checkout as a worker: baselines/IPPO/ippo_ff_mpe.py, unchanged."""
 
-import argparse
-import functools
-import pathlib
 import sys
 import types
 from unittest import mock
 
 import jax
 import numpy as np
-from protocol import jax_worker, serve, tenth, whole
+from protocol import jax_worker, script_config, serve_checkout, tenth, whole
 
 AGENTS = 3
 UNUSED = ("hydra", "omegaconf", "wandb")
@@ -25,27 +22,13 @@ def load(checkout):
 
 
 def translated(spec):
-    """Return its config, which counts environments. Its value loss has a factor of one half."""
-    config, h = spec["config"], spec["hyperparams"]
-    assert h["vf_clip_eps"] == h["clip_eps"], "it has one range for both clips"
-    assert spec["network"]["hidden_sizes"] == [64, 64]
-    return {
+    """Return its config, which counts environments instead of agents."""
+    config = script_config(spec)
+    return config | {
         "ENV_NAME": spec["env"].removeprefix("jaxmarl/"),
         "ENV_KWARGS": spec["env_params"],
-        "NUM_ENVS": config["num_envs"] // AGENTS,
-        "NUM_STEPS": config["num_steps"],
-        "TOTAL_TIMESTEPS": config["total_timesteps"] // AGENTS,
-        "UPDATE_EPOCHS": config["num_epochs"],
-        "NUM_MINIBATCHES": config["num_minibatches"],
-        "LR": h["learning_rate"],
-        "ANNEAL_LR": h["lr_anneal"] == 1.0,
-        "GAMMA": h["gamma"],
-        "GAE_LAMBDA": h["gae_lambda"],
-        "CLIP_EPS": h["clip_eps"],
-        "ENT_COEF": h["ent_coef"],
-        "VF_COEF": 2.0 * h["vf_coef"],
-        "MAX_GRAD_NORM": h["max_grad_norm"],
-        "ACTIVATION": "tanh",
+        "NUM_ENVS": config["NUM_ENVS"] // AGENTS,
+        "TOTAL_TIMESTEPS": config["TOTAL_TIMESTEPS"] // AGENTS,
     }
 
 
@@ -69,8 +52,4 @@ def build(checkout, spec):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--checkout", type=pathlib.Path, required=True)
-    parser.add_argument("spec")
-    packages = ("jax", "jaxlib", "flax", "optax", "distrax", "jaxmarl")
-    serve("JaxMARL", packages, functools.partial(build, parser.parse_args().checkout))
+    serve_checkout("JaxMARL", ("jax", "jaxlib", "flax", "optax", "distrax", "jaxmarl"), build)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import navix
 import numpy as np
 from navix.agents import PPO, ActorCritic, PPOHparams
-from protocol import jax_worker, serve, tenth, whole
+from protocol import check_one_clip, jax_worker, serve, tenth, whole
 
 
 def raveled(env):
@@ -20,8 +20,7 @@ def raveled(env):
 def settings(spec):
     """Return its hyperparameters. Its value loss has a factor of one half, so its coefficient is twice ours."""
     config, h = spec["config"], spec["hyperparams"]
-    assert h["vf_clip_eps"] == h["clip_eps"], "it has one range for both clips"
-    assert spec["network"]["hidden_sizes"] == [64, 64]
+    check_one_clip(spec)
     return PPOHparams(
         budget=config["total_timesteps"],
         num_envs=config["num_envs"],

@@ -8,6 +8,8 @@ episodes that ended in the last tenth of training, or null if none did. The work
 The module imports only the standard library at the top, because each peer has its own virtual environment.
 """
 
+import argparse
+import functools
 import importlib.metadata
 import importlib.util
 import json
@@ -44,6 +46,48 @@ def serve(peer, packages, build, **versions):
     )
     for line in sys.stdin:
         answer(run(int(line.split()[1])))
+
+
+def serve_checkout(peer, packages, build):
+    """Do as `serve` for a peer that is a script in a clone: build is (checkout, spec) -> (run, facts)."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--checkout", type=pathlib.Path, required=True)
+    parser.add_argument("spec")
+    serve(peer, packages, functools.partial(build, parser.parse_args().checkout))
+
+
+def check_one_clip(spec):
+    """Stop unless the settings are those of a peer with one clip range and two layers of 64."""
+    assert spec["hyperparams"]["vf_clip_eps"] == spec["hyperparams"]["clip_eps"], "it has one range for both clips"
+    assert spec["network"]["hidden_sizes"] == [64, 64]
+
+
+def script_config(spec):
+    """Return the settings by the names of PureJaxRL's scripts and of those derived from them.
+
+    Their value loss has a factor of one half, so their coefficient is twice ours.
+    """
+    check_one_clip(spec)
+    config, h = spec["config"], spec["hyperparams"]
+    assert spec["network"]["activation"] == "tanh"
+    assert h["adam_eps"] == 1e-5
+    return {
+        "ENV_NAME": spec["env"],
+        "NUM_ENVS": config["num_envs"],
+        "NUM_STEPS": config["num_steps"],
+        "TOTAL_TIMESTEPS": config["total_timesteps"],
+        "UPDATE_EPOCHS": config["num_epochs"],
+        "NUM_MINIBATCHES": config["num_minibatches"],
+        "LR": h["learning_rate"],
+        "ANNEAL_LR": h["lr_anneal"] == 1.0,
+        "GAMMA": h["gamma"],
+        "GAE_LAMBDA": h["gae_lambda"],
+        "CLIP_EPS": h["clip_eps"],
+        "ENT_COEF": h["ent_coef"],
+        "VF_COEF": 2.0 * h["vf_coef"],
+        "MAX_GRAD_NORM": h["max_grad_norm"],
+        "ACTIVATION": "tanh",
+    }
 
 
 def tenth(num_updates):

@@ -4,9 +4,7 @@ The algorithm is unchanged. The adapter sets the config. For continuous actions 
 instead of brax), the bounds of the actions, and the width of the layers, which is 256 in the script.
 """
 
-import argparse
 import functools
-import pathlib
 import re
 import sys
 import types
@@ -15,7 +13,7 @@ from unittest import mock
 import gymnax
 import jax
 import numpy as np
-from protocol import jax_worker, serve, tenth, whole
+from protocol import jax_worker, script_config, serve_checkout, tenth, whole
 
 UNUSED = ("brax", "brax.envs", "brax.envs.wrappers", "brax.envs.wrappers.training", "navix")
 
@@ -65,32 +63,10 @@ def scripted(checkout, spec):
 
 
 def translated(spec):
-    """Return its config. Its value loss has a factor of one half, so its coefficient is twice ours."""
-    config, h = spec["config"], spec["hyperparams"]
-    assert h["vf_clip_eps"] == h["clip_eps"], "it has one range for both clips"
-    assert spec["network"]["hidden_sizes"] == [64, 64]
-    assert spec["network"]["activation"] == "tanh"
+    """Return its config."""
+    config = spec["config"]
     assert config["normalize_observations"] == config["scale_rewards"], "it has one switch for both"
-    assert h["adam_eps"] == 1e-5
-    return {
-        "ENV_NAME": spec["env"],
-        "NUM_ENVS": config["num_envs"],
-        "NUM_STEPS": config["num_steps"],
-        "TOTAL_TIMESTEPS": config["total_timesteps"],
-        "UPDATE_EPOCHS": config["num_epochs"],
-        "NUM_MINIBATCHES": config["num_minibatches"],
-        "LR": h["learning_rate"],
-        "ANNEAL_LR": h["lr_anneal"] == 1.0,
-        "GAMMA": h["gamma"],
-        "GAE_LAMBDA": h["gae_lambda"],
-        "CLIP_EPS": h["clip_eps"],
-        "ENT_COEF": h["ent_coef"],
-        "VF_COEF": 2.0 * h["vf_coef"],
-        "MAX_GRAD_NORM": h["max_grad_norm"],
-        "ACTIVATION": "tanh",
-        "NORMALIZE_ENV": config["normalize_observations"],
-        "DEBUG": False,
-    }
+    return script_config(spec) | {"NORMALIZE_ENV": config["normalize_observations"], "DEBUG": False}
 
 
 def build(checkout, spec):
@@ -116,8 +92,4 @@ def build(checkout, spec):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--checkout", type=pathlib.Path, required=True)
-    parser.add_argument("spec")
-    packages = ("jax", "jaxlib", "flax", "optax", "distrax", "gymnax")
-    serve("PureJaxRL", packages, functools.partial(build, parser.parse_args().checkout))
+    serve_checkout("PureJaxRL", ("jax", "jaxlib", "flax", "optax", "distrax", "gymnax"), build)

@@ -1,23 +1,19 @@
 """The shares of the run time, with a clock that counts how often it is read."""
 
-import importlib.util
 import itertools
-import sys
 from types import SimpleNamespace
 
 import fakes
 import pytest
 from command_line import ROOT, TINY
+from scripts import load_script
 
 from purejaxppo.config.toml import parse_toml
 
 
 @pytest.fixture(scope="module")
 def checkpoint_cost():
-    spec = importlib.util.spec_from_file_location("checkpoint_cost", ROOT / "benchmarks" / "checkpoint_cost.py")
-    sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(ROOT / "benchmarks" / "checkpoint_cost.py")
 
 
 @pytest.mark.parametrize("every", [0, 2])

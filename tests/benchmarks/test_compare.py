@@ -1,6 +1,5 @@
 """The comparison alternates the sides, gives both the same flags, and computes valid intervals."""
 
-import importlib.util
 import json
 import os
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.stats import binom
+from scripts import load_script
 
 from purejaxppo.devices.cpu import CPU_FLAGS, FAST_FLAGS, SMALL_FLAGS
 
@@ -27,15 +27,8 @@ for line in sys.stdin:
 """
 
 
-def load(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    sys.modules[path.stem] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-compare = load(BENCHMARKS / "compare.py")
-protocol = load(BENCHMARKS / "peers" / "protocol.py")
+compare = load_script(BENCHMARKS / "compare.py")
+protocol = load_script(BENCHMARKS / "peers" / "protocol.py")
 
 
 def fake_side(factor):

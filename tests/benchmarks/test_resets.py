@@ -1,9 +1,8 @@
 """The table of resets has the recorded memory, and times."""
 
-import importlib.util
-
 import pytest
 from command_line import ROOT
+from scripts import load_script
 
 from purejaxppo.envs import make
 from purejaxppo.envs.facts import recorded
@@ -11,10 +10,7 @@ from purejaxppo.envs.facts import recorded
 
 @pytest.fixture(scope="module")
 def resets():
-    spec = importlib.util.spec_from_file_location("resets", ROOT / "benchmarks" / "resets.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(ROOT / "benchmarks" / "resets.py")
 
 
 def test_all_environments_of_the_table_are_recorded(resets):

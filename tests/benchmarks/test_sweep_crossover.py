@@ -1,21 +1,17 @@
 """The comparison of runs side by side with runs alone: equal work in every way, and the arithmetic of the table."""
 
-import importlib.util
 import itertools
-import sys
 
 import jax
 import numpy as np
 import pytest
 from command_line import ROOT
+from scripts import load_script
 
 
 @pytest.fixture(scope="module")
 def crossover():
-    spec = importlib.util.spec_from_file_location("sweep_crossover", ROOT / "benchmarks" / "sweep_crossover.py")
-    sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(ROOT / "benchmarks" / "sweep_crossover.py")
 
 
 def test_speeds_alternate_and_are_steps_per_second_of_the_clock(crossover):

@@ -48,8 +48,9 @@ def make(name: str, **env_params: Any) -> Env:
         defaults = {"n_frames": None, **arguments_of(brax._envs[name]), "time_limit": TIME_LIMIT}
         chosen = choose_arguments(name, defaults, env_params)
         limit = chosen.pop("time_limit", TIME_LIMIT)
+        suite = brax.get_environment(name, **chosen)
         try:
-            env = conform(_adapt(brax.get_environment(name, **chosen)))
+            env = conform(_adapt(suite))
         except TypeError as error:  # the suite calls a function of JAX with arguments that JAX has removed
             raise EnvironmentUnavailable(f"brax cannot make {name} with jax {jax.__version__}: {error}") from error
         return time_limit(env._replace(resets="every_step"), limit)
