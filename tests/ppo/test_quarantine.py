@@ -151,7 +151,7 @@ def test_the_loss_and_its_gradient_do_not_see_quarantined_samples():
     assert np.abs(float(gradient(moved, plain_batch)[0][0]) - float(loss)) > 1e-4  # they would be seen
 
 
-@pytest.mark.parametrize("kind", slow_except(["observation", "reward"], "observation"))
+@pytest.mark.parametrize("kind", slow_except(["observation", "reward"], "reward"))
 def test_a_run_goes_on_and_counts_what_it_left_out(kind):
     """No fault, parameters finite, and the statistics know whole episodes only: return and length LIMIT."""
     state, metrics = pp.train(algorithm(kind, normalize_observations=True, scale_rewards=True), 0, H)
