@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from purejaxppo._util import trees
 from purejaxppo._util.aliases import Params, PyTree
 from purejaxppo._util.trees import nonfinite
 from purejaxppo.batching import final_observations
@@ -46,8 +45,8 @@ class Metrics(NamedTuple):
     first_fault_env: Array  # first environment with one of them in that step; -1 if there is none
     lost_final_observations: Array  # truncated steps without a slot: `VecEnv.truncation_gap` was not kept
     quarantined: Array  # steps of the rollout after which an environment that returned NaN or Inf was reset
-    skipped_steps: Array  # minibatch steps not taken because their loss, gradient or result was NaN or infinite
-    skip_cause: Array  # of the first skipped step: 1 loss, 2 gradient, 3 the parameters or optimizer state after it; 0
+    skipped_steps: Array  # minibatch steps without effect, because their loss, gradient or result was NaN or infinite
+    skip_cause: Array  # of the first skipped step: 1 loss, 2 gradient, 3 parameters or optimizer state after all; 0
     skipped_updates: Array  # updates in a row, up to this one, in which no step was taken for that reason
     stalled: Array  # 1 if these are more than `Config.max_skipped`
     nonfinite_parameters: Array  # NaN or infinite parameters after the update
@@ -126,13 +125,14 @@ def merge_stats(stats: Array, norm: Array, unit: Array | float = 1.0) -> Minibat
     return MinibatchStats(*merged)
 
 
-def is_finite_step(stats: MinibatchStats, moved: PyTree) -> Array:
-    """Return whether the losses of a minibatch, and the parameters and optimizer state after its step, are finite.
+def is_finite_step(stats: MinibatchStats) -> Array:
+    """Return whether the losses and the gradient of a minibatch are finite, bool []."""
+    return jnp.isfinite(jnp.stack([stats.policy_loss, stats.value_loss, stats.entropy, stats.grad_norm])).all()
 
-    A NaN or infinite gradient makes the parameters or the optimizer state so.
-    """
-    losses = jnp.stack([stats.policy_loss, stats.value_loss, stats.entropy])
-    return jnp.isfinite(losses).all() & trees.all_finite(moved)
+
+def skip_all_unless(finite: Array, steps: Steps) -> Steps:
+    """Return the steps, with those that were taken marked as skipped unless their common result is `finite` []."""
+    return steps._replace(taken=steps.taken & finite, skipped=steps.skipped | (steps.taken & ~finite))
 
 
 def add_step(steps: Steps, finite: Array) -> Steps:

@@ -234,7 +234,8 @@ def optimize(
     """Run K epochs over random minibatches.
 
     Once the KL divergence of a minibatch exceeds target_kl, no later minibatch changes the parameters (1.10). A step
-    with a NaN or infinite loss, gradient or result is skipped.
+    with a NaN or infinite loss or gradient is skipped. If a parameter or a number of the optimizer state is NaN or
+    infinite after all steps, none of them counts; a check after each step would be slow.
     """
     if ppo.config.policy_step == "trpo":  # the epochs fit only the value function
         h = h._replace(ent_coef=jnp.zeros_like(h.ent_coef))
@@ -246,7 +247,7 @@ def optimize(
         stats = metrics.merge_stats(aux, *optimizer.global_norm(gradient))
         stopped = kl_control.should_stop(stopped, stats.kl, h.target_kl)
         moved = ppo.optimizer.step(h, gradient, opt_state, params, unravel)
-        taken = ~stopped & metrics.is_finite_step(stats, moved)
+        taken = ~stopped & metrics.is_finite_step(stats)
         params, opt_state = trees.tree_where(taken, moved, (params, opt_state))
         return (params, opt_state, stopped), metrics.Steps(jnp.stack(stats), taken, ~stopped & ~taken)
 
@@ -259,7 +260,9 @@ def optimize(
 
     carry = (start, state.opt_state, jnp.bool_(False))
     (params, opt_state, _), steps = jax.lax.scan(epoch, carry, jax.random.split(key, ppo.config.num_epochs))
-    return unravel(params), opt_state, metrics.Steps(*steps)
+    finite = trees.stays_finite((params, opt_state), (start, state.opt_state))
+    params, opt_state = trees.tree_where(finite, (params, opt_state), (start, state.opt_state))
+    return unravel(params), opt_state, metrics.skip_all_unless(finite, metrics.Steps(*steps))
 
 
 def surrogate_advantage(ppo: Components, advantage: Array, excluded: Array | tuple[()]) -> Array:

@@ -32,6 +32,18 @@ def all_finite(tree: PyTree) -> Array:
     return jnp.stack([jnp.sum(zeros) == 0.0 for zeros in groups.values()] or [jnp.bool_(True)]).all()
 
 
+def stays_finite(new: Tree, old: Tree) -> Array:
+    """Return whether every floating-point number of `new` is finite or as it was in `old`, bool [].
+
+    An infinity that an optimizer starts from, such as the best loss so far, may stay.
+    """
+
+    def is_sound(n: Array, o: Array) -> Array:
+        return (jnp.isfinite(n) | (n == o)).all() if jnp.issubdtype(n.dtype, jnp.floating) else jnp.bool_(True)
+
+    return jnp.stack(jax.tree.leaves(jax.tree.map(is_sound, new, old))).all()
+
+
 def any_nan(tree: PyTree) -> Array:
     """Return whether a floating-point number of a tree is NaN, bool []."""
     found = [jnp.isnan(x).any() for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]

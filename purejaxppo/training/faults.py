@@ -5,7 +5,11 @@ from collections.abc import Mapping
 
 # In the order in which an update computes them: the first that is not finite made the others so.
 SKIPPED = ("skip_cause", "skipped_updates", "stalled")
-CAUSES = {1: "the loss", 2: "the gradient", 3: "the result of the step"}  # of `Metrics.skip_cause`
+CAUSES = {  # of `Metrics.skip_cause`
+    1: "the loss of every minibatch",
+    2: "the gradient of every minibatch",
+    3: "the result of the steps",
+}
 LEARNED = ("policy_loss", "value_loss", "entropy", "total_loss", "grad_norm")
 
 
@@ -58,7 +62,7 @@ def _learning_fault(row: Mapping[str, float]) -> str:
         sentence = parameters
     elif row["stalled"]:
         sentence = (
-            f"{CAUSES[int(row['skip_cause'])]} of every minibatch was NaN or infinite, so that no step was taken in "
+            f"{CAUSES[int(row['skip_cause'])]} was NaN or infinite, so that no step was taken in "
             f"{_count(row['skipped_updates'], 'update')} in a row"
         )
     elif not math.isfinite(row["kl"]):

@@ -12,6 +12,7 @@ from plain_net import plain
 
 import purejaxppo as pp
 from purejaxppo import Hyperparams, metrics, optimizer, ppo
+from purejaxppo._util import trees
 from purejaxppo.functional import running_stats
 from purejaxppo.training.loop import as_traced
 
@@ -70,30 +71,51 @@ def test_if_every_minibatch_is_bad_nothing_changes():
     assert is_unchanged((params, opt_state), (state.params, state.opt_state))
 
 
-def test_a_step_whose_result_overflows_is_skipped():
+def test_an_update_whose_result_overflows_does_not_count():
     """The losses of the first minibatches are finite; at this learning rate the parameters soon are not."""
     state, rollout, optimize = played()
-    params, opt_state, steps = optimize(rollout.reward, H._replace(learning_rate=jnp.float32(MAX)))
-    assert steps.skipped.any()
-    assert all_finite((params, opt_state))
+    params, opt_state, steps = optimize(rollout.reward, H._replace(learning_rate=jnp.float32(jnp.inf)))
+    assert np.isfinite(metrics.unstack_stats(steps.stats).policy_loss[0, 0])
+    assert steps.skipped.all()
+    assert not steps.taken.any()
+    assert metrics.skipped_metrics(steps, jnp.float32(0.0), 0)["skip_cause"] == 3.0
+    assert is_unchanged((params, opt_state), (state.params, state.opt_state))
     usual, _, healthy = optimize(rollout.reward, H)
     assert not healthy.skipped.any()
     assert not is_unchanged(usual, state.params)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_a_step_is_finite_if_its_losses_and_its_result_are(bad):
-    """Whichever number of the parameters, of the optimizer state or of the losses is bad; KL and ratios may be."""
+def test_a_step_is_finite_if_its_losses_and_its_gradient_are(bad):
+    """KL and ratios may be NaN or infinite."""
     stats = metrics.MinibatchStats(*jnp.full(len(metrics.MinibatchStats._fields), 2.0))
-    moved = (jnp.ones(5), {"mu": jnp.full(5, MAX), "scale": jnp.ones((2, 2)), "count": jnp.int32(3)})
-    assert metrics.is_finite_step(stats, moved)
-    assert metrics.is_finite_step(stats._replace(kl=jnp.float32(bad), max_ratio=jnp.float32(bad)), moved)
-    for name in ("policy_loss", "value_loss", "entropy"):
-        assert not metrics.is_finite_step(stats._replace(**{name: jnp.float32(bad)}), moved)
-    params, state = moved
-    assert not metrics.is_finite_step(stats, (params.at[4].set(bad), state))
-    for name in ("mu", "scale"):
-        assert not metrics.is_finite_step(stats, (params, state | {name: state[name].at[0].set(bad)}))
+    assert metrics.is_finite_step(stats)
+    assert metrics.is_finite_step(stats._replace(kl=jnp.float32(bad), max_ratio=jnp.float32(bad)))
+    for name in ("policy_loss", "value_loss", "entropy", "grad_norm"):
+        assert not metrics.is_finite_step(stats._replace(**{name: jnp.float32(bad)}))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_parameters_and_optimizer_state_stay_finite(bad):
+    """Whichever number is bad; an infinity from which an optimizer starts may stay, and may become finite."""
+    before = (jnp.ones(5), {"mu": jnp.full(5, MAX), "best": jnp.asarray([jnp.inf, 1.0]), "count": jnp.int32(3)})
+    params, state = before
+    assert trees.stays_finite(before, before)
+    assert trees.stays_finite((params, state | {"best": jnp.ones(2)}), before)
+    assert not trees.stays_finite((params.at[4].set(bad), state), before)
+    assert not trees.stays_finite((params, state | {"mu": state["mu"].at[0].set(bad)}), before)
+    assert not trees.stays_finite((params, state | {"best": state["best"].at[1].set(bad)}), before)
+
+
+def test_only_the_steps_that_were_taken_are_skipped_together():
+    """After an early stop nothing is skipped."""
+    taken = jnp.asarray([[True, True, False, False]])
+    skipped = jnp.asarray([[False, False, True, False]])
+    steps = metrics.Steps(jnp.zeros((1, 4, 8)), taken, skipped)
+    kept, voided = (metrics.skip_all_unless(jnp.bool_(finite), steps) for finite in (True, False))
+    assert is_unchanged(kept, steps)
+    assert not voided.taken.any()
+    np.testing.assert_array_equal(voided.skipped, [[True, True, True, False]])
 
 
 def test_an_early_stop_is_not_a_skipped_step():
