@@ -41,7 +41,8 @@ TIMED_UPDATES = {"W1": 2, "W2": 976, "W3": 64, "W4": 24, "W5": 4, "W6": 20}
 LEARNING_UPDATES = {"W1": 20, "W2": 976, "W3": 976, "W4": 122, "W5": 20, "W6": 100}
 
 # Tasks of suites, each with the published settings of the suite's own PPO: file in configs/suites/, and what differs
-# from it so that both sides have the same settings.
+# from it so that both sides have the same settings. "published" names a network of peers/published_networks.py, which
+# takes the place of the one that the settings describe.
 SUITES: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
     "navix": ("navix_empty_8x8", {"network": {"symbols": "scalar"}}),
     "mpe": (
@@ -51,9 +52,27 @@ SUITES: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
             "hyperparams": {"learning_rate": 2.5e-4, "vf_clip_eps": 0.2},
         },
     ),
+    "xland": (
+        "xland_empty_6x6_gru",
+        {
+            "published": "xland",
+            "config": {"truncation": "terminal"},
+            "hyperparams": {"vf_coef": 0.25, "vf_clip_eps": 0.2, "adam_eps": 1e-8},
+        },
+    ),
+    "pgx": (
+        "pgx_minatar_breakout",
+        {
+            "published": "pgx_minatar",
+            "env_params": {"time_limit": 0},
+            # an eighth of its environments, and as many samples in a minibatch
+            "config": {"num_envs": 512, "num_minibatches": 16},
+            "hyperparams": {"vf_coef": 0.25, "vf_clip_eps": 0.2},
+        },
+    ),
 }
-TIMED_UPDATES |= {"navix": 100, "mpe": 50}
-LEARNING_UPDATES |= {"navix": 150, "mpe": 163}
+TIMED_UPDATES |= {"navix": 100, "mpe": 50, "xland": 20, "pgx": 4}
+LEARNING_UPDATES |= {"navix": 150, "mpe": 163, "xland": 60, "pgx": 30}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +92,7 @@ class Peer:
 
 # gymnax 0.0.9 is the last release with the step of five values that these peers expect. It imports six undeclared.
 GYMNAX = ("gymnax==0.0.9", "six==1.17.0")
+PGX = ("pgx==2.6.0", "pydantic==2.14.4")  # pydantic reads the settings of its script
 PEERS = {
     "ours": Peer("ours.py", differs="the settings of --config"),
     "purejaxrl": Peer(
@@ -135,6 +155,23 @@ PEERS = {
         workloads=("mpe",),
         differs="time limits are terminations, observations lack the number of the agent",
     ),
+    "xland": Peer(
+        "xland_ppo.py",
+        checkout="XLand-MiniGrid",
+        requirements=("jax==0.10.2", "xminigrid==0.9.3", "distrax==0.1.9", "flax==0.12.8", "optax==0.2.8"),
+        workloads=("xland",),
+        differs="the recurrent state, previous action and previous reward are not reset between episodes, the GRU "
+        "starts from other random matrices; its returns are those of 80 episodes after each of the last updates, "
+        "which a timed run leaves out",
+    ),
+    "pgx": Peer(
+        "pgx_ppo.py",
+        checkout="pgx",
+        requirements=("jax==0.10.2", "dm-haiku==0.0.17", "distrax==0.1.9", "optax==0.2.8", *PGX),
+        workloads=("pgx",),
+        differs="512 environments instead of 4096 on both sides; its returns are those of 100 episodes of each policy "
+        "of the last tenth",
+    ),
 }
 
 
@@ -152,6 +189,7 @@ def spec_of(name: str, num_updates: int, num_seeds: int | None = None, config: d
         "env_params": dict(run.env_params),
         "config": settings,
         "network": dataclasses.asdict(run.network),
+        "published": SUITES[name][1].get("published", "") if name in SUITES else "",
         "hyperparams": run.hyperparams._asdict(),
         "num_seeds": num_seeds or seeds,
     }
@@ -167,6 +205,7 @@ def workload_of(name: str) -> tuple[Any, int]:
     file, changes = SUITES[name]
     run = load_toml(HERE.parent / "configs" / "suites" / f"{file}.toml")
     replaced = {
+        "env_params": {**run.env_params, **changes.get("env_params", {})},
         "config": dataclasses.replace(run.config, **changes.get("config", {})),
         "network": dataclasses.replace(run.network, **changes.get("network", {})),
         "hyperparams": run.hyperparams._replace(**changes.get("hyperparams", {})),
@@ -470,7 +509,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     which.add_argument("--peer-command", help="instead of --peer, a command that speaks peers/protocol.py")
     parser.add_argument("--ours-command", help="the same, instead of purejaxppo")
     parser.add_argument("--cuda", action="store_true", help="with --setup: install JAX for CUDA")
-    parser.add_argument("--checkout", type=pathlib.Path, help="a clone of PureJaxRL or JaxMARL")
+    parser.add_argument("--checkout", type=pathlib.Path, help="the clone of a peer that is no package")
     parser.add_argument("--workload", nargs="+", default=["W1"], help=f"W1 to W6; {' '.join(SUITES)}")
     parser.add_argument("--num-seeds", type=int, help="seeds per program, instead of those of the workload")
     parser.add_argument("--pairs", type=int, default=6, help="pairs of timed executions, at least 5")

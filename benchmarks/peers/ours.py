@@ -7,13 +7,23 @@ from protocol import jax_worker, serve, tenth, whole
 import purejaxppo as pp
 
 
+def network_of(env, spec):
+    """Return the environment and its network, which is built from settings, or one that the suite publishes."""
+    if spec["published"]:
+        from published_networks import NETWORKS
+
+        return NETWORKS[spec["published"]](env, spec)
+    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in spec["network"].items()}
+    return env, pp.make_network(env, pp.NetworkConfig(**settings))
+
+
 def build(spec):
     """Train `num_seeds` seeds in one program, with `sweep` if there are several."""
     config = pp.Config(**spec["config"])
     pp.prepare_cpu(config.timesteps_per_update // config.num_minibatches, spec["num_seeds"])  # as the command line does
     env = pp.make(spec["env"], **spec["env_params"])
-    network = pp.NetworkConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in spec["network"].items()})
-    algo = pp.make_ppo(env, pp.make_network(env, network), config)
+    env, network = network_of(env, spec)
+    algo = pp.make_ppo(env, network, config)
     h = pp.Hyperparams(**spec["hyperparams"])
 
     def train(keys):

@@ -10,6 +10,7 @@ The module imports only the standard library at the top, because each peer has i
 
 import argparse
 import functools
+import importlib
 import importlib.metadata
 import importlib.util
 import json
@@ -54,6 +55,13 @@ def serve_checkout(peer, packages, build):
     parser.add_argument("--checkout", type=pathlib.Path, required=True)
     parser.add_argument("spec")
     serve(peer, packages, functools.partial(build, parser.parse_args().checkout))
+
+
+def load_script(script, replaced):
+    """Import a script of a clone, and what lies beside it, with other modules by name in `replaced`."""
+    sys.path.insert(0, str(script.parent))
+    sys.modules.update(replaced)
+    return importlib.import_module(script.stem)
 
 
 def check_one_clip(spec):

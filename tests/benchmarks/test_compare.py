@@ -1,16 +1,20 @@
 """The comparison alternates the sides, gives both the same flags, and computes valid intervals."""
 
+import itertools
 import json
 import os
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.stats import binom
 from scripts import load_script
 
 from purejaxppo.devices.cpu import CPU_FLAGS, FAST_FLAGS, SMALL_FLAGS
+from purejaxppo.envs import Discrete, Env, box
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -29,6 +33,7 @@ for line in sys.stdin:
 
 compare = load_script(BENCHMARKS / "compare.py")
 protocol = load_script(BENCHMARKS / "peers" / "protocol.py")
+published = load_script(BENCHMARKS / "peers" / "published_networks.py")
 
 
 def fake_side(factor):
@@ -131,11 +136,60 @@ def test_every_peer_has_its_adapter():
     assert all((BENCHMARKS / "peers" / peer.adapter).exists() for peer in compare.PEERS.values())
 
 
+def test_settings_of_the_environment_reach_the_specification():
+    assert compare.spec_of("pgx", 1)["env_params"] == {"time_limit": 0}
+    assert compare.spec_of("mpe", 1)["env_params"] == dict(compare.workload_of("mpe")[0].env_params)
+
+
+def test_a_script_is_imported_with_other_modules_in_place_of_some(tmp_path, monkeypatch):
+    (tmp_path / "neighbor_of_script.py").write_text("number = 3")
+    (tmp_path / "script_of_peer.py").write_text("import no_such_logger, neighbor_of_script as n\nnumber = n.number")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "modules", sys.modules.copy())
+    assert protocol.load_script(tmp_path / "script_of_peer.py", {"no_such_logger": object()}).number == 3
+
+
+# ---- published networks
+
+
+def dense(*sizes):
+    """Count the parameters of dense layers with biases."""
+    return sum((m + 1) * n for m, n in itertools.pairwise(sizes))
+
+
+def published_network(name, space, num_actions):
+    spec = compare.spec_of(name, 1)
+    env = Env(lambda key: None, lambda key, state, action: None, space, Discrete(num_actions))
+    env, network = published.NETWORKS[spec["published"]](env, spec)
+    with jax.numpy_dtype_promotion("standard"):  # flax's pooling relies on it
+        params = jax.eval_shape(network.init, jax.random.key(0))
+    return env, network, sum(x.size for x in jax.tree.leaves(params))
+
+
+def test_the_network_of_minatar_has_the_layers_of_pgx():
+    _, _, size = published_network("pgx", box(0, 1, (10, 10, 4), bool), 3)
+    torso = dense(2 * 2 * 4, 32) + dense(10 * 5 * 16, 64)
+    assert size == torso + dense(64, 64, 64, 3) + dense(64, 64, 64, 1)
+
+
+def test_the_network_of_xland_has_the_layers_of_the_suite():
+    space = box(0, (14, 13), (7, 7, 2), np.uint8, codes=True)
+    env, network, size = published_network("xland", space, 6)
+    assert set(env.observation_space) == {"view", "direction", "previous_action", "previous_reward"}
+    tables = 15 * 16 + 14 * 16 + 6 * 16
+    convolutions = dense(4 * 32, 16) + dense(4 * 16, 32) + dense(4 * 32, 64)
+    gru = dense(4 * 4 * 64 + 2 * 16 + 1, 3 * 16) + 16 * 3 * 16 + 16
+    assert size == tables + convolutions + dense(4, 16) + gru + dense(16, 16, 6) + dense(16, 16, 1)
+    assert network.initial_rnn_state(3).shape == (3, 16)
+
+
+def test_layers_start_as_those_of_haiku():
+    kernel = published.HAIKU["kernel_init"](jax.random.key(0), (100, 1000), jnp.float32)
+    assert float(jnp.abs(kernel).max()) == pytest.approx(0.2, rel=1e-3)  # two standard deviations of 1 / sqrt(100)
+
+
 @pytest.mark.parametrize("length", [3, 7])
 def test_a_worker_counts_the_kernels_of_a_step(length):
-    import jax
-    import jax.numpy as jnp
-
     x = jnp.ones((8, 8))
     scan = jax.jit(lambda x: jax.lax.scan(lambda x, _: (jnp.sin(x @ x), None), x, length=length)[0])
     assert protocol.kernels_per_env_step(scan.lower(x).compile(), length) >= 2  # a product and a sine
