@@ -1,16 +1,21 @@
-"""Brax's PPO as a worker, on gymnax's Pendulum behind brax's environment interface. It has no discrete policy.
+"""Brax's PPO as a worker, on an environment of brax ("brax/ant") or on gymnax's Pendulum behind brax's interface.
+
+It has no discrete policy.
 
 brax's `train` is a loop on the host that compiles again in every call. To measure speed it is called once. Its progress
 function, which it calls after every epoch, waits for the next request, so that an epoch is one timed execution.
 """
 
 import functools
+import math
 import queue
+import tempfile
 import threading
 
 import gymnax
 import jax
 import jax.numpy as jnp
+from brax.envs import get_environment
 from brax.envs.base import Env, State
 from brax.training.agents.ppo import networks, train
 from flax import linen
@@ -46,21 +51,44 @@ class Gymnax(Env):
         return "gymnax"
 
 
-def settings(spec, env):
+def make(spec):
+    """Return the environment without auto-reset, and the steps after which brax's wrappers truncate an episode."""
+    suite, _, name = spec["env"].rpartition("/")
+    if suite != "brax":
+        env = Gymnax(name)
+        return env, env.params.max_steps_in_episode
+    arguments = dict(spec["env_params"])
+    limit = arguments.pop("time_limit", 1000)
+    return get_environment(name, **arguments), limit
+
+
+def network_options(network):
+    """Return the arguments of `make_ppo_networks`. Its tanh policy always has a state-dependent standard deviation."""
+    squashed = network["action_distribution"] == "tanh_gaussian"
+    assert network["critic_activation"] == "same", "actor and critic have one activation"
+    assert network["state_dependent_std"] == squashed, "it depends on the state with the tanh policy only"
+    return {
+        "policy_hidden_layer_sizes": tuple(network["hidden_sizes"]),
+        "value_hidden_layer_sizes": tuple(network["critic_hidden_sizes"] or network["hidden_sizes"]),
+        "activation": getattr(linen, network["activation"]),
+        "distribution_type": "tanh_normal" if squashed else "normal",
+        "noise_std_type": "log",
+        "init_noise_std": math.exp(network["log_std_init"]),  # not of the tanh policy
+    }
+
+
+def value_clip(h):
+    """Return the range of the clipped value loss; None switches it off, and no values are computed in the rollout."""
+    return h["vf_clip_eps"] if math.isfinite(h["vf_clip_eps"]) else None
+
+
+def settings(spec):
     """Return the arguments of `train`. Its value loss has a factor of one half, so its coefficient is twice ours."""
     config, h = spec["config"], spec["hyperparams"]
-    sizes = tuple(spec["network"]["hidden_sizes"])
-    network = functools.partial(
-        networks.make_ppo_networks,
-        policy_hidden_layer_sizes=sizes,
-        value_hidden_layer_sizes=sizes,
-        activation=getattr(linen, spec["network"]["activation"]),
-        distribution_type="normal",
-        noise_std_type="log",
-    )
+    env, limit = make(spec)
     return {
         "environment": env,
-        "episode_length": env.params.max_steps_in_episode,
+        "episode_length": limit,
         "num_envs": config["num_envs"],
         "unroll_length": config["num_steps"],
         "batch_size": config["num_envs"] // config["num_minibatches"],
@@ -70,12 +98,12 @@ def settings(spec, env):
         "discounting": h["gamma"],
         "gae_lambda": h["gae_lambda"],
         "clipping_epsilon": h["clip_eps"],
-        "clipping_epsilon_value": h["vf_clip_eps"],
+        "clipping_epsilon_value": value_clip(h),
         "entropy_cost": h["ent_coef"],
         "vf_loss_coefficient": 2.0 * h["vf_coef"],
         "max_grad_norm": h["max_grad_norm"],
         "normalize_observations": config["normalize_observations"],
-        "network_factory": network,
+        "network_factory": functools.partial(networks.make_ppo_networks, **network_options(spec["network"])),
     }
 
 
@@ -101,21 +129,34 @@ class Epochs:
         return self.done.get(timeout=600)
 
 
+class Runs:
+    """One run per seed, and 128 episodes after it."""
+
+    def __init__(self, options, steps):
+        self.options, self.steps = options, steps
+        # every call of `train` compiles the same programs, so that all but the first read them from here
+        self.programs = tempfile.TemporaryDirectory()
+        jax.config.update("jax_compilation_cache_dir", self.programs.name)
+        jax.config.update("jax_enable_compilation_cache", True)
+
+    def train(self, seed):
+        """Return the seconds of training, compilation included, and the mean return of the episodes after it."""
+        _, _, metrics = train.train(**self.options, num_timesteps=self.steps, num_evals=1, seed=seed)
+        return metrics["training/walltime"], float(metrics["eval/episode_reward"])
+
+
 def build(spec):
-    """For speed, run epochs of one run; for learning, one run per seed and 128 episodes after it."""
+    """For speed, run epochs of one run; for learning, one run per seed."""
     assert spec["num_seeds"] == 1, "one seed at a time"
-    steps = spec["config"]["total_timesteps"]
-    options = settings(spec, Gymnax(spec["env"]))
-    epochs = None if spec.get("learning") else Epochs(options, steps)
+    steps, learning = spec["config"]["total_timesteps"], spec.get("learning", False)
+    work = (Runs if learning else Epochs)(settings(spec), steps)
 
     def run(seed):
-        if epochs is not None:
-            return {"seconds": epochs.next(), "env_steps": steps, "final_returns": [None]}
-        _, _, metrics = train.train(**options, num_timesteps=steps, num_evals=1, seed=seed)
-        final = float(metrics["eval/episode_reward"])
-        return {"seconds": metrics["training/walltime"], "env_steps": steps, "final_returns": [final]}
+        seconds, final = work.train(seed) if learning else (work.next(), None)
+        return {"seconds": seconds, "env_steps": steps, "final_returns": [final]}
 
-    return run, {"compile_seconds": epochs and epochs.compile_seconds, "device": jax.devices()[0].device_kind}
+    compile_seconds = None if learning else work.compile_seconds
+    return run, {"compile_seconds": compile_seconds, "device": jax.devices()[0].device_kind}
 
 
 if __name__ == "__main__":
