@@ -70,9 +70,17 @@ SUITES: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
             "hyperparams": {"vf_coef": 0.25, "vf_clip_eps": 0.2},
         },
     ),
+    # brax's PPO has a constant learning rate and optax's eps of Adam, leaves out truncated steps, and caches resets
+    "brax": (
+        "brax_inverted_pendulum",
+        {
+            "config": {"truncation": "mask", "resets": "state_pool"},
+            "hyperparams": {"lr_anneal": 0.0, "adam_eps": 1e-8},
+        },
+    ),
 }
-TIMED_UPDATES |= {"navix": 100, "mpe": 50, "xland": 20, "pgx": 4}
-LEARNING_UPDATES |= {"navix": 150, "mpe": 163, "xland": 60, "pgx": 60}
+TIMED_UPDATES |= {"navix": 100, "mpe": 50, "xland": 20, "pgx": 4, "brax": 20}
+LEARNING_UPDATES |= {"navix": 150, "mpe": 163, "xland": 60, "pgx": 60, "brax": 73}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,10 +144,14 @@ PEERS = {
         "brax_ppo.py",
         # its release uses functions that jax 0.10 has removed
         requirements=("jax==0.9.2", "brax==0.14.2", "flax==0.12.6", "optax==0.2.8", *GYMNAX),
-        workloads=("W5",),
-        differs="minibatches of whole sequences, constant learning rate, advantages recomputed for every minibatch, "
-        "rewards not scaled, Adam eps 1e-8, initialization not orthogonal, resets to one cached state per environment; "
-        "its returns are those of 128 episodes after training. It has no discrete policy and so executes W5 only",
+        workloads=("W5", "brax"),
+        differs="jax 0.9.2; minibatches of whole sequences; advantages recomputed for every minibatch, with the "
+        "target of the next state instead of its value, and normalized with the zeros of truncated steps; statistics "
+        "of observations updated before the epochs instead of after them, no bound on normalized observations; "
+        "initialization not orthogonal; resets to one cached state per environment, ours on brax to a pool of 256 "
+        "states, one of which is replaced in each step; its compile time is that of two compilations, its returns are "
+        "those of 128 episodes after training. W5: constant learning rate, Adam eps 1e-8, rewards not scaled, "
+        "truncated steps left out. It has no discrete policy and so executes W5 and brax only",
     ),
     "navix": Peer(
         "navix_ppo.py",

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -186,6 +187,70 @@ def test_the_network_of_xland_has_the_layers_of_the_suite():
 def test_layers_start_as_those_of_haiku():
     kernel = published.HAIKU["kernel_init"](jax.random.key(0), (100, 1000), jnp.float32)
     assert float(jnp.abs(kernel).max()) == pytest.approx(0.2, rel=1e-3)  # two standard deviations of 1 / sqrt(100)
+
+
+def test_every_workload_of_a_peer_has_its_numbers_of_updates():
+    assert compare.TIMED_UPDATES.keys() == compare.LEARNING_UPDATES.keys()
+    assert compare.SUITES.keys() <= compare.TIMED_UPDATES.keys()
+    assert all(set(peer.workloads) <= compare.TIMED_UPDATES.keys() for peer in compare.PEERS.values())
+
+
+# ---- brax
+
+
+@pytest.fixture
+def brax_ppo(monkeypatch):
+    """Its adapter. The suites that it imports are replaced, because it has a virtual environment of its own."""
+    contents = {
+        "brax": {},
+        "brax.envs": {"get_environment": lambda name, **arguments: (name, arguments)},
+        "brax.envs.base": {"Env": object, "State": tuple},
+        "brax.training": {},
+        "brax.training.agents": {},
+        "brax.training.agents.ppo": {"networks": SimpleNamespace(make_ppo_networks=dict), "train": None},
+        "gymnax": {"make": lambda name: (name, SimpleNamespace(max_steps_in_episode=200))},
+    }
+    for name, attributes in contents.items():
+        module = ModuleType(name)
+        vars(module).update(attributes)
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setitem(sys.modules, "protocol", protocol)
+    return load_script(BENCHMARKS / "peers" / "brax_ppo.py")
+
+
+@pytest.mark.parametrize("name", compare.PEERS["brax"].workloads)
+def test_an_update_of_brax_has_the_steps_and_minibatches_of_ours(brax_ppo, name):
+    spec = compare.spec_of(name, 10)
+    options = brax_ppo.settings(spec)
+    sequences = options["batch_size"] * options["num_minibatches"]
+    assert sequences == options["num_envs"]  # otherwise an update would gather several rollouts
+    assert 10 * sequences * options["unroll_length"] == spec["config"]["total_timesteps"]
+
+
+def test_brax_gets_the_environment_and_the_networks_of_the_workload(brax_ppo):
+    options = brax_ppo.settings(compare.spec_of("brax", 1))
+    assert options["environment"] == ("inverted_pendulum", {})
+    assert options["episode_length"] == 1000
+    assert options["clipping_epsilon_value"] is None
+    network = options["network_factory"]()
+    assert network["distribution_type"] == "normal"
+    assert network["policy_hidden_layer_sizes"] == network["value_hidden_layer_sizes"] == (64, 64)
+    assert network["init_noise_std"] == 1.0
+
+
+def test_the_time_limit_and_the_backend_of_the_workload_reach_brax(brax_ppo):
+    spec = compare.spec_of("brax", 1) | {"env_params": {"time_limit": 50, "backend": "spring"}}
+    options = brax_ppo.settings(spec)
+    assert options["environment"] == ("inverted_pendulum", {"backend": "spring"})
+    assert options["episode_length"] == 50
+
+
+def test_ours_has_what_the_ppo_of_brax_cannot_change():
+    spec = compare.spec_of("brax", 1)
+    assert spec["config"]["truncation"] == "mask"
+    assert not spec["config"]["scale_rewards"]
+    assert spec["hyperparams"]["lr_anneal"] == 0.0
+    assert spec["hyperparams"]["adam_eps"] == 1e-8
 
 
 @pytest.mark.parametrize("length", [3, 7])
