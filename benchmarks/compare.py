@@ -78,9 +78,31 @@ SUITES: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
             "hyperparams": {"lr_anneal": 0.0, "adam_eps": 1e-8},
         },
     ),
+    "craftax": (
+        "craftax_classic",
+        {
+            "config": {
+                "num_envs": 64,  # instead of 1024
+                "num_steps": 64,
+                "num_epochs": 4,
+                "num_minibatches": 8,
+                "truncation": "terminal",
+                "pool_size": 4,  # each step makes 4 worlds and draws from them, as its optimistic resets do
+                "pool_refresh": 4,
+            },
+            "network": {"hidden_sizes": (512, 512, 512), "activation": "tanh"},
+            "hyperparams": {
+                "learning_rate": 2e-4,
+                "gae_lambda": 0.8,
+                "ent_coef": 0.01,
+                "max_grad_norm": 1.0,
+                "vf_clip_eps": 0.2,
+            },
+        },
+    ),
 }
-TIMED_UPDATES |= {"navix": 100, "mpe": 50, "xland": 20, "pgx": 4, "brax": 20}
-LEARNING_UPDATES |= {"navix": 150, "mpe": 163, "xland": 60, "pgx": 60, "brax": 73}
+TIMED_UPDATES |= {"navix": 100, "mpe": 50, "xland": 20, "pgx": 4, "brax": 20, "craftax": 2}
+LEARNING_UPDATES |= {"navix": 150, "mpe": 163, "xland": 60, "pgx": 60, "brax": 73, "craftax": 24}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,6 +205,15 @@ PEERS = {
         workloads=("pgx",),
         differs="64 environments instead of 4096 on both sides; its returns are those of 100 episodes of each policy "
         "of the last tenth",
+    ),
+    "craftax": Peer(
+        "craftax_ppo.py",
+        checkout="Craftax_Baselines",
+        requirements=("jax==0.10.2", "craftax==1.6.1", "distrax==0.1.9", "flax==0.12.8", "optax==0.2.8"),
+        workloads=("craftax",),
+        differs="64 environments instead of 1024 on both sides; no world begins two "
+        "episodes unless more end in a step than it makes worlds; its return is the mean over the last updates of "
+        "their mean returns",
     ),
 }
 

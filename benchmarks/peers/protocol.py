@@ -64,18 +64,18 @@ def load_script(script, replaced):
     return importlib.import_module(script.stem)
 
 
-def check_one_clip(spec):
-    """Stop unless the settings are those of a peer with one clip range and two layers of 64."""
+def check_one_clip(spec, hidden_sizes=(64, 64)):
+    """Stop unless the settings are those of a peer with one clip range and these layers."""
     assert spec["hyperparams"]["vf_clip_eps"] == spec["hyperparams"]["clip_eps"], "it has one range for both clips"
-    assert spec["network"]["hidden_sizes"] == [64, 64]
+    assert spec["network"]["hidden_sizes"] == list(hidden_sizes)
 
 
-def script_config(spec):
-    """Return the settings by the names of PureJaxRL's scripts and of those derived from them.
+def script_config(spec, hidden_sizes=(64, 64)):
+    """Return the settings by the names of PureJaxRL's scripts and of those derived from them, with these layers.
 
     Their value loss has a factor of one half, so their coefficient is twice ours.
     """
-    check_one_clip(spec)
+    check_one_clip(spec, hidden_sizes)
     config, h = spec["config"], spec["hyperparams"]
     assert spec["network"]["activation"] == "tanh"
     assert h["adam_eps"] == 1e-5

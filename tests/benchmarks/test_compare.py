@@ -133,6 +133,16 @@ def test_a_specification_is_json_that_describes_the_workload(name):
     assert protocol.tenth(10) == 1
 
 
+def test_a_script_gets_the_settings_of_the_workload_and_refuses_other_layers():
+    spec = json.loads(json.dumps(compare.spec_of("craftax", 10)))
+    settings = protocol.script_config(spec, [512] * 3)
+    assert settings["TOTAL_TIMESTEPS"] == 10 * settings["NUM_ENVS"] * settings["NUM_STEPS"]
+    assert settings["VF_COEF"] == 2.0 * spec["hyperparams"]["vf_coef"]
+    assert settings["CLIP_EPS"] == spec["hyperparams"]["vf_clip_eps"]
+    with pytest.raises(AssertionError):
+        protocol.script_config(spec)
+
+
 def test_every_peer_has_its_adapter():
     assert all((BENCHMARKS / "peers" / peer.adapter).exists() for peer in compare.PEERS.values())
 
