@@ -19,7 +19,7 @@ def load(checkout, spec):
 def settings(spec):
     """Return its settings. Its value loss has a factor of one half, so its coefficient is twice ours."""
     config, h = spec["config"], spec["hyperparams"]
-    assert spec["published"] == "pgx_minatar"
+    assert spec["published"].removesuffix("_patches") == "pgx_minatar"
     assert spec["env_params"] == {"time_limit": 0}
     assert h["vf_clip_eps"] == h["clip_eps"], "it has one range for both clips"
     assert h["lr_anneal"] == 0.0

@@ -31,7 +31,7 @@ def settings(spec):
     Its evaluation is part of the program of an update. There is none in a timed run.
     """
     config, h, network = spec["config"], spec["hyperparams"], spec["network"]
-    assert spec["published"] == "xland"
+    assert spec["published"].removesuffix("_patches") == "xland"
     assert config["truncation"] == "terminal"
     assert config["sequence_length"] in (0, config["num_steps"])
     assert h["vf_clip_eps"] == h["clip_eps"], "it has one range for both clips"

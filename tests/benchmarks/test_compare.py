@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -177,21 +178,41 @@ def published_network(name, space, num_actions):
     return env, network, sum(x.size for x in jax.tree.leaves(params))
 
 
-def test_the_network_of_minatar_has_the_layers_of_pgx():
-    _, _, size = published_network("pgx", box(0, 1, (10, 10, 4), bool), 3)
+@pytest.mark.parametrize("name", ["pgx", "pgx-patches"])
+def test_the_network_of_minatar_has_the_layers_of_pgx(name):
+    _, _, size = published_network(name, box(0, 1, (10, 10, 4), bool), 3)
     torso = dense(2 * 2 * 4, 32) + dense(10 * 5 * 16, 64)
     assert size == torso + dense(64, 64, 64, 3) + dense(64, 64, 64, 1)
 
 
-def test_the_network_of_xland_has_the_layers_of_the_suite():
+@pytest.mark.parametrize("name", ["xland", "xland-patches"])
+def test_the_network_of_xland_has_the_layers_of_the_suite(name):
     space = box(0, (14, 13), (7, 7, 2), np.uint8, codes=True)
-    env, network, size = published_network("xland", space, 6)
+    env, network, size = published_network(name, space, 6)
     assert set(env.observation_space) == {"view", "direction", "previous_action", "previous_reward"}
     tables = 15 * 16 + 14 * 16 + 6 * 16
     convolutions = dense(4 * 32, 16) + dense(4 * 16, 32) + dense(4 * 32, 64)
     gru = dense(4 * 4 * 64 + 2 * 16 + 1, 3 * 16) + 16 * 3 * 16 + 16
     assert size == tables + convolutions + dense(4, 16) + gru + dense(16, 16, 6) + dense(16, 16, 1)
     assert network.initial_rnn_state(3).shape == (3, 16)
+
+
+def test_both_convolutions_compute_the_same(key):
+    key_image, key_kernel = jax.random.split(key)
+    x = jax.random.normal(key_image, (2, 5, 5, 4))
+
+    class One(nn.Module):
+        patches: bool
+
+        @nn.compact
+        def __call__(self, x):
+            return published.convolution(x, 3, nn.initializers.zeros, self.patches)
+
+    layer = {"kernel": jax.random.normal(key_kernel, (2, 2, 4, 3)), "bias": jnp.arange(3.0)}
+    expected = One(False).apply({"params": {"Conv_0": layer}}, x)
+    assert expected.shape == (2, 4, 4, 3)
+    result = One(True).apply({"params": {"PatchConvolution_0": layer}}, x)
+    np.testing.assert_allclose(result, expected, atol=1e-5)
 
 
 def test_layers_start_as_those_of_haiku():
