@@ -170,6 +170,29 @@ def test_every_environment_has_its_own_gravity():
 # Networks ------------------------------------------------------------------------------------------------------------
 
 
+def test_the_network_of_pgx_is_the_convolution_and_the_pooling_that_it_stands_for():
+    """The window (2, 2) of pgx's pooling covers pairs of columns and pairs of filters."""
+    assert_moves_all_parameters(cook("flax linen network")["algo"])
+    from minatar import Model
+
+    obs = jax.random.bernoulli(jax.random.key(0), 0.3, (2, 3, 10, 10, 4))
+    layers = Model(3).init(jax.random.key(1), obs)["params"]
+    layers["Dense_0"]["bias"] += 0.1
+    _, found = Model(3).apply({"params": layers}, obs, capture_intermediates=True)
+
+    kernel, bias = (np.float64(layers["Dense_0"][name]) for name in ("kernel", "bias"))
+    matrix, offset = (np.float64(layers["Dense_1"][name]) for name in ("kernel", "bias"))
+    grid = np.zeros((2, 3, 11, 11, 4))
+    grid[..., :10, :10, :] = obs  # padded at the end, as for a window of even size
+    x = np.zeros((2, 3, 10, 10, 32))
+    for i, j in np.ndindex(2, 2):
+        x += np.einsum("tnhwc,cf->tnhwf", grid[..., i : i + 10, j : j + 10, :], kernel.reshape(2, 2, 4, 32)[i, j])
+    x = np.maximum(x + bias, 0.0)
+    pooled = (x[..., ::2, ::2] + x[..., ::2, 1::2] + x[..., 1::2, ::2] + x[..., 1::2, 1::2]) / 4
+    expected = pooled.reshape(2, 3, 800) @ matrix + offset
+    np.testing.assert_allclose(found["intermediates"]["Dense_1"]["__call__"][0], expected, atol=1e-5)
+
+
 def test_an_nnx_network_gets_a_gradient_in_every_parameter():
     assert_moves_all_parameters(cook("flax nnx network")["algo"])
 
