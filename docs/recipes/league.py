@@ -45,7 +45,7 @@ if __name__ == "__main__":
     config = pp.Config(
         num_envs=256, num_steps=32, num_epochs=4, total_timesteps=num_updates * 256 * 32, resets="state_pool"
     )
-    h = pp.Hyperparams(learning_rate=2e-3, ent_coef=0.02)
+    h = pp.Hyperparams(learning_rate=2e-3, gamma=1.0, ent_coef=0.15)  # with less entropy all selves play the same games
     judges = [pp.make(game, opponent=name) for name in ("random", "one_step")]
     network = pp.mlp(judges[0], (128, 128))
     make_env = against(lambda opponent: pp.make(game, opponent=opponent), network)

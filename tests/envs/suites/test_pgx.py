@@ -158,3 +158,13 @@ def test_self_play_of_connect_four_beats_the_random_and_the_one_step_player(leag
     found = rates(league, "connect_four", 300, h, num_epochs=3, size=30)
     assert found["random"][0] > 0.85, found
     assert found["one_step"][0] > 0.7, found
+
+
+@pytest.mark.slow
+def test_self_play_of_tic_tac_toe_loses_no_game(league) -> None:
+    """Of 1000 games from a random seat against each player. With an entropy weight of 0.02 a league still loses."""
+    h = pp.Hyperparams(learning_rate=2e-3, gamma=1.0, ent_coef=0.15)
+    found = rates(league, "tic_tac_toe", 300, h, num_epochs=4, size=12)
+    assert found["random"][1] == 0.0, found
+    assert found["one_step"][1] == 0.0, found
+    assert found["random"][0] > 0.88, found
