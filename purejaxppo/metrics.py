@@ -46,7 +46,7 @@ class Metrics(NamedTuple):
     lost_final_observations: Array  # truncated steps without a slot: `VecEnv.truncation_gap` was not kept
     quarantined: Array  # steps of the rollout after which an environment that returned NaN or Inf was reset
     skipped_steps: Array  # minibatch steps without effect, because their loss, gradient or result was NaN or infinite
-    skip_cause: Array  # of the first skipped step: 1 loss, 2 gradient, 3 parameters or optimizer state after all; 0
+    skip_cause: Array  # of the first skipped step: 1 loss, 2 gradient, 3 result of all steps of the update; 0: none
     skipped_updates: Array  # updates in a row, up to this one, in which no step was taken for that reason
     stalled: Array  # 1 if these are more than `Config.max_skipped`
     nonfinite_parameters: Array  # NaN or infinite parameters after the update
