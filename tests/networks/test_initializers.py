@@ -18,17 +18,19 @@ def test_kernels_are_orthogonal_to_rounding(shape, key):
     np.testing.assert_allclose(gram, 2.0 * np.eye(len(gram)), atol=3e-6)
 
 
-def test_gram_schmidt_is_the_q_of_qr_with_positive_diagonal(key):
-    a = jax.random.normal(key, (40, 24))
+@pytest.mark.parametrize("shape", [(40, 24), (300, 300), (400, 321)])  # column by column, and in panels
+def test_gram_schmidt_is_the_q_of_qr_with_positive_diagonal(shape, key):
+    a = jax.random.normal(key, shape)
     q, r = np.linalg.qr(np.asarray(a, np.float64))
     np.testing.assert_allclose(gram_schmidt(a), q * np.sign(np.diag(r)), atol=2e-5)
 
 
-def test_nearly_parallel_columns_stay_orthogonal(key):
+@pytest.mark.parametrize(("rows", "columns"), [(64, 32), (512, 300)])
+def test_nearly_parallel_columns_stay_orthogonal(rows, columns, key):
     base, noise = jax.random.split(key)
-    a = jax.random.normal(base, (64, 1)) + 1e-2 * jax.random.normal(noise, (64, 32))
+    a = jax.random.normal(base, (rows, 1)) + 1e-2 * jax.random.normal(noise, (rows, columns))
     q = np.asarray(gram_schmidt(a), np.float64)
-    np.testing.assert_allclose(q.T @ q, np.eye(32), atol=3e-6)
+    np.testing.assert_allclose(q.T @ q, np.eye(columns), atol=3e-6)
 
 
 def test_uniform_over_orthogonal_matrices(key):
@@ -77,10 +79,11 @@ def test_each_matrix_from_one_draw_is_the_q_of_its_values(key):
         np.testing.assert_allclose(ours[i], q * np.sign(np.diag(r)), atol=2e-5)
 
 
-def test_a_column_of_zeros_stays_zero(key):
-    a = jnp.pad(jax.random.normal(key, (5, 3)), ((0, 0), (0, 2)))
-    np.testing.assert_array_equal(gram_schmidt(a)[:, 3:], 0.0)
-    np.testing.assert_allclose(gram_schmidt(a)[:, :3], gram_schmidt(a[:, :3]), atol=1e-6)
+@pytest.mark.parametrize(("rows", "columns", "zeros"), [(5, 3, 2), (400, 130, 150)])
+def test_a_column_of_zeros_stays_zero(rows, columns, zeros, key):
+    a = jnp.pad(jax.random.normal(key, (rows, columns)), ((0, 0), (0, zeros)))
+    np.testing.assert_array_equal(gram_schmidt(a)[:, columns:], 0.0)
+    np.testing.assert_allclose(gram_schmidt(a)[:, :columns], gram_schmidt(a[:, :columns]), atol=1e-6)
 
 
 def test_an_initialization_without_matrices_draws_none(key):
