@@ -40,6 +40,14 @@ TIMED_UPDATES = {"W1": 2, "W2": 976, "W3": 64, "W4": 24, "W5": 4, "W6": 20}
 # Updates of one learning run: enough for the return to rise far and, on W2, to come near its maximum.
 LEARNING_UPDATES = {"W1": 20, "W2": 976, "W3": 976, "W4": 122, "W5": 20, "W6": 100}
 
+
+def _of_brax(file: str, **config: int) -> tuple[str, dict[str, dict[str, Any]]]:
+    """Return an entry of SUITES with what brax's PPO cannot change, and batches that suit a CPU."""
+    small = {"num_envs": 256, "num_minibatches": 8}
+    fixed = {"truncation": "mask", "resets": "state_pool"}
+    return file, {"config": small | fixed | config, "hyperparams": {"adam_eps": 1e-8, "max_grad_norm": math.inf}}
+
+
 # Tasks of suites, each with the published settings of the suite's own PPO: file in configs/suites/, and what differs
 # from it so that both sides have the same settings. "published" names a network of peers/published_networks.py, which
 # takes the place of the one that the settings describe.
@@ -78,6 +86,9 @@ SUITES: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
             "hyperparams": {"lr_anneal": 0.0, "adam_eps": 1e-8},
         },
     ),
+    "ant": _of_brax("brax_ant", num_steps=20),
+    "halfcheetah": _of_brax("brax_halfcheetah", num_steps=20, num_epochs=4),
+    "cheetah-run": _of_brax("playground_cheetah_run", num_steps=30, num_epochs=4),
     "craftax": (
         "craftax_classic",
         {
@@ -105,6 +116,8 @@ SUITES: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
 for _name in ("xland", "pgx"):
     _file, _changes = SUITES[_name]
     SUITES[f"{_name}-patches"] = (_file, _changes | {"published": f"{_changes['published']}_patches"})
+TIMED_UPDATES |= {"ant": 3, "halfcheetah": 3, "cheetah-run": 3}
+LEARNING_UPDATES |= {"ant": 400, "halfcheetah": 400, "cheetah-run": 400}
 TIMED_UPDATES |= {"navix": 100, "mpe": 50, "brax": 20, "craftax": 2}
 LEARNING_UPDATES |= {"navix": 150, "mpe": 163, "brax": 73, "craftax": 24}
 TIMED_UPDATES |= {"xland": 20, "xland-patches": 20, "pgx": 1, "pgx-patches": 1}
@@ -128,6 +141,7 @@ class Peer:
 
 # gymnax 0.0.9 is the last release with the step of five values that these peers expect. It imports six undeclared.
 GYMNAX = ("gymnax==0.0.9", "six==1.17.0")
+PLAYGROUND = ("playground==0.2.0", "mujoco==4.0.0", "mujoco-mjx==3.17.0")
 PGX = ("pgx==2.6.0", "pydantic==2.14.4")  # pydantic reads the settings of its script
 PEERS = {
     "ours": Peer("ours.py", differs="the settings of --config"),
@@ -171,15 +185,16 @@ PEERS = {
     "brax": Peer(
         "brax_ppo.py",
         # its release uses functions that jax 0.10 has removed
-        requirements=("jax==0.9.2", "brax==0.14.2", "flax==0.12.6", "optax==0.2.8", *GYMNAX),
-        workloads=("W5", "brax"),
+        requirements=("jax==0.9.2", "brax==0.14.2", "flax==0.12.6", "optax==0.2.8", *GYMNAX, *PLAYGROUND),
+        workloads=("W5", "brax", "ant", "halfcheetah", "cheetah-run"),
         differs="jax 0.9.2; minibatches of whole sequences; advantages recomputed for every minibatch, with the "
         "target of the next state instead of its value, and normalized with the zeros of truncated steps; statistics "
         "of observations updated before the epochs instead of after them, no bound on normalized observations; "
         "initialization not orthogonal; resets to one cached state per environment, ours on brax to a pool of 256 "
         "states, one of which is replaced in each step; its compile time is that of two compilations, its returns are "
         "those of 128 episodes after training. W5: constant learning rate, Adam eps 1e-8, rewards not scaled, "
-        "truncated steps left out. It has no discrete policy and so executes W5 and brax only",
+        "truncated steps left out. ant, halfcheetah, cheetah-run: smaller batches than published on both sides, and at "
+        "most 4 epochs. It has no discrete policy",
     ),
     "navix": Peer(
         "navix_ppo.py",
@@ -421,6 +436,12 @@ def learn(side: Side, spec: dict, seeds: int) -> dict[str, Any]:
     return {"final_returns": returns, "env_steps_per_seed": spec["config"]["total_timesteps"]}
 
 
+def learning_curve(side: Side, spec: dict) -> list[dict[str, float]]:
+    """Return the points of the learning curve of seed 0: {"env_steps", "minutes", "return"}, evaluations not timed."""
+    with side.worker(spec) as worker:
+        return worker.run(0)["curve"]
+
+
 def race(ours: Side, peer: Side, specs: tuple[dict, dict], pairs: int) -> dict[str, Any]:
     """Measure the speed of both sides on one workload: the ratio of each pair, its median and interval."""
     with ours.worker(specs[0]) as a, peer.worker(specs[1]) as b:
@@ -438,6 +459,9 @@ def race(ours: Side, peer: Side, specs: tuple[dict, dict], pairs: int) -> dict[s
 
 # ---------------------------------------------------------------------------- the report
 
+CURVE = (
+    "\n| {} | minutes of ours | return of ours | minutes of the peer | return of the peer |\n|---|---|---|---|---|\n"
+)
 HEADER = (
     "| workload | peer | ours, steps/s | peer, steps/s | ratio (interval) | compile, ours / peer | return, ours "
     "| return, peer | learning of ours |\n|---|---|---|---|---|---|---|---|---|\n"
@@ -463,6 +487,15 @@ def row(result: dict[str, Any]) -> str:
     else:
         cells += ["-", "-", "not checked"]
     return "| " + " | ".join(cells) + " |\n"
+
+
+def curve_table(result: dict[str, Any]) -> str:
+    """Return the learning curves of both sides, a line for each number of steps."""
+    lines = []
+    for ours, peer in zip(result["curve"]["ours"], result["curve"]["peer"], strict=True):
+        cells = (f"{x['minutes']:.1f} | {x['return']:.1f}" for x in (ours, peer))
+        lines.append(f"| {ours['env_steps'] / 1e6:.2f}M | {' | '.join(cells)} |\n")
+    return CURVE.format(result["workload"]) + "".join(lines)
 
 
 def machine() -> dict[str, Any]:
@@ -566,6 +599,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--updates", type=int, help="updates of one timed execution, instead of the number for the workload"
     )
     parser.add_argument("--learning-seeds", type=int, default=8, help="seeds of the check of learning; 0: no check")
+    parser.add_argument(
+        "--curve",
+        type=int,
+        metavar="POINTS",
+        help="instead of the check of learning, evaluate seed 0 at so many points",
+    )
     parser.add_argument("--learning-updates", type=int, help="updates of one learning run")
     parser.add_argument(
         "--config", nargs="*", default=[], metavar="NAME=VALUE", help="fields of Config, for purejaxppo only"
@@ -625,9 +664,12 @@ def measure(name: str, args: argparse.Namespace, ours: Side, peer: Side, known: 
     variables = known.environment.get(name, {}) | {"XLA_FLAGS": flags["peer"]}
     peer = dataclasses.replace(peer, env=peer.env | variables)
     result = {"workload": name, "flags": flags, **race(ours, peer, specs, args.pairs)}
-    if args.learning_seeds:
-        updates = args.learning_updates or known.learning_updates.get(name, LEARNING_UPDATES[name])
-        spec = spec_of(name, updates, args.num_seeds) | {"learning": True}
+    updates = args.learning_updates or known.learning_updates.get(name, LEARNING_UPDATES[name])
+    spec = spec_of(name, updates, args.num_seeds) | {"learning": True}
+    if args.curve:
+        spec |= {"curve": args.curve}
+        result["curve"] = {"ours": learning_curve(ours, spec), "peer": learning_curve(peer, spec)}
+    elif args.learning_seeds:
         learned = {"ours": learn(ours, spec, args.learning_seeds), "peer": learn(peer, spec, args.learning_seeds)}
         returns = {side: x["final_returns"] for side, x in learned.items()}
         result["learning"] = compare_returns(**returns) | {"returns": returns}
@@ -650,6 +692,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         result = measure(name, args, ours, peer, known)
         report["results"].append(result)
         print(row(result), end="", flush=True)
+        if args.curve:
+            print(curve_table(result), flush=True)
         if args.json:
             args.json.write_text(json.dumps(report, indent=1) + "\n")
         if args.markdown:

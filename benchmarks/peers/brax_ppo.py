@@ -1,4 +1,4 @@
-"""Brax's PPO as a worker, on an environment of brax ("brax/ant") or on gymnax's Pendulum behind brax's interface.
+"""Brax's PPO as a worker: on an environment of brax ("brax/ant") or of MuJoCo Playground, or on gymnax's Pendulum.
 
 It has no discrete policy.
 
@@ -19,7 +19,7 @@ from brax.envs import get_environment
 from brax.envs.base import Env, State
 from brax.training.agents.ppo import networks, train
 from flax import linen
-from protocol import serve
+from protocol import CURVE_EPISODES, serve
 
 
 class Gymnax(Env):
@@ -52,14 +52,21 @@ class Gymnax(Env):
 
 
 def make(spec):
-    """Return the environment without auto-reset, and the steps after which brax's wrappers truncate an episode."""
+    """Return the arguments of `train` that make the environment, which is truncated by brax's wrappers."""
     suite, _, name = spec["env"].rpartition("/")
+    if suite == "playground":
+        from mujoco_playground import registry, wrapper
+
+        config = registry.get_default_config(name)
+        env = registry.load(name, config_overrides={"impl": "jax"} | spec["env_params"])
+        wrap = wrapper.wrap_for_brax_training
+        return {"environment": env, "episode_length": config.episode_length, "wrap_env_fn": wrap}
     if suite != "brax":
         env = Gymnax(name)
-        return env, env.params.max_steps_in_episode
+        return {"environment": env, "episode_length": env.params.max_steps_in_episode}
     arguments = dict(spec["env_params"])
     limit = arguments.pop("time_limit", 1000)
-    return get_environment(name, **arguments), limit
+    return {"environment": get_environment(name, **arguments), "episode_length": limit}
 
 
 def network_options(network):
@@ -85,10 +92,7 @@ def value_clip(h):
 def settings(spec):
     """Return the arguments of `train`. Its value loss has a factor of one half, so its coefficient is twice ours."""
     config, h = spec["config"], spec["hyperparams"]
-    env, limit = make(spec)
-    return {
-        "environment": env,
-        "episode_length": limit,
+    return make(spec) | {
         "num_envs": config["num_envs"],
         "unroll_length": config["num_steps"],
         "batch_size": config["num_envs"] // config["num_minibatches"],
@@ -145,9 +149,27 @@ class Runs:
         return metrics["training/walltime"], float(metrics["eval/episode_reward"])
 
 
+def curve(options, spec, seed):
+    """Train a seed, and evaluate the sampled policy at each of `spec["curve"]` points."""
+    points = []
+
+    def progress(steps, metrics):
+        if steps:  # else the untrained policy
+            minutes = float(metrics["training/walltime"]) / 60.0
+            points.append(
+                {"env_steps": int(steps), "minutes": minutes, "return": float(metrics["eval/episode_reward"])}
+            )
+
+    options = options | {"num_timesteps": spec["config"]["total_timesteps"], "num_eval_envs": CURVE_EPISODES}
+    train.train(**options, num_evals=spec["curve"] + 1, seed=seed, progress_fn=progress)
+    return {"curve": points}
+
+
 def build(spec):
     """For speed, run epochs of one run; for learning, one run per seed."""
     assert spec["num_seeds"] == 1, "one seed at a time"
+    if spec.get("curve"):
+        return functools.partial(curve, settings(spec), spec), {"compile_seconds": None}
     steps, learning = spec["config"]["total_timesteps"], spec.get("learning", False)
     work = (Runs if learning else Epochs)(settings(spec), steps)
 

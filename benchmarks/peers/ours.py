@@ -1,8 +1,11 @@
 """purejaxppo as a worker."""
 
+import functools
+import time
+
 import jax
 import numpy as np
-from protocol import jax_worker, serve, tenth, whole
+from protocol import CURVE_EPISODES, jax_worker, serve, tenth, whole
 
 import purejaxppo as pp
 
@@ -17,6 +20,20 @@ def network_of(env, spec):
     return env, pp.make_network(env, pp.NetworkConfig(**settings))
 
 
+def curve(algo, h, spec, seed):
+    """Train a seed, and evaluate the sampled policy at each of `spec["curve"]` points."""
+    points, seconds = [], 0.0
+    chunks = pp.iterate(algo, pp.init_state(algo, seed, h), h, chunk=whole(spec) // spec["curve"])
+    start = time.perf_counter()
+    for state, metrics in chunks:
+        steps = int(metrics.num_updates[-1]) * algo.config.timesteps_per_update
+        seconds += time.perf_counter() - start
+        played = pp.evaluate(algo, state, 1_000_003 + seed, CURVE_EPISODES, greedy=False)
+        points.append({"env_steps": steps, "minutes": seconds / 60.0, "return": float(played.returns.mean())})
+        start = time.perf_counter()
+    return {"curve": points}
+
+
 def build(spec):
     """Train `num_seeds` seeds in one program, with `sweep` if there are several."""
     config = pp.Config(**spec["config"])
@@ -25,6 +42,9 @@ def build(spec):
     env, network = network_of(env, spec)
     algo = pp.make_ppo(env, network, config)
     h = pp.Hyperparams(**spec["hyperparams"])
+
+    if spec.get("curve"):
+        return functools.partial(curve, algo, h, spec), {"compile_seconds": None}
 
     def train(keys):
         if spec["num_seeds"] > 1:

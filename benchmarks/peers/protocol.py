@@ -5,6 +5,10 @@ A worker is started as `python ADAPTER.py [options] SPEC` with the JSON of `spec
 `run SEED` with {"seconds", "env_steps", "final_returns"}. The returns have one number per seed: the mean return of the
 episodes that ended in the last tenth of training, or null if none did. The worker ends when its input does.
 
+If the specification asks for a "curve" of so many points, the reply is {"curve": [{"env_steps", "minutes", "return"},
+...]}: the mean return of CURVE_EPISODES episodes of the sampled policy after equal parts of the training, and the
+minutes of training until then.
+
 The module imports only the standard library at the top, because each peer has its own virtual environment.
 """
 
@@ -20,6 +24,8 @@ import pathlib
 import platform
 import sys
 import time
+
+CURVE_EPISODES = 32  # of each point of a learning curve
 
 
 def serve(peer, packages, build, **versions):

@@ -29,6 +29,10 @@ print(json.dumps({"ready": True, "peer": "fake", "versions": {}, "compile_second
 for line in sys.stdin:
     seed = int(line.split()[1])
     reply = {"seconds": FACTOR * (1.0 + seed), "env_steps": steps, "final_returns": [float(seed)]}
+    points = spec.get("curve", 0)
+    reply["curve"] = [
+        {"env_steps": steps * i // points, "minutes": FACTOR * i, "return": 10.0 * i} for i in range(1, points + 1)
+    ]
     print(json.dumps(reply), flush=True)
 """
 
@@ -119,6 +123,19 @@ def test_learning_runs_as_many_executions_as_the_seeds_take():
     learned = compare.learn(fake_side(1.0), spec | {"num_seeds": 1}, 3)
     assert learned["final_returns"] == [0.0, 1.0, 2.0]
     assert learned["env_steps_per_seed"] == spec["config"]["total_timesteps"]
+
+
+def test_learning_curves_are_shown_side_by_side():
+    spec = compare.spec_of("ant", 400) | {"curve": 4}
+    curves = {
+        "ours": compare.learning_curve(fake_side(0.5), spec),
+        "peer": compare.learning_curve(fake_side(2.0), spec),
+    }
+    head, rule, *lines = compare.curve_table({"workload": "ant", "curve": curves}).strip().splitlines()
+    assert head.startswith("| ant |")
+    assert rule.count("|") == lines[0].count("|") == 6
+    assert lines[0] == "| 0.51M | 0.5 | 10.0 | 2.0 | 10.0 |"
+    assert lines[3] == "| 2.05M | 2.0 | 40.0 | 8.0 | 40.0 |"
 
 
 def test_a_failed_worker_is_an_error_with_its_last_output():
@@ -240,6 +257,13 @@ def brax_ppo(monkeypatch):
         "brax.training.agents": {},
         "brax.training.agents.ppo": {"networks": SimpleNamespace(make_ppo_networks=dict), "train": None},
         "gymnax": {"make": lambda name: (name, SimpleNamespace(max_steps_in_episode=200))},
+        "mujoco_playground": {
+            "registry": SimpleNamespace(
+                get_default_config=lambda name: SimpleNamespace(episode_length=1000),
+                load=lambda name, config_overrides: (name, config_overrides),
+            ),
+            "wrapper": SimpleNamespace(wrap_for_brax_training="wrap"),
+        },
     }
     for name, attributes in contents.items():
         module = ModuleType(name)
@@ -276,8 +300,28 @@ def test_the_time_limit_and_the_backend_of_the_workload_reach_brax(brax_ppo):
     assert options["episode_length"] == 50
 
 
-def test_ours_has_what_the_ppo_of_brax_cannot_change():
-    spec = compare.spec_of("brax", 1)
+def test_an_environment_of_playground_reaches_brax_with_its_wrapper(brax_ppo):
+    options = brax_ppo.settings(compare.spec_of("cheetah-run", 1))
+    assert options["environment"] == ("CheetahRun", {"impl": "jax"})
+    assert (options["episode_length"], options["wrap_env_fn"]) == (1000, "wrap")
+
+
+def test_the_curve_of_brax_leaves_out_the_untrained_policy(brax_ppo, monkeypatch):
+    def train(num_timesteps, num_evals, progress_fn, **options):
+        for i in range(num_evals):
+            steps = i * num_timesteps // (num_evals - 1)
+            walltime = {"training/walltime": 60.0 * i} if i else {}
+            progress_fn(steps, {"eval/episode_reward": float(i)} | walltime)
+
+    monkeypatch.setattr(brax_ppo, "train", SimpleNamespace(train=train))
+    run, _ = brax_ppo.build(compare.spec_of("ant", 4) | {"curve": 2})
+    points = [{"env_steps": 10240 * i, "minutes": float(i), "return": float(i)} for i in (1, 2)]
+    assert run(0) == {"curve": points}
+
+
+@pytest.mark.parametrize("name", ["brax", "ant", "halfcheetah", "cheetah-run"])
+def test_ours_has_what_the_ppo_of_brax_cannot_change(name):
+    spec = compare.spec_of(name, 1)
     assert spec["config"]["truncation"] == "mask"
     assert not spec["config"]["scale_rewards"]
     assert spec["hyperparams"]["lr_anneal"] == 0.0
