@@ -25,8 +25,8 @@ def curve(algo, h, spec, seed):
     points, seconds = [], 0.0
     chunks = pp.iterate(algo, pp.init_state(algo, seed, h), h, chunk=whole(spec) // spec["curve"])
     start = time.perf_counter()
-    for state, metrics in chunks:
-        steps = int(metrics.num_updates[-1]) * algo.config.timesteps_per_update
+    for state, _ in chunks:
+        steps = int(state.num_updates) * algo.config.timesteps_per_update
         seconds += time.perf_counter() - start
         played = pp.evaluate(algo, state, 1_000_003 + seed, CURVE_EPISODES, greedy=False)
         points.append({"env_steps": steps, "minutes": seconds / 60.0, "return": float(played.returns.mean())})
