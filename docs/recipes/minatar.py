@@ -54,4 +54,6 @@ if __name__ == "__main__":
     for state, metrics in pp.iterate(algo, pp.init_state(algo, 0, h), h, chunk=1):
         minutes = (time.perf_counter() - start) / 60
         steps = state.num_updates * config.timesteps_per_update
-        print(f"{steps} steps, {minutes:.1f} min: {metrics.episode_return_mean[0]:.2f}", flush=True)
+        played = pp.evaluate(algo, state, 0, num_episodes=100, greedy=False).returns.mean()  # as pgx does
+        ended = metrics.episode_return_mean[0]
+        print(f"{steps} steps, {minutes:.1f} min: {ended:.2f} in training, {played:.2f} in new episodes", flush=True)
