@@ -64,7 +64,7 @@ SUITES: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
         "xland_empty_6x6_gru",
         {
             "published": "xland",
-            "config": {"truncation": "terminal"},
+            "config": {"num_epochs": 1, "num_minibatches": 16, "truncation": "terminal"},
             "hyperparams": {"vf_coef": 0.25, "vf_clip_eps": 0.2, "adam_eps": 1e-8},
         },
     ),

@@ -33,7 +33,7 @@ def gram_schmidt(a: Array) -> Array:
     normal, Q is uniform (Haar) over matrices with orthonormal columns (Mezzadri 2007, arXiv:math-ph/0609050). Each
     column is projected twice, which keeps the columns orthogonal to float32 rounding (Giraud et al. 2005). More than
     MANY_COLUMNS columns are orthonormalized panel by panel: most of the work is then a product of matrices, which reads
-    Q once for a whole panel (Barlow and Smoktunowicz 2013, "Reorthogonalized block classical Gram-Schmidt").
+    Q once for a whole panel (Barlow and Smoktunowicz 2013, arXiv:1108.4209).
 
     Args:
         a: [m, n] with m >= n.
