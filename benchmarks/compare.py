@@ -88,7 +88,7 @@ SUITES: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
     ),
     "ant": _of_brax("brax_ant", num_steps=20),
     "halfcheetah": _of_brax("brax_halfcheetah", num_steps=20, num_epochs=4),
-    "cheetah-run": _of_brax("playground_cheetah_run", num_steps=30, num_epochs=4),
+    "cheetah-run": _of_brax("playground_cheetah_run", num_steps=30, num_epochs=4, pool_refresh=0),
     "craftax": (
         "craftax_classic",
         {

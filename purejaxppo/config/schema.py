@@ -51,7 +51,7 @@ class Config:
     num_devices: int = 0  # devices per run; 0: chosen automatically on a CPU, otherwise 1
     resets: Literal["auto", "fresh", "every_step", "pool", "state_pool"] = "auto"  # how first states are computed
     pool_size: int = 256  # first states in the pool of resets "pool" and "state_pool"
-    pool_refresh: int = 1  # states of the pool that each step replaces. Resets "state_pool" only
+    pool_refresh: int = 1  # states of the pool that each step replaces; 0: none. Resets "state_pool" only
     stagger: int = 0  # truncate first episodes after 1 to this many steps, so that they do not end together; 0: off
     max_skipped: int = 0  # updates in a row without a step, because all were NaN or infinite; one more ends the run
     diagnostics: bool = False  # compute additional, more expensive metrics

@@ -22,7 +22,7 @@ INTERVALS = {
     "config.burn_in": "[0, 2147483647]",
     "config.microbatch_size": "[0, 2147483647]",
     "config.pool_size": "[1, 2147483647]",
-    "config.pool_refresh": "[1, 2147483647]",
+    "config.pool_refresh": "[0, 2147483647]",
     "config.stagger": "[0, 2147483647]",
     "config.num_devices": "[0, 65536]",
     "config.max_skipped": "[0, 2147483647]",

@@ -9,12 +9,12 @@ in the memory that these take, and in their distribution. Axes: T time, N enviro
 * "pool": min(pool_size, T * N) states are computed before each rollout, and first states are drawn from them with
   replacement. Approximate. It saves resets; the memory is that of "fresh".
 * "state_pool": the environment state holds `pool_size` states, from which first states are drawn with replacement;
-  each step replaces the `refresh` oldest ones. Approximate. Memory for `pool_size` states.
+  each step replaces the `refresh` oldest ones, or none. Approximate. Memory for `pool_size` states.
 
 In the approximate modes each first state has the right distribution, but first states are not independent: two
-episodes of one rollout ("pool"), or within pool_size / refresh steps of each other ("state_pool"), may begin in the
-same state. Use "state_pool" if a reset is more expensive than a step, or if T * N states do not fit into memory. The
-states that `VecEnv.reset` returns are independent draws in every mode.
+episodes of one rollout ("pool"), or within pool_size / refresh steps of each other ("state_pool"; any two if `refresh`
+is 0), may begin in the same state. Use "state_pool" if a reset is more expensive than a step, or if T * N states do not
+fit into memory. The states that `VecEnv.reset` returns are independent draws in every mode.
 """
 
 from collections.abc import Callable
@@ -49,7 +49,7 @@ class PoolNoise(NamedTuple):
     """Random inputs of the mode "state_pool"."""
 
     index: jax.Array  # [T, N]  int32, the entry of the pool that a finished episode is followed by
-    refresh_key: jax.Array  # [T, refresh]  keys of the first states that replace entries of the pool
+    refresh_key: jax.Array | tuple[()]  # [T, refresh]  keys of the states that replace entries of the pool; () if none
 
 
 class AutoResetState(NamedTuple):
@@ -87,7 +87,8 @@ def auto_reset(
         resets: how first states are computed, one of `RESETS` (see the module), or "auto": the mode that the
             environment asks for (`env.resets`), else "fresh".
         pool_size: number of states in a pool.
-        refresh: number of states of the pool that "state_pool" replaces in each step, by as many resets.
+        refresh: number of states of the pool that "state_pool" replaces in each step, by as many resets; 0: none, for
+            an environment whose reset costs hundreds of steps.
         stagger: cut the first episode of each environment (as truncated) after a random number of 1 to `stagger` steps,
             so that environments with the same time limit do not end their episodes in the same step. The cut episodes
             count as finished, with lower returns. 0 cuts nothing.
@@ -168,8 +169,8 @@ def _check(mode: str, pool_size: int, refresh: int, stagger: int) -> None:
         raise ValueError(f"resets must be one of {', '.join(map(repr, ('auto', *RESETS)))}, not {mode!r}")
     if pool_size < 1:
         raise ValueError(f"pool_size must be at least 1, not {pool_size}")
-    if not 1 <= refresh <= pool_size:
-        raise ValueError(f"refresh must be from 1 to pool_size = {pool_size}, not {refresh}")
+    if not 0 <= refresh <= pool_size:
+        raise ValueError(f"refresh must be from 0 to pool_size = {pool_size}, not {refresh}")
     if stagger < 0:
         raise ValueError(f"stagger must be at least 0, not {stagger}")
 
@@ -221,13 +222,14 @@ def _state_pool(env: Env, pool_size: int, refresh: int) -> FirstStates:
     def noise(key: PRNGKey, shape: tuple[int, int]) -> PoolNoise:
         key_index, key_refresh = jax.random.split(key)
         index = jax.random.randint(key_index, shape, 0, pool_size, jnp.int32)
-        return PoolNoise(index, jax.random.split(key_refresh, (shape[0], refresh)))
+        return PoolNoise(index, jax.random.split(key_refresh, (shape[0], refresh)) if refresh else ())
 
     def take(pool: Pool, noise: PoolNoise) -> tuple[Pool, FirstState]:
         states, position = pool
-        places = (position + jnp.arange(refresh, dtype=jnp.int32)) % pool_size  # the oldest ones
-        new = env.reset(noise.refresh_key)
-        states = jax.tree.map(lambda old, x: old.at[places].set(x) if is_batched(old) else old, states, new)
+        if refresh:
+            places = (position + jnp.arange(refresh, dtype=jnp.int32)) % pool_size  # the oldest ones
+            new = env.reset(noise.refresh_key)
+            states = jax.tree.map(lambda old, x: old.at[places].set(x) if is_batched(old) else old, states, new)
         first = jax.tree.map(lambda x: x[noise.index] if is_batched(x) else x, states)
         return (states, (position + refresh) % pool_size), first
 

@@ -108,7 +108,8 @@ def test_no_more_states_of_a_pool_are_replaced_than_it_has():
     assert (problem.key, problem.kind) == ("config.pool_refresh", "conflict")
     assert problem.text.endswith("pool_size = 8; nearest valid value: 8")
     assert not find_problems(Config(pool_size=8, pool_refresh=8))
-    assert keys_of(find_problems(Config(pool_refresh=0))) == [("config.pool_refresh", "range")]
+    assert not find_problems(Config(pool_refresh=0))
+    assert keys_of(find_problems(Config(pool_refresh=-1))) == [("config.pool_refresh", "range")]
     assert keys_of(find_problems(Config(pool_size=0, pool_refresh=3))) == [("config.pool_size", "range")]
 
 

@@ -73,6 +73,27 @@ def test_auto_reset_matches_a_slow_loop(resets: str, key: jax.Array) -> None:
     assert expected["truncated"].any()
 
 
+def test_a_pool_that_is_never_replaced_costs_no_reset_in_a_step(key: jax.Array) -> None:
+    env = probes.scripted(terminate_at=(1,))
+    traced = []
+
+    def reset(key: jax.Array) -> tuple:
+        traced.append(key)
+        return env.reset(key)
+
+    vec = auto_reset(env._replace(reset=reset), "state_pool", pool_size=4, refresh=0)
+    state, _ = vec.reset(key, 3)
+    before, traced[:] = np.asarray(state.pool[0][1]), []
+    noise = vec.noise(jax.random.key(1), 5, 3)
+    for t in range(5):
+        state, timestep = vec.step(jax.tree.map(lambda x, t=t: x[t], noise), state, jnp.zeros(3, jnp.int32))
+        starts = np.asarray(timestep.obs)[:, 0]
+        assert np.asarray(timestep.terminated).all()
+        assert np.isin(starts, before[:, 0]).all()
+    np.testing.assert_array_equal(np.asarray(state.pool[0][1]), before)
+    assert not traced
+
+
 def test_if_both_flags_are_set_terminated_wins(key: jax.Array) -> None:
     env = probes.scripted(terminate_at=(3,), truncate_at=(3,))
     _, timesteps = play(env, [integer(0)] * 3)
@@ -198,8 +219,8 @@ def test_unknown_modes_and_invalid_sizes_are_refused() -> None:
         auto_reset(probes.endless(), "sometimes")
     for sizes, said in (
         ({"pool_size": 0}, "pool_size must be at least 1"),
-        ({"pool_size": 4, "refresh": 5}, "refresh must be from 1 to pool_size = 4"),
-        ({"refresh": 0}, "refresh must be from 1"),
+        ({"pool_size": 4, "refresh": 5}, "refresh must be from 0 to pool_size = 4"),
+        ({"refresh": -1}, "refresh must be from 0"),
         ({"stagger": -1}, "stagger must be at least 0"),
     ):
         with pytest.raises(ValueError, match=said):

@@ -75,7 +75,7 @@ def test_a_rollout_changes_only_the_environments():
     assert state.obs_moments.count == 0
 
 
-@pytest.mark.parametrize("refresh", [1, 3, 4])
+@pytest.mark.parametrize("refresh", [0, 1, 3, 4])
 def test_each_step_replaces_the_oldest_states_of_the_pool(refresh):
     """`pool_refresh` of `pool_size` observations change in a step, in the order of their places; the others stay."""
     env = noisy()
