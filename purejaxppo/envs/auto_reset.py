@@ -226,7 +226,7 @@ def _state_pool(env: Env, pool_size: int, refresh: int) -> FirstStates:
 
     def take(pool: Pool, noise: PoolNoise) -> tuple[Pool, FirstState]:
         states, position = pool
-        if refresh:
+        if not isinstance(noise.refresh_key, tuple):
             places = (position + jnp.arange(refresh, dtype=jnp.int32)) % pool_size  # the oldest ones
             new = env.reset(noise.refresh_key)
             states = jax.tree.map(lambda old, x: old.at[places].set(x) if is_batched(old) else old, states, new)
