@@ -192,7 +192,8 @@ PEERS = {
         "target of the next state instead of its value, and normalized with the zeros of truncated steps; statistics "
         "of observations updated before the epochs instead of after them, no bound on normalized observations; "
         "initialization not orthogonal; resets to one cached state per environment, ours on brax to a pool of 256 "
-        "states, one of which is replaced in each step; its compile time is that of two compilations, its returns are "
+        "states, one of which (on cheetah-run: none) is replaced in each step; "
+        "its compile time is that of two compilations, its returns are "
         "those of 128 episodes after training. W5: constant learning rate, Adam eps 1e-8, rewards not scaled, "
         "truncated steps left out. ant, halfcheetah, cheetah-run: smaller batches than published on both sides, and at "
         "most 4 epochs. It has no discrete policy",
@@ -654,6 +655,16 @@ def _value(text: str) -> Any:
         return text
 
 
+def check_curve(args: argparse.Namespace, known: Peer) -> None:
+    """Stop, before anything is compiled, unless both sides can evaluate at equal parts of the training."""
+    if args.peer not in ("ours", "brax"):
+        raise SystemExit("compare.py: --curve works with --peer brax and --peer ours")
+    for name in args.workload:
+        updates = args.learning_updates or known.learning_updates.get(name, LEARNING_UPDATES[name])
+        if args.curve < 1 or updates % args.curve:
+            raise SystemExit(f"compare.py: --curve must divide the {updates} updates of {name}, not be {args.curve}")
+
+
 def measure(name: str, args: argparse.Namespace, ours: Side, peer: Side, known: Peer) -> dict[str, Any]:
     """Compare speed and learning on one workload."""
     updates = args.updates or TIMED_UPDATES[name]
@@ -685,6 +696,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         return setup(args.setup, args.cuda)
     Worker.patience = args.patience
     ours, peer, known = sides(args)
+    if args.curve is not None:
+        check_curve(args, known)
     if impossible := [name for name in args.workload if name not in known.workloads]:
         raise SystemExit(f"compare.py: {args.peer} cannot execute {' '.join(impossible)}: {known.differs}")
     report = {"machine": machine(), "config": ours.config, "differs": known.differs, "results": []}

@@ -138,6 +138,16 @@ def test_learning_curves_are_shown_side_by_side():
     assert lines[3] == "| 2.05M | 2.0 | 40.0 | 8.0 | 40.0 |"
 
 
+@pytest.mark.parametrize(
+    ("peer", "options", "message"),
+    [("brax", ("--curve", "7"), "must divide the 400"), ("rejax", ("--curve", "8"), "works with --peer brax")],
+)
+def test_a_curve_that_a_side_cannot_make_is_an_error_before_anything_runs(peer, options, message):
+    args = compare.parse(["--peer", peer, "--workload", "ant", *options])
+    with pytest.raises(SystemExit, match=message):
+        compare.check_curve(args, compare.PEERS[peer])
+
+
 def test_a_failed_worker_is_an_error_with_its_last_output():
     side = compare.Side((sys.executable, "-S", "-c", "import sys; sys.exit('no such peer')"), dict(os.environ))
     with pytest.raises(RuntimeError, match="no such peer"), side.worker(compare.spec_of("W2", 1)):

@@ -22,6 +22,11 @@ def test_the_recorded_ids_are_those_of_the_suite() -> None:
     assert recorded_ids("playground") == playground.registry.ALL_ENVS
 
 
+@pytest.mark.parametrize(("name", "mode"), [("CartpoleBalance", "every_step"), ("CheetahRun", "state_pool")])
+def test_an_environment_whose_reset_simulates_200_steps_has_a_pool(name: str, mode: str) -> None:
+    assert make(f"playground/{name}").resets == mode
+
+
 @pytest.fixture(scope="module")
 def played():
     return play(make("playground/CartpoleBalance", episode_length=5), 12, 2)
