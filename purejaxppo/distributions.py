@@ -97,6 +97,40 @@ def _squash_log_det(x: jax.Array, half: jax.Array) -> jax.Array:
     return jnp.log(half) + 2.0 * (math.log(2.0) - x - jax.nn.softplus(-2.0 * x))
 
 
+@jax.custom_jvp
+def _expected_log_det(mean: jax.Array, std: jax.Array) -> jax.Array:
+    """Return E[log(1 - tanh² x)] for x ~ N(mean, σ²), [...], by quadrature with `_NODES`."""
+    return _expected_log_det_and_slopes(mean, std)[0]
+
+
+@_expected_log_det.defjvp
+def _expected_log_det_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    value, by_mean, by_std = _expected_log_det_and_slopes(*primals)
+    return value, by_mean * tangents[0] + by_std * tangents[1]
+
+
+def _expected_log_det_and_slopes(mean: jax.Array, std: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return E[log(1 - tanh² x)] and its derivatives by the mean, -2 E[tanh x], and by σ, -2 E[z tanh x]; all [...].
+
+    A CPU takes a quarter of the time that automatic differentiation of an array of all nodes needs: the terms of a node
+    stay in cache, and one exponential yields the logarithm and the tanh.
+    """
+    flat_mean, flat_std = mean.ravel(), std.ravel()  # vectorized over all axes at once
+
+    def add_node(sums: tuple[jax.Array, ...], node: tuple[jax.Array, jax.Array]) -> tuple[tuple[jax.Array, ...], None]:
+        z, weight = node
+        x = flat_mean + flat_std * z
+        q = jnp.exp(-2.0 * jnp.abs(x))  # 1 - tanh² x = 4q/(1 + q)², and |tanh x| = (1 - q)/(1 + q)
+        log_det = weight * (math.log(2.0) - jnp.abs(x) - jnp.log(1.0 + q))
+        slope = -weight * jnp.sign(x) * ((1.0 - q) / (1.0 + q))
+        return (sums[0] + log_det, sums[1] + slope, sums[2] + z * slope), None
+
+    nodes = (jnp.asarray(_NODES, jnp.float32), jnp.asarray(_WEIGHTS, jnp.float32))
+    sums, _ = jax.lax.scan(add_node, (jnp.zeros_like(flat_mean),) * 3, nodes, unroll=6)
+    value, by_mean, by_std = (2.0 * total.reshape(mean.shape) for total in sums)
+    return value, by_mean, by_std
+
+
 class Categorical(NamedTuple):
     """Categorical distribution π(a) = softmax(logits)ₐ over K actions; a logit of -inf (or ≤ -1e9) masks its action.
 
@@ -293,10 +327,7 @@ class TanhGaussian(NamedTuple):
 
         The error per component is below 2e-6 for σ ≤ 1, 5e-4 for σ ≤ 3, 1e-2 for σ ≤ 5.
         """
-        # Not a dot product, which may run in TF32.
-        z, weights = (jnp.asarray(v, jnp.float32).reshape(-1, *(1,) * self.mean.ndim) for v in (_NODES, _WEIGHTS))
-        mean, std, half = (v[None] for v in (self.mean, jnp.exp(self.log_std), self._half()))
-        log_det = jnp.sum(weights * _squash_log_det(mean + std * z, half), axis=0)
+        log_det = jnp.log(self._half()) + _expected_log_det(self.mean, jnp.exp(self.log_std))
         return self._base().entropy() + jnp.sum(log_det, axis=-1)
 
     def kl(self, new: "TanhGaussian") -> jax.Array:
