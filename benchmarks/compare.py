@@ -665,28 +665,45 @@ def check_curve(args: argparse.Namespace, known: Peer) -> None:
             raise SystemExit(f"compare.py: --curve must divide the {updates} updates of {name}, not be {args.curve}")
 
 
-def measure(name: str, args: argparse.Namespace, ours: Side, peer: Side, known: Peer) -> dict[str, Any]:
-    """Compare speed and learning on one workload."""
-    updates = args.updates or TIMED_UPDATES[name]
-    peer_updates = args.updates or known.timed_updates.get(name, updates)
-    specs = (spec_of(name, updates, args.num_seeds), spec_of(name, peer_updates, args.num_seeds))
-    flags = flags_of(specs[0]["config"] | ours.config, args)
+def with_flags(name: str, args: argparse.Namespace, ours: Side, peer: Side, known: Peer) -> tuple[Side, Side, dict]:
+    """Return both sides with the XLA flags for a workload, and the flags."""
+    flags = flags_of(spec_of(name, 1)["config"] | ours.config, args)
     variables = {"XLA_FLAGS": flags["ours"], "PUREJAXPPO_FAST_FLAGS": str(int(args.fast_flags))}
     ours = dataclasses.replace(ours, env=ours.env | variables)
     variables = known.environment.get(name, {}) | {"XLA_FLAGS": flags["peer"]}
-    peer = dataclasses.replace(peer, env=peer.env | variables)
-    result = {"workload": name, "flags": flags, **race(ours, peer, specs, args.pairs)}
+    return ours, dataclasses.replace(peer, env=peer.env | variables), flags
+
+
+def measure_speed(name: str, args: argparse.Namespace, ours: Side, peer: Side, known: Peer) -> dict[str, Any]:
+    """Compare the speed on one workload."""
+    updates = args.updates or TIMED_UPDATES[name]
+    peer_updates = args.updates or known.timed_updates.get(name, updates)
+    specs = (spec_of(name, updates, args.num_seeds), spec_of(name, peer_updates, args.num_seeds))
+    return race(ours, peer, specs, args.pairs)
+
+
+def measure_learning(name: str, args: argparse.Namespace, ours: Side, peer: Side, known: Peer) -> dict[str, Any]:
+    """Compare learning on one workload, by the curve of one seed or by the last returns of several seeds."""
     updates = args.learning_updates or known.learning_updates.get(name, LEARNING_UPDATES[name])
     spec = spec_of(name, updates, args.num_seeds) | {"learning": True}
     if args.curve:
         spec |= {"curve": args.curve}
-        result["curve"] = {"ours": learning_curve(ours, spec), "peer": learning_curve(peer, spec)}
-    elif args.learning_seeds:
-        learned = {"ours": learn(ours, spec, args.learning_seeds), "peer": learn(peer, spec, args.learning_seeds)}
-        returns = {side: x["final_returns"] for side, x in learned.items()}
-        result["learning"] = compare_returns(**returns) | {"returns": returns}
-        result["learning"]["env_steps_per_seed"] = learned["ours"]["env_steps_per_seed"]
-    return result
+        return {"curve": {"ours": learning_curve(ours, spec), "peer": learning_curve(peer, spec)}}
+    if not args.learning_seeds:
+        return {}
+    learned = {"ours": learn(ours, spec, args.learning_seeds), "peer": learn(peer, spec, args.learning_seeds)}
+    returns = {side: x["final_returns"] for side, x in learned.items()}
+    steps = learned["ours"]["env_steps_per_seed"]
+    return {"learning": compare_returns(**returns) | {"returns": returns, "env_steps_per_seed": steps}}
+
+
+def publish(report: dict[str, Any], args: argparse.Namespace) -> None:
+    """Print the last result, and write all of them to the files that were asked for."""
+    print(row(report["results"][-1]), end="", flush=True)
+    if args.json:
+        args.json.write_text(json.dumps(report, indent=1) + "\n")
+    if args.markdown:
+        args.markdown.write_text(HEADER + "".join(map(row, report["results"])) + about(report))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -703,15 +720,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     report = {"machine": machine(), "config": ours.config, "differs": known.differs, "results": []}
     print(HEADER, end="")
     for name in args.workload:
-        result = measure(name, args, ours, peer, known)
+        *workers, flags = with_flags(name, args, ours, peer, known)
+        result = {"workload": name, "flags": flags, **measure_speed(name, args, *workers, known)}
         report["results"].append(result)
-        print(row(result), end="", flush=True)
+        try:
+            result |= measure_learning(name, args, *workers, known)
+        finally:  # the speed is kept if the check of learning fails
+            publish(report, args)
         if args.curve:
             print(curve_table(result), flush=True)
-        if args.json:
-            args.json.write_text(json.dumps(report, indent=1) + "\n")
-        if args.markdown:
-            args.markdown.write_text(HEADER + "".join(map(row, report["results"])) + about(report))
     return None
 
 

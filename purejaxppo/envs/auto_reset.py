@@ -11,10 +11,11 @@ in the memory that these take, and in their distribution. Axes: T time, N enviro
 * "state_pool": the environment state holds `pool_size` states, from which first states are drawn with replacement;
   each step replaces the `refresh` oldest ones, or none. Approximate. Memory for `pool_size` states.
 
-In the approximate modes each first state has the right distribution, but first states are not independent: two
-episodes of one rollout ("pool"), or within pool_size / refresh steps of each other ("state_pool"; any two if `refresh`
-is 0), may begin in the same state. Use "state_pool" if a reset is more expensive than a step, or if T * N states do not
-fit into memory. The states that `VecEnv.reset` returns are independent draws in every mode.
+In the approximate modes each first state has the right distribution, but first states are not independent. Two episodes
+may begin in the same state: with "pool" two of the same rollout, with "state_pool" two that begin within
+pool_size / refresh steps of each other, and any two if `refresh` is 0. Use "state_pool" if a reset is more expensive
+than a step, or if T * N states do not fit into memory. The states that `VecEnv.reset` returns are independent draws in
+every mode.
 """
 
 from collections.abc import Callable

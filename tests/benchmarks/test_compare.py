@@ -148,6 +148,19 @@ def test_a_curve_that_a_side_cannot_make_is_an_error_before_anything_runs(peer, 
         compare.check_curve(args, compare.PEERS[peer])
 
 
+def test_the_speed_is_kept_if_the_check_of_learning_fails(tmp_path, capsys):
+    failing = WORKER.replace("for line", "assert not spec.get('learning'), 'out of memory'\nfor line")
+    worker = tmp_path / "worker.py"
+    worker.write_text(failing.replace("FACTOR", "1.0"))
+    command, file = f"{sys.executable} -S {worker}", tmp_path / "results.json"
+    options = ["--workload", "W2", "--pairs", "5", "--json", str(file)]
+    with pytest.raises(RuntimeError, match="out of memory"):
+        compare.main(["--ours-command", command, "--peer-command", command, *options])
+    (result,) = json.loads(file.read_text())["results"]
+    assert result["ratios"] == pytest.approx([1.0] * 5)
+    assert "**1.00** (1.00 to 1.00" in capsys.readouterr().out
+
+
 def test_a_failed_worker_is_an_error_with_its_last_output():
     side = compare.Side((sys.executable, "-S", "-c", "import sys; sys.exit('no such peer')"), dict(os.environ))
     with pytest.raises(RuntimeError, match="no such peer"), side.worker(compare.spec_of("W2", 1)):
