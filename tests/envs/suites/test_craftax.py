@@ -80,6 +80,22 @@ def test_lava_terminates_with_full_health(classic) -> None:
     assert flags(step, burning, 1) == [(True, False)]
 
 
+def test_the_tiles_are_codes_and_the_numbers_after_them_are_not(classic) -> None:
+    step, (state, _) = classic
+    rich = state.replace(inventory=state.inventory.replace(wood=jnp.full_like(state.inventory.wood, 3)))
+    obs = np.asarray(step(jax.random.key(0), rich, jnp.int32(0))[1].obs)
+    codes = make(CLASSIC).observation_space.codes
+    assert set(obs[codes]) == {0.0, 1.0}
+    tiles = obs[codes].reshape(7, 9, -1)[..., :17]  # four kinds of creatures follow the 17 kinds of blocks
+    np.testing.assert_array_equal(tiles.sum(axis=-1), 1.0)
+    np.testing.assert_allclose(obs[~codes][0], 0.3, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("name", "numbers"), [(CLASSIC, 22), ("craftax/Craftax-Symbolic-v1", 51)])
+def test_every_number_after_the_map_can_be_normalized(name: str, numbers: int) -> None:
+    assert np.sum(~make(name).observation_space.codes) == numbers
+
+
 def test_wrong_parameters_are_named() -> None:
     with pytest.raises(ValueError, match="max_timesteps"):
         make(CLASSIC, max_timestep=3)
