@@ -1,5 +1,6 @@
 """purejaxppo as a worker."""
 
+import dataclasses
 import functools
 import time
 
@@ -8,6 +9,8 @@ import numpy as np
 from protocol import CURVE_EPISODES, jax_worker, serve, tenth, whole
 
 import purejaxppo as pp
+
+MANY = 1000  # executions of a run that is continued
 
 
 def network_of(env, spec):
@@ -34,15 +37,34 @@ def curve(algo, h, spec, seed):
     return {"curve": points}
 
 
+def continued(algo, h, spec):
+    """Continue one run in each execution, so that its initialization is not timed."""
+    updates = whole(spec)
+    chunks = pp.iterate(algo, pp.init_state(algo, 0, h), h, chunk=updates)
+
+    def run(seed):
+        start = time.perf_counter()
+        jax.block_until_ready(next(chunks))
+        seconds = time.perf_counter() - start
+        return {"seconds": seconds, "env_steps": spec["config"]["total_timesteps"], "final_returns": [None]}
+
+    first, second = run(0)["seconds"], run(0)["seconds"]
+    return run, {"compile_seconds": first - second, "device": jax.devices()[0].device_kind}
+
+
 def build(spec):
     """Train `num_seeds` seeds in one program, with `sweep` if there are several."""
     config = pp.Config(**spec["config"])
+    if spec.get("continued"):
+        config = dataclasses.replace(config, total_timesteps=MANY * config.total_timesteps)
     pp.prepare_cpu(config.timesteps_per_update // config.num_minibatches, spec["num_seeds"])  # as the command line does
     env = pp.make(spec["env"], **spec["env_params"])
     env, network = network_of(env, spec)
     algo = pp.make_ppo(env, network, config)
     h = pp.Hyperparams(**spec["hyperparams"])
 
+    if spec.get("continued"):
+        return continued(algo, h, spec)
     if spec.get("curve"):
         return functools.partial(curve, algo, h, spec), {"compile_seconds": None}
 

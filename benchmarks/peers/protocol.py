@@ -9,6 +9,8 @@ If the specification asks for a "curve" of so many points, the reply is {"curve"
 ...]}: the mean return of CURVE_EPISODES episodes of the sampled policy after equal parts of the training, and the
 minutes of training until then.
 
+If it is "continued", an execution continues one run, without annealing: its initialization is not timed.
+
 The module imports only the standard library at the top, because each peer has its own virtual environment.
 """
 

@@ -351,6 +351,23 @@ def test_ours_has_what_the_ppo_of_brax_cannot_change(name):
     assert spec["hyperparams"]["adam_eps"] == 1e-8
 
 
+def test_an_execution_continues_one_run_if_the_peer_does_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "protocol", protocol)
+    ours = load_script(BENCHMARKS / "peers" / "ours.py")
+    updates = []
+    iterate = ours.pp.iterate
+
+    def watched(*args, **options):
+        for state, metrics in iterate(*args, **options):
+            updates.append(int(state.num_updates))
+            yield state, metrics
+
+    monkeypatch.setattr(ours.pp, "iterate", watched)
+    run, _ = ours.build(compare.spec_of("W2", 3) | {"continued": True})
+    assert run(7)["env_steps"] == compare.spec_of("W2", 3)["config"]["total_timesteps"]
+    assert updates == [3, 6, 9]
+
+
 @pytest.mark.parametrize("length", [3, 7])
 def test_a_worker_counts_the_kernels_of_a_step(length):
     x = jnp.ones((8, 8))
