@@ -193,9 +193,9 @@ PEERS = {
         "target of the next state instead of its value, and normalized with the zeros of truncated steps; statistics "
         "of observations updated before the epochs instead of after them, no bound on normalized observations; "
         "initialization not orthogonal; resets to one cached state per environment, ours on brax to a pool of 256 "
-        "states, one of which (on cheetah-run: none) is replaced in each step; "
-        "its compile time is that of two compilations, its returns are "
-        "those of 128 episodes after training. W5: constant learning rate, Adam eps 1e-8, rewards not scaled, "
+        "states, one of which (on cheetah-run: none) is replaced in each step; timed executions of both sides continue "
+        "one run; its compile time is that of two compilations, its returns are those of 128 episodes after training. "
+        "W5: constant learning rate, Adam eps 1e-8, rewards not scaled, "
         "truncated steps left out. ant, halfcheetah, cheetah-run: smaller batches than published on both sides, and at "
         "most 4 epochs. It has no discrete policy",
     ),

@@ -121,9 +121,9 @@ def _expected_log_det_and_slopes(mean: jax.Array, std: jax.Array) -> tuple[jax.A
         z, weight = node
         x = flat_mean + flat_std * z
         q = jnp.exp(-2.0 * jnp.abs(x))  # 1 - tanh² x = 4q/(1 + q)², and |tanh x| = (1 - q)/(1 + q)
-        log_det = weight * (math.log(2.0) - jnp.abs(x) - jnp.log(1.0 + q))
-        slope = -weight * jnp.sign(x) * ((1.0 - q) / (1.0 + q))
-        return (sums[0] + log_det, sums[1] + slope, sums[2] + z * slope), None
+        half_log_det = weight * (math.log(2.0) - jnp.abs(x) - jnp.log(1.0 + q))
+        slope = -weight * jnp.sign(x) * ((1.0 - q) / (1.0 + q))  # of half_log_det
+        return (sums[0] + half_log_det, sums[1] + slope, sums[2] + z * slope), None
 
     nodes = (jnp.asarray(_NODES, jnp.float32), jnp.asarray(_WEIGHTS, jnp.float32))
     sums, _ = jax.lax.scan(add_node, (jnp.zeros_like(flat_mean),) * 3, nodes, unroll=6)

@@ -39,8 +39,8 @@ def curve(algo, h, spec, seed):
 
 def continued(algo, h, spec):
     """Continue one run in each execution, so that its initialization is not timed."""
-    updates = whole(spec)
-    chunks = pp.iterate(algo, pp.init_state(algo, 0, h), h, chunk=updates)
+    assert spec["num_seeds"] == 1, "one seed at a time"
+    chunks = pp.iterate(algo, pp.init_state(algo, 0, h), h, chunk=whole(spec))
 
     def run(seed):
         start = time.perf_counter()

@@ -351,7 +351,14 @@ def test_ours_has_what_the_ppo_of_brax_cannot_change(name):
     assert spec["hyperparams"]["adam_eps"] == 1e-8
 
 
-def test_an_execution_continues_one_run_if_the_peer_does_so(monkeypatch):
+@pytest.mark.parametrize(("peer", "continues"), [("brax", True), ("rejax", False)])
+def test_ours_is_asked_to_continue_one_run_beside_brax(monkeypatch, peer, continues):
+    monkeypatch.setattr(compare, "race", lambda ours, peer, specs, pairs: specs[0]["continued"])
+    args = compare.parse(["--peer", peer, "--workload", "W5"])
+    assert compare.measure_speed("W5", args, None, None, compare.PEERS[peer]) is continues
+
+
+def test_an_execution_continues_one_run_if_it_is_asked_to(monkeypatch):
     monkeypatch.setitem(sys.modules, "protocol", protocol)
     ours = load_script(BENCHMARKS / "peers" / "ours.py")
     updates = []
