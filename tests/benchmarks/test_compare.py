@@ -370,6 +370,7 @@ def test_an_execution_continues_one_run_if_it_is_asked_to(monkeypatch):
             yield state, metrics
 
     monkeypatch.setattr(ours.pp, "iterate", watched)
+    monkeypatch.setattr(ours.pp, "prepare_cpu", lambda *sizes: None)  # the devices of the tests are set already
     run, _ = ours.build(compare.spec_of("W2", 3) | {"continued": True})
     assert run(7)["env_steps"] == compare.spec_of("W2", 3)["config"]["total_timesteps"]
     assert updates == [3, 6, 9]
