@@ -1,10 +1,11 @@
 """Adapter for JaxMARL: MPE, SMAX and Overcooked. The agents of a team share a policy and are columns of the batch.
 
 * terminated: SMAX: one side is dead, also if the clock runs out at the same step. MPE and Overcooked: never.
-* truncated: `dones["__all__"]` otherwise: `state.step >= max_steps`. MPE compares before it counts, so an episode has
-  `max_steps` + 1 steps: 26.
+* truncated: `dones["__all__"]` otherwise: `state.step >= max_steps`. MPE and SMAX compare before they count, so an
+  episode has `max_steps` + 1 steps: 26 and 101.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -114,8 +115,22 @@ def _adapt(name: str, team: SuiteObject, shaping: float) -> Env:
         quantities = {} if won is None else {"won": won}
         return state, TimeStep(seen, reward, dead, dones["__all__"] & ~dead, seen, quantities)
 
-    space = jax.tree.map(_box, jax.eval_shape(reset, jax.random.key(0))[1])
+    space: PyTree = jax.tree.map(_box, jax.eval_shape(reset, jax.random.key(0))[1])
+    if isinstance(space, dict) and "agent" in space:
+        space["observation"] = dataclasses.replace(space["observation"], codes=_one_hot_layers(name, team))
     return Env(reset, step, space, action_space)
+
+
+def _one_hot_layers(name: str, team: SuiteObject) -> np.ndarray:
+    """Return which layers of Overcooked's images are one-hot; the others are counts of ingredients and a timer."""
+    if name == "overcooked":
+        ingredients_and_timer = range(16, 21)
+        return np.asarray([layer not in ingredients_and_timer for layer in range(26)])
+    counts = team.layout.num_ingredients * [False]
+    item = 2 * [True] + counts  # whether it is a plate, whether it is cooked
+    agent = 5 * [True] + item  # position and direction
+    places = (6 + len(counts)) * [True]
+    return np.asarray(2 * agent + places + 2 * item + [False] + team.indicate_successful_delivery * [True])
 
 
 def _battle(team: SuiteObject, state: EnvState) -> tuple[jax.Array, jax.Array]:

@@ -30,7 +30,7 @@ def clock(facts: Facts, suite: str, name: str, limits: list[int]) -> int | None:
     if suite == "jumanji" and name.startswith("SearchAndRescue"):
         return 400
     if suite == "jaxmarl":
-        return 26 if name.startswith("MPE") else 100 if "SMAX" in name else 400
+        return 26 if name.startswith("MPE") else 101 if "SMAX" in name else 400
     return _suite("gymnasium").spec(name).max_episode_steps if suite == "gymnasium" else None
 
 

@@ -68,22 +68,39 @@ def test_smax_terminates_at_the_step_of_the_clock_as_well() -> None:
         assert tuple(map(bool, adapter._battle(team, State))) == expected
 
 
-@pytest.mark.slow
-def test_smax_has_masks_and_its_clock_truncates() -> None:
+def test_smax_has_masks_and_its_clock_truncates_after_one_step_more_than_max_steps() -> None:
     vec = make("jaxmarl/HeuristicEnemySMAX", scenario="3m", max_steps=6)
     assert vec.group_size == 3
-    ts = play(vec, 13, 6)
-    assert (first_end(ts.truncated | ts.terminated) <= 6).all()
-    assert not (ts.truncated & ts.terminated).any()
+    ts = play(vec, 14, 6)
+    np.testing.assert_array_equal(ts.truncated[:, 0], [t % 7 == 6 for t in range(14)])
+    assert not ts.terminated.any()  # too soon for a side to be dead
     assert ts.obs["action_mask"].any(-1).all()
     assert not ts.obs["action_mask"].all()
 
 
-@pytest.mark.slow
 def test_overcooked_is_truncated_by_max_steps() -> None:
     ts = play(make("jaxmarl/overcooked", max_steps=4, layout="coord_ring"), 9, 4)
     np.testing.assert_array_equal(ts.truncated[:, 0], [t % 4 == 3 for t in range(9)])
     assert not ts.terminated.any()
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "num_counts"),
+    [
+        ("overcooked", {}, 5),
+        ("overcooked_v2", {}, 5),
+        ("overcooked_v2", {"layout": "two_rooms_both", "indicate_successful_delivery": True}, 9),
+    ],
+)
+def test_layers_of_overcooked_with_counts_are_not_codes(name: str, params: dict, num_counts: int) -> None:
+    """In random play the codes are 0 or 1; each timer and each count of ingredients that is seen exceeds 1."""
+    vec = make(f"jaxmarl/{name}", **params)
+    codes = vec.observation_space["observation"].codes
+    assert (codes == codes[:1, :1]).all()
+    assert (~codes[0, 0]).sum() == num_counts
+    highest = play(vec, 400, 128).obs["observation"].max(axis=(0, 1, 2, 3))
+    assert set(highest[codes[0, 0]]) <= {0, 1}
+    assert (highest[~codes[0, 0]] > 1).any()
 
 
 @pytest.mark.parametrize(
