@@ -439,10 +439,10 @@ def learn(side: Side, spec: dict, seeds: int) -> dict[str, Any]:
     return {"final_returns": returns, "env_steps_per_seed": spec["config"]["total_timesteps"]}
 
 
-def learning_curve(side: Side, spec: dict) -> list[dict[str, float]]:
-    """Return the points of the learning curve of seed 0: {"env_steps", "minutes", "return"}, evaluations not timed."""
+def learning_curve(side: Side, spec: dict, seed: int = 0) -> list[dict[str, float]]:
+    """Return the points of a seed's learning curve: {"env_steps", "minutes", "return"}, evaluations not timed."""
     with side.worker(spec) as worker:
-        return worker.run(0)["curve"]
+        return worker.run(seed)["curve"]
 
 
 def race(ours: Side, peer: Side, specs: tuple[dict, dict], pairs: int) -> dict[str, Any]:
@@ -606,8 +606,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--curve",
         type=int,
         metavar="POINTS",
-        help="instead of the check of learning, evaluate seed 0 at so many points",
+        help="instead of the check of learning, evaluate one seed at so many points",
     )
+    parser.add_argument("--curve-seed", type=int, default=0, help="the seed that --curve trains")
     parser.add_argument("--learning-updates", type=int, help="updates of one learning run")
     parser.add_argument(
         "--config", nargs="*", default=[], metavar="NAME=VALUE", help="fields of Config, for purejaxppo only"
@@ -690,7 +691,8 @@ def measure_learning(name: str, args: argparse.Namespace, ours: Side, peer: Side
     spec = spec_of(name, updates, args.num_seeds) | {"learning": True}
     if args.curve:
         spec |= {"curve": args.curve}
-        return {"curve": {"ours": learning_curve(ours, spec), "peer": learning_curve(peer, spec)}}
+        both = {"ours": ours, "peer": peer}
+        return {"curve": {name: learning_curve(side, spec, args.curve_seed) for name, side in both.items()}}
     if not args.learning_seeds:
         return {}
     learned = {"ours": learn(ours, spec, args.learning_seeds), "peer": learn(peer, spec, args.learning_seeds)}
@@ -699,9 +701,8 @@ def measure_learning(name: str, args: argparse.Namespace, ours: Side, peer: Side
     return {"learning": compare_returns(**returns) | {"returns": returns, "env_steps_per_seed": steps}}
 
 
-def publish(report: dict[str, Any], args: argparse.Namespace) -> None:
-    """Print the last result, and write all of them to the files that were asked for."""
-    print(row(report["results"][-1]), end="", flush=True)
+def write(report: dict[str, Any], args: argparse.Namespace) -> None:
+    """Write all results to the files that were asked for."""
     if args.json:
         args.json.write_text(json.dumps(report, indent=1) + "\n")
     if args.markdown:
@@ -725,10 +726,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         *workers, flags = with_flags(name, args, ours, peer, known)
         result = {"workload": name, "flags": flags, **measure_speed(name, args, *workers, known)}
         report["results"].append(result)
+        write(report, args)  # the speed is kept if the check of learning fails or is killed
         try:
             result |= measure_learning(name, args, *workers, known)
-        finally:  # the speed is kept if the check of learning fails
-            publish(report, args)
+        finally:
+            print(row(result), end="", flush=True)
+            write(report, args)
         if args.curve:
             print(curve_table(result), flush=True)
     return None

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -31,7 +32,8 @@ for line in sys.stdin:
     reply = {"seconds": FACTOR * (1.0 + seed), "env_steps": steps, "final_returns": [float(seed)]}
     points = spec.get("curve", 0)
     reply["curve"] = [
-        {"env_steps": steps * i // points, "minutes": FACTOR * i, "return": 10.0 * i} for i in range(1, points + 1)
+        {"env_steps": steps * i // points, "minutes": FACTOR * i, "return": 10.0 * i + seed}
+        for i in range(1, points + 1)
     ]
     print(json.dumps(reply), flush=True)
 """
@@ -129,13 +131,13 @@ def test_learning_curves_are_shown_side_by_side():
     spec = compare.spec_of("ant", 400) | {"curve": 4}
     curves = {
         "ours": compare.learning_curve(fake_side(0.5), spec),
-        "peer": compare.learning_curve(fake_side(2.0), spec),
+        "peer": compare.learning_curve(fake_side(2.0), spec, seed=3),
     }
     head, rule, *lines = compare.curve_table({"workload": "ant", "curve": curves}).strip().splitlines()
     assert head.startswith("| ant |")
     assert rule.count("|") == lines[0].count("|") == 6
-    assert lines[0] == "| 0.51M | 0.5 | 10.0 | 2.0 | 10.0 |"
-    assert lines[3] == "| 2.05M | 2.0 | 40.0 | 8.0 | 40.0 |"
+    assert lines[0] == "| 0.51M | 0.5 | 10.0 | 2.0 | 13.0 |"
+    assert lines[3] == "| 2.05M | 2.0 | 40.0 | 8.0 | 43.0 |"
 
 
 @pytest.mark.parametrize(
@@ -159,6 +161,26 @@ def test_the_speed_is_kept_if_the_check_of_learning_fails(tmp_path, capsys):
     (result,) = json.loads(file.read_text())["results"]
     assert result["ratios"] == pytest.approx([1.0] * 5)
     assert "**1.00** (1.00 to 1.00" in capsys.readouterr().out
+
+
+def test_the_speed_is_in_the_file_before_the_check_of_learning_begins(tmp_path, monkeypatch):
+    command, file, seen = shlex.join(fake_side(1.0).command), tmp_path / "results.json", []
+
+    def look(*_):
+        seen.extend(json.loads(file.read_text())["results"])
+        return {}
+
+    monkeypatch.setattr(compare, "measure_learning", look)
+    options = ["--workload", "W2", "--pairs", "5", "--json", str(file)]
+    compare.main(["--ours-command", command, "--peer-command", command, *options])
+    assert seen[0]["ratios"] == pytest.approx([1.0] * 5)
+
+
+def test_both_sides_draw_the_curve_of_the_seed_that_is_asked_for(monkeypatch):
+    monkeypatch.setattr(compare, "learning_curve", lambda side, spec, seed: (side, spec["curve"], seed))
+    args = compare.parse(["--peer", "brax", "--workload", "ant", "--curve", "4", "--curve-seed", "3"])
+    curves = compare.measure_learning("ant", args, "ours", "brax", compare.PEERS["brax"])["curve"]
+    assert curves == {"ours": ("ours", 4, 3), "peer": ("brax", 4, 3)}
 
 
 def test_a_failed_worker_is_an_error_with_its_last_output():
