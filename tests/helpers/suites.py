@@ -16,7 +16,7 @@ from purejaxppo.envs.auto_reset import auto_reset
 from purejaxppo.envs.errors import MissingSuite
 from purejaxppo.envs.masks import action_mask, sample_allowed
 from purejaxppo.envs.packages import import_suite, suite_code
-from purejaxppo.envs.protocol import Env, TimeStep
+from purejaxppo.envs.protocol import Env, TimeStep, VecEnv
 from purejaxppo.envs.registry import make, renderer
 from purejaxppo.envs.rendering import states_of
 
@@ -91,6 +91,24 @@ def play(
         return jax.lax.scan(step, vec.reset(key_reset, num_envs), xs)[1]
 
     return jax.tree.map(np.asarray, quick_jit(run)(jax.random.key(seed)))
+
+
+def play_batch(vec: VecEnv, num_steps: int, num_envs: int) -> TimeStep:
+    """Play a batch that resets itself, at random among the allowed actions; NumPy arrays [T, N, ...]."""
+    draw = jax.vmap(lambda obs, key: sample_allowed(vec.action_space, action_mask(obs), key))
+
+    def step(carry: tuple, xs: tuple) -> tuple:
+        (state, obs), (noise, keys) = carry, xs
+        state, ts = vec.step(noise, state, draw(obs, keys))
+        return (state, ts.obs), ts
+
+    def run(key: jax.Array) -> TimeStep:
+        key_reset, key_noise, key_action = jax.random.split(key, 3)
+        keys = jax.random.split(key_action, (num_steps, num_envs))
+        xs = (vec.noise(key_noise, num_steps, num_envs), keys)
+        return jax.lax.scan(step, vec.reset(key_reset, num_envs), xs)[1]
+
+    return jax.tree.map(np.asarray, quick_jit(run)(jax.random.key(0)))
 
 
 def first_end(flags: np.ndarray) -> np.ndarray:

@@ -1,35 +1,15 @@
 """JaxMARL: agents of a team are columns of the batch; SMAX terminates, the other clocks truncate."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from probes import quick_jit
-from suites import first_end, needs
+from suites import first_end, needs, play_batch
 
 from purejaxppo.envs.facts import recorded_ids
-from purejaxppo.envs.masks import action_mask, sample_allowed
 from purejaxppo.envs.registry import make
 from purejaxppo.envs.suites import jaxmarl as adapter
 
 jaxmarl = needs("jaxmarl")
-
-
-def play(vec, num_steps: int, num_envs: int):
-    """Play a VecEnv at random; TimeSteps [T, N], NumPy."""
-    draw = jax.vmap(lambda obs, key: sample_allowed(vec.action_space, action_mask(obs), key))
-
-    def step(carry, xs):
-        state, obs = carry
-        state, ts = vec.step(xs[0], state, draw(obs, xs[1]))
-        return (state, ts.obs), ts
-
-    def run(key):
-        keys = jax.random.split(key, 3)
-        noise = vec.noise(keys[0], num_steps, num_envs), jax.random.split(keys[1], (num_steps, num_envs))
-        return jax.lax.scan(step, vec.reset(keys[2], num_envs), noise)[1]
-
-    return jax.tree.map(np.asarray, quick_jit(run)(jax.random.key(0)))
 
 
 def test_the_recorded_ids_are_ids_of_the_suite() -> None:
@@ -38,7 +18,7 @@ def test_the_recorded_ids_are_ids_of_the_suite() -> None:
 
 @pytest.fixture(scope="module")
 def spread():
-    return play(make("jaxmarl/MPE_simple_spread_v3"), 27, 6)
+    return play_batch(make("jaxmarl/MPE_simple_spread_v3"), 27, 6)
 
 
 def test_an_episode_of_mpe_has_26_steps_and_is_truncated(spread) -> None:
@@ -71,7 +51,7 @@ def test_smax_terminates_at_the_step_of_the_clock_as_well() -> None:
 def test_smax_has_masks_and_its_clock_truncates_after_one_step_more_than_max_steps() -> None:
     vec = make("jaxmarl/HeuristicEnemySMAX", scenario="3m", max_steps=6)
     assert vec.group_size == 3
-    ts = play(vec, 14, 6)
+    ts = play_batch(vec, 14, 6)
     np.testing.assert_array_equal(ts.truncated[:, 0], [t % 7 == 6 for t in range(14)])
     assert not ts.terminated.any()  # too soon for a side to be dead
     assert ts.obs["action_mask"].any(-1).all()
@@ -79,7 +59,7 @@ def test_smax_has_masks_and_its_clock_truncates_after_one_step_more_than_max_ste
 
 
 def test_overcooked_is_truncated_by_max_steps() -> None:
-    ts = play(make("jaxmarl/overcooked", max_steps=4, layout="coord_ring"), 9, 4)
+    ts = play_batch(make("jaxmarl/overcooked", max_steps=4, layout="coord_ring"), 9, 4)
     np.testing.assert_array_equal(ts.truncated[:, 0], [t % 4 == 3 for t in range(9)])
     assert not ts.terminated.any()
 
@@ -98,7 +78,7 @@ def test_layers_of_overcooked_with_counts_are_not_codes(name: str, params: dict,
     codes = vec.observation_space["observation"].codes
     assert (codes == codes[:1, :1]).all()
     assert (~codes[0, 0]).sum() == num_counts
-    highest = play(vec, 400, 128).obs["observation"].max(axis=(0, 1, 2, 3))
+    highest = play_batch(vec, 400, 128).obs["observation"].max(axis=(0, 1, 2, 3))
     assert set(highest[codes[0, 0]]) <= {0, 1}
     assert (highest[~codes[0, 0]] > 1).any()
 
