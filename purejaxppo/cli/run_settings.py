@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from purejaxppo.config.errors import Problem
+from purejaxppo._util.text import nearest
+from purejaxppo.config.errors import ConfigError, Problem
 from purejaxppo.config.schema import Run
 from purejaxppo.config.shipped import shipped_configs, tuned_config
 from purejaxppo.config.toml import from_tables, parse_tables, read_text
@@ -17,7 +18,7 @@ def find_settings(name: str) -> tuple[str, str]:
     """Return the settings that an argument CONFIG names, as (text of a TOML file, where it comes from).
 
     Raises:
-        ConfigError: the file cannot be read.
+        ConfigError: the file cannot be read, or no shipped config of a folder such as "suites" has this name.
     """
     if not name:
         return "", "train"
@@ -26,6 +27,13 @@ def find_settings(name: str) -> tuple[str, str]:
     shipped = shipped_configs()
     if name in shipped:
         return read_text(shipped[name]), str(shipped[name])
+    folder, slash, _ = name.partition("/")
+    neighbors = [known for known in shipped if slash and known.startswith(f"{folder}/")]
+    if neighbors:
+        similar = ", ".join(nearest(name, neighbors, 3))
+        raise ConfigError(
+            [Problem("unknown config", f"; similar: {similar} (`purejaxppo configs` lists all)", "choice")], name
+        )
     file = tuned_config(name)
     if file is None:
         return f"env = {_quoted(name)}", f"{name} (default settings)"

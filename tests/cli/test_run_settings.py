@@ -98,3 +98,8 @@ def test_before_compiling_the_cache_is_chosen_and_then_what_is_loaded_is_not_col
     monkeypatch.setattr(run_settings.gc, "freeze", lambda: done.append("freeze"))
     run_settings.prepare_compilation()
     assert done == ["cache", "freeze"]
+
+
+def test_a_misspelled_config_of_a_folder_is_an_error_with_the_nearest_ones():
+    with pytest.raises(ConfigError, match="unknown config; similar: suites/jaxmarl_overcooked,"):
+        find_settings("suites/jaxmarl_overcook")
