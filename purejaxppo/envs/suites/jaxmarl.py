@@ -122,7 +122,7 @@ def _adapt(name: str, team: SuiteObject, shaping: float) -> Env:
 
 
 def _one_hot_layers(name: str, team: SuiteObject) -> np.ndarray:
-    """Return which layers of Overcooked's images are one-hot; the others are counts of ingredients and a timer."""
+    """Return which layers [C] of Overcooked's images are one-hot; the others count ingredients or steps of cooking."""
     if name == "overcooked":
         ingredients_and_timer = range(16, 21)
         return np.asarray([layer not in ingredients_and_timer for layer in range(26)])

@@ -1,4 +1,4 @@
-"""JaxMARL: agents of a team are columns of the batch; SMAX terminates, the other clocks truncate."""
+"""JaxMARL: agents of a team are columns of the batch; clocks truncate, and the death of a side of SMAX terminates."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -73,7 +73,7 @@ def test_overcooked_is_truncated_by_max_steps() -> None:
     ],
 )
 def test_layers_of_overcooked_with_counts_are_not_codes(name: str, params: dict, num_counts: int) -> None:
-    """In random play the codes are 0 or 1; each timer and each count of ingredients that is seen exceeds 1."""
+    """In random play the codes are 0 or 1, and a count or the timer exceeds 1."""
     vec = make(f"jaxmarl/{name}", **params)
     codes = vec.observation_space["observation"].codes
     assert (codes == codes[:1, :1]).all()
