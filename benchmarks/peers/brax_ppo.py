@@ -21,6 +21,8 @@ from brax.training.agents.ppo import networks, train
 from flax import linen
 from protocol import CURVE_EPISODES, serve
 
+TANH_STD = math.log(2.0) + 0.001  # softplus(0) and its minimum
+
 
 class Gymnax(Env):
     """A gymnax environment as a brax environment, without auto-reset: brax's wrappers apply the time limit."""
@@ -69,6 +71,19 @@ def make(spec):
     return {"environment": get_environment(name, **arguments), "episode_length": limit}
 
 
+def initial_std(network):
+    """Return the argument that sets the standard deviation of the first policy.
+
+    With the tanh policy it is an output y of the network, softplus(y) + 0.001, and starts near y = 0 whatever the
+    settings are.
+    """
+    std = math.exp(network["log_std_init"])
+    if network["action_distribution"] == "tanh_gaussian":
+        assert abs(std - TANH_STD) < 1e-3, f"its tanh policy starts with a standard deviation of {TANH_STD:.3f}"
+        return {}
+    return {"init_noise_std": std}
+
+
 def network_options(network):
     """Return the arguments of `make_ppo_networks`. Its tanh policy always has a state-dependent standard deviation."""
     squashed = network["action_distribution"] == "tanh_gaussian"
@@ -80,8 +95,7 @@ def network_options(network):
         "activation": getattr(linen, network["activation"]),
         "distribution_type": "tanh_normal" if squashed else "normal",
         "noise_std_type": "log",
-        "init_noise_std": math.exp(network["log_std_init"]),  # not of the tanh policy
-    }
+    } | initial_std(network)
 
 
 def value_clip(h):

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import os
 import shlex
 import sys
@@ -336,6 +337,15 @@ def test_brax_gets_the_environment_and_the_networks_of_the_workload(brax_ppo):
     assert network["distribution_type"] == "normal"
     assert network["policy_hidden_layer_sizes"] == network["value_hidden_layer_sizes"] == (64, 64)
     assert network["init_noise_std"] == 1.0
+
+
+@pytest.mark.parametrize("name", ["ant", "halfcheetah", "cheetah-run"])
+def test_the_tanh_policies_of_ours_and_of_brax_start_with_the_same_standard_deviation(brax_ppo, name):
+    network = compare.spec_of(name, 1)["network"]
+    assert math.exp(network["log_std_init"]) == pytest.approx(np.log1p(np.exp(0.0)) + 0.001, rel=1e-3)
+    assert "init_noise_std" not in brax_ppo.network_options(network)
+    with pytest.raises(AssertionError, match="starts with a standard deviation of 0.694"):
+        brax_ppo.network_options(network | {"log_std_init": 0.0})
 
 
 def test_the_time_limit_and_the_backend_of_the_workload_reach_brax(brax_ppo):
