@@ -41,11 +41,15 @@ TIMED_UPDATES = {"W1": 2, "W2": 976, "W3": 64, "W4": 24, "W5": 4, "W6": 20}
 LEARNING_UPDATES = {"W1": 20, "W2": 976, "W3": 976, "W4": 122, "W5": 20, "W6": 100}
 
 
-def _of_brax(file: str, **config: int) -> tuple[str, dict[str, dict[str, Any]]]:
+def _of_brax(file: str, backend: str = "", **config: int) -> tuple[str, dict[str, dict[str, Any]]]:
     """Return an entry of SUITES with what brax's PPO cannot change, and batches that suit a CPU."""
     small = {"num_envs": 256, "num_minibatches": 8}
     fixed = {"truncation": "mask", "resets": "state_pool"}
-    return file, {"config": small | fixed | config, "hyperparams": {"adam_eps": 1e-8, "max_grad_norm": math.inf}}
+    return file, {
+        "env_params": {"backend": backend} if backend else {},
+        "config": small | fixed | config,
+        "hyperparams": {"adam_eps": 1e-8, "max_grad_norm": math.inf},
+    }
 
 
 # Tasks of suites, each with the published settings of the suite's own PPO: file in configs/suites/, and what differs
@@ -88,6 +92,8 @@ SUITES: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
     ),
     "ant": _of_brax("brax_ant", num_steps=20),
     "halfcheetah": _of_brax("brax_halfcheetah", num_steps=20, num_epochs=4),
+    "ant-spring": _of_brax("brax_ant", "spring", num_steps=20),
+    "halfcheetah-spring": _of_brax("brax_halfcheetah", "spring", num_steps=20, num_epochs=4),
     "cheetah-run": _of_brax("playground_cheetah_run", num_steps=30, num_epochs=4, pool_refresh=0),
     "craftax": (
         "craftax_classic",
@@ -116,8 +122,8 @@ SUITES: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
 for _name in ("xland", "pgx"):
     _file, _changes = SUITES[_name]
     SUITES[f"{_name}-patches"] = (_file, _changes | {"published": f"{_changes['published']}_patches"})
-TIMED_UPDATES |= {"ant": 3, "halfcheetah": 3, "cheetah-run": 10}
-LEARNING_UPDATES |= {"ant": 400, "halfcheetah": 400, "cheetah-run": 400}
+TIMED_UPDATES |= {"ant": 3, "halfcheetah": 3, "ant-spring": 3, "halfcheetah-spring": 3, "cheetah-run": 10}
+LEARNING_UPDATES |= {"ant": 400, "halfcheetah": 400, "ant-spring": 64, "halfcheetah-spring": 480, "cheetah-run": 400}
 TIMED_UPDATES |= {"navix": 100, "mpe": 50, "brax": 20, "craftax": 4}
 LEARNING_UPDATES |= {"navix": 150, "mpe": 163, "brax": 73, "craftax": 24}
 TIMED_UPDATES |= {"xland": 20, "xland-patches": 20, "pgx": 1, "pgx-patches": 1}
@@ -187,7 +193,7 @@ PEERS = {
         "brax_ppo.py",
         # its release uses functions that jax 0.10 has removed
         requirements=("jax==0.9.2", "brax==0.14.2", "flax==0.12.6", "optax==0.2.8", *GYMNAX, *PLAYGROUND),
-        workloads=("W5", "brax", "ant", "halfcheetah", "cheetah-run"),
+        workloads=("W5", "brax", "ant", "halfcheetah", "ant-spring", "halfcheetah-spring", "cheetah-run"),
         continued=True,
         differs="jax 0.9.2; minibatches of whole sequences; advantages recomputed for every minibatch, with the "
         "target of the next state instead of its value, and normalized with the zeros of truncated steps; statistics "

@@ -339,7 +339,7 @@ def test_brax_gets_the_environment_and_the_networks_of_the_workload(brax_ppo):
     assert network["init_noise_std"] == 1.0
 
 
-@pytest.mark.parametrize("name", ["ant", "halfcheetah", "cheetah-run"])
+@pytest.mark.parametrize("name", ["ant", "halfcheetah", "ant-spring", "cheetah-run"])
 def test_the_tanh_policies_of_ours_and_of_brax_start_with_the_same_standard_deviation(brax_ppo, name):
     network = compare.spec_of(name, 1)["network"]
     assert math.exp(network["log_std_init"]) == pytest.approx(np.log1p(np.exp(0.0)) + 0.001, rel=1e-3)
@@ -353,6 +353,14 @@ def test_the_time_limit_and_the_backend_of_the_workload_reach_brax(brax_ppo):
     options = brax_ppo.settings(spec)
     assert options["environment"] == ("inverted_pendulum", {"backend": "spring"})
     assert options["episode_length"] == 50
+
+
+def test_the_spring_workloads_have_the_fast_simulator_on_both_sides(brax_ppo):
+    for name in ("ant", "halfcheetah"):
+        exact, fast = compare.spec_of(name, 1), compare.spec_of(f"{name}-spring", 1)
+        assert brax_ppo.settings(fast)["environment"] == (name, {"backend": "spring"})
+        assert fast["env_params"] == {"backend": "spring"}
+        assert fast | {"workload": name, "env_params": exact["env_params"]} == exact
 
 
 def test_an_environment_of_playground_reaches_brax_with_its_wrapper(brax_ppo):
@@ -374,7 +382,7 @@ def test_the_curve_of_brax_leaves_out_the_untrained_policy(brax_ppo, monkeypatch
     assert run(0) == {"curve": points}
 
 
-@pytest.mark.parametrize("name", ["brax", "ant", "halfcheetah", "cheetah-run"])
+@pytest.mark.parametrize("name", ["brax", "ant", "halfcheetah", "ant-spring", "cheetah-run"])
 def test_ours_has_what_the_ppo_of_brax_cannot_change(name):
     spec = compare.spec_of(name, 1)
     assert spec["config"]["truncation"] == "mask"
