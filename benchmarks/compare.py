@@ -87,6 +87,7 @@ SUITES: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
         "brax_inverted_pendulum",
         {
             "config": {"truncation": "mask", "resets": "state_pool"},
+            "network": {"kernel_init": "lecun_uniform"},
             "hyperparams": {"lr_anneal": 0.0, "adam_eps": 1e-8},
         },
     ),
@@ -198,10 +199,10 @@ PEERS = {
         differs="jax 0.9.2; minibatches of whole sequences; advantages recomputed for every minibatch, with the "
         "target of the next state instead of its value, and normalized with the zeros of truncated steps; statistics "
         "of observations updated before the epochs instead of after them, no bound on normalized observations; "
-        "initialization not orthogonal; resets to one cached state per environment, ours on brax to a pool of 256 "
+        "resets to one cached state per environment, ours on brax to a pool of 256 "
         "states, one of which (on cheetah-run: none) is replaced in each step; timed executions of both sides continue "
         "one run; its compile time is that of two compilations, its returns are those of 128 episodes after training. "
-        "W5: constant learning rate, Adam eps 1e-8, rewards not scaled, "
+        "W5: initialization not orthogonal, constant learning rate, Adam eps 1e-8, rewards not scaled, "
         "truncated steps left out. ant, halfcheetah, cheetah-run: smaller batches than published on both sides, and at "
         "most 4 epochs. It has no discrete policy",
     ),

@@ -84,18 +84,30 @@ def initial_std(network):
     return {"init_noise_std": std}
 
 
+def initializer(network):
+    """Return the arguments that set the initializer, which has no gains; without them it is lecun_uniform."""
+    if network["kernel_init"] == "orthogonal":
+        return {}
+    chosen = getattr(linen.initializers, network["kernel_init"])
+    return {"policy_network_kernel_init_fn": chosen, "value_network_kernel_init_fn": chosen}
+
+
 def network_options(network):
     """Return the arguments of `make_ppo_networks`. Its tanh policy always has a state-dependent standard deviation."""
     squashed = network["action_distribution"] == "tanh_gaussian"
     assert network["critic_activation"] == "same", "actor and critic have one activation"
     assert network["state_dependent_std"] == squashed, "it depends on the state with the tanh policy only"
-    return {
-        "policy_hidden_layer_sizes": tuple(network["hidden_sizes"]),
-        "value_hidden_layer_sizes": tuple(network["critic_hidden_sizes"] or network["hidden_sizes"]),
-        "activation": getattr(linen, network["activation"]),
-        "distribution_type": "tanh_normal" if squashed else "normal",
-        "noise_std_type": "log",
-    } | initial_std(network)
+    return (
+        {
+            "policy_hidden_layer_sizes": tuple(network["hidden_sizes"]),
+            "value_hidden_layer_sizes": tuple(network["critic_hidden_sizes"] or network["hidden_sizes"]),
+            "activation": getattr(linen, network["activation"]),
+            "distribution_type": "tanh_normal" if squashed else "normal",
+            "noise_std_type": "log",
+        }
+        | initial_std(network)
+        | initializer(network)
+    )
 
 
 def value_clip(h):

@@ -21,6 +21,7 @@ else:
     Number = float  # what a file and the command line can give
 
 Activation: TypeAlias = Literal["tanh", "relu", "silu", "swish", "gelu", "elu"]
+KernelInit: TypeAlias = Literal["orthogonal", "lecun_uniform", "lecun_normal"]
 
 RECURRENT_KINDS = ("gru", "lstm", "lru")
 
@@ -77,6 +78,7 @@ class NetworkConfig:
     critic_hidden_sizes: tuple[int, ...] = ()  # widths of the critic's dense layers; empty: hidden_sizes
     critic_activation: Literal["same", "tanh", "relu", "silu", "swish", "gelu", "elu"] = "same"  # of the critic
     layer_norm: bool = False  # layer normalization before every activation
+    kernel_init: KernelInit = "orthogonal"  # initial kernels of dense layers, convolutions and heads
     shared_torso: bool = False  # one torso for actor and critic instead of one each
     encoder: Literal["dense", "cnn"] = "dense"  # layers for images; kind "cnn" implies "cnn"
     symbols: Literal["one_hot", "embedding", "scalar"] = "one_hot"  # how grids of integer codes are read

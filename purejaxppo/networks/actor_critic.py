@@ -21,7 +21,7 @@ from purejaxppo.envs.protocol import Env, VecEnv
 from purejaxppo.envs.spaces import zero_of
 from purejaxppo.networks.cpu_layers import Dense
 from purejaxppo.networks.encoders import encode
-from purejaxppo.networks.initializers import DrawFn, batched_init, draw_orthonormal, draw_zeros, orthogonal
+from purejaxppo.networks.initializers import DrawFn, batched_init, draw_orthonormal, draw_zeros, initial_kernel
 from purejaxppo.networks.inputs import Inputs, check_observation_space, to_inputs, views
 from purejaxppo.networks.policy_heads import (
     bound_log_std,
@@ -41,8 +41,8 @@ class ActorCritic(nn.Module):
     """The layers: encoder, recurrent cell if any, and heads; separate for actor and critic unless they share a torso.
 
     Kernels start orthogonal with gain √2 in the encoder, 0.01 at the policy head and 1 at the value head, biases at 0
-    (Huang et al. 2022, "The 37 Implementation Details of Proximal Policy Optimization", details 2 and 13). Parameters
-    and both heads are float32 whatever the compute dtype.
+    (Huang et al. 2022, "The 37 Implementation Details of Proximal Policy Optimization", details 2 and 13). Another
+    `kernel_init` has no gains. Parameters and both heads are float32 whatever the compute dtype.
     """
 
     config: NetworkConfig
@@ -83,7 +83,8 @@ class ActorCritic(nn.Module):
             actor_state, actor_features = self._torso(rnn_state, actor, is_first, "actor")
             critic_state, critic_features = self._torso(rnn_state, critic, is_first, "critic")
             rnn_state = {**actor_state, **critic_state} if rnn_state else rnn_state
-        value = Dense(1, kernel_init=orthogonal(1.0, self.draw), name="value")(critic_features)
+        kernel_init = initial_kernel(self.config.kernel_init, 1.0, self.draw)
+        value = Dense(1, kernel_init=kernel_init, name="value")(critic_features)
         outputs = self._policy(actor_features)
         outputs, log_std = jax.tree.map(lambda x: x.reshape(*steps, x.shape[-1]), outputs)
         return rnn_state, outputs, log_std, value.reshape(steps)
@@ -107,7 +108,8 @@ class ActorCritic(nn.Module):
         config, means = self.config, self.num_means
         from_state = means if config.state_dependent_std else 0
         size = self.num_logits + means
-        outputs = Dense(size + from_state, kernel_init=orthogonal(0.01, self.draw), name="policy")(features)
+        kernel_init = initial_kernel(config.kernel_init, 0.01, self.draw)
+        outputs = Dense(size + from_state, kernel_init=kernel_init, name="policy")(features)
         if from_state:
             return outputs[..., :size], log_std_around(config.log_std_init, outputs[..., size:])
         if not means:

@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 
 from purejaxppo.config.schema import NetworkConfig
 from purejaxppo.networks.cpu_layers import Dense, PatchConvolution
-from purejaxppo.networks.initializers import DrawFn, orthogonal
+from purejaxppo.networks.initializers import DrawFn, initial_kernel
 from purejaxppo.networks.inputs import Inputs, Symbols
 
 Array = jax.Array
@@ -65,7 +65,7 @@ def encode(inputs: Inputs, config: NetworkConfig, name: str, draw: DrawFn) -> Ar
     if len(pieces) > 1:
         x = jnp.concatenate([piece.astype(config.compute_dtype) for piece in pieces], axis=-1)
     for i, width in enumerate(config.hidden_sizes):
-        kernel_init = orthogonal(math.sqrt(2), draw)
+        kernel_init = initial_kernel(config.kernel_init, math.sqrt(2), draw)
         x = Dense(width, kernel_init=kernel_init, dtype=config.compute_dtype, name=f"{name}_{i}")(x)
         x = _activate(x, config, f"{name}_{i}")
     return x
@@ -109,7 +109,8 @@ def _convolve(x: Array, config: NetworkConfig, name: str, draw: DrawFn) -> Array
     large = min(x.shape[-3:-1]) >= LARGE
     for i, (width, size, stride) in enumerate(LARGE_CONVOLUTIONS if large else SMALL_CONVOLUTIONS):
         shape = {"kernel_size": (size, size), "strides": (stride, stride), "padding": "VALID"}
-        options = {"kernel_init": orthogonal(math.sqrt(2), draw), "dtype": config.compute_dtype, "name": f"{name}_{i}"}
+        kernel_init = initial_kernel(config.kernel_init, math.sqrt(2), draw)
+        options = {"kernel_init": kernel_init, "dtype": config.compute_dtype, "name": f"{name}_{i}"}
         x = (nn.Conv(width, **shape, **options) if large else PatchConvolution(width, size, **options))(x)
         x = _activate(x, config, f"{name}_{i}")
     return x.reshape(x.shape[0], math.prod(x.shape[1:]))

@@ -1,4 +1,4 @@
-"""Orthogonal initializers that need no LAPACK and share one random draw.
+"""Initializers of kernels; the orthogonal ones need no LAPACK and share one random draw.
 
 jaxlib's QR decomposition of a batch waits, on a thread of XLA's CPU pool, for work that it submitted to the same pool.
 If a program runs as many such decompositions at once as the pool has threads, it deadlocks: with two cores and
@@ -11,12 +11,14 @@ from collections.abc import Callable
 from math import prod
 from typing import TypeAlias
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
 from purejaxppo._util.aliases import Params, PRNGKey
+from purejaxppo.config.schema import KernelInit
 
 Array = jax.Array
 
@@ -114,6 +116,30 @@ def orthogonal(scale: float = 1.0, draw: DrawFn = draw_orthonormal) -> Callable[
         return (scale * (q if rows >= columns else q.T)).reshape(shape).astype(dtype)
 
     return init
+
+
+LECUN: dict[str, Callable[..., Array]] = {
+    "lecun_uniform": nn.initializers.lecun_uniform(),
+    "lecun_normal": nn.initializers.lecun_normal(),
+}
+
+
+def initial_kernel(name: KernelInit, scale: float, draw: DrawFn) -> Callable[..., Array]:
+    """Return the initializer with this name.
+
+    The entries of lecun_uniform and lecun_normal, the default of flax, have mean 0 and variance 1 / inputs, whatever
+    `scale` is (LeCun et al. 1998, "Efficient BackProp", section 4.6). Those of lecun_normal are from a normal
+    distribution truncated at two standard deviations.
+
+    Args:
+        name: a value of `NetworkConfig.kernel_init`.
+        scale: gain of "orthogonal".
+        draw: source of matrices with orthonormal columns for "orthogonal".
+
+    Returns:
+        (key, shape, dtype) -> array of `shape`.
+    """
+    return orthogonal(scale, draw) if name == "orthogonal" else LECUN[name]
 
 
 def orthogonal_gates(num_gates: int, draw: DrawFn = draw_orthonormal) -> Callable[..., Array]:

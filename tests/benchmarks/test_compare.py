@@ -348,6 +348,15 @@ def test_the_tanh_policies_of_ours_and_of_brax_start_with_the_same_standard_devi
         brax_ppo.network_options(network | {"log_std_init": 0.0})
 
 
+@pytest.mark.parametrize("name", [name for name in compare.PEERS["brax"].workloads if name != "W5"])
+def test_the_networks_of_ours_and_of_brax_have_one_initializer(brax_ppo, name):
+    network = compare.spec_of(name, 1)["network"]
+    assert network["kernel_init"] == "lecun_uniform"
+    options = brax_ppo.network_options(network)
+    makers = {options[f"{part}_network_kernel_init_fn"] for part in ("policy", "value")}
+    assert makers == {nn.initializers.lecun_uniform}
+
+
 def test_the_time_limit_and_the_backend_of_the_workload_reach_brax(brax_ppo):
     spec = compare.spec_of("brax", 1) | {"env_params": {"time_limit": 50, "backend": "spring"}}
     options = brax_ppo.settings(spec)

@@ -163,6 +163,28 @@ def test_initial_policy_is_nearly_uniform_and_kernels_are_orthogonal(key):
     assert np.abs(distribution.components["b"].mean).max() < 0.05
 
 
+LARGEST = {"lecun_uniform": 3**0.5, "lecun_normal": 2 / 0.87962566103423978}  # entry in units of 1 / sqrt(inputs)
+
+
+@pytest.mark.parametrize("kernel_init", LARGEST)
+@pytest.mark.parametrize(("kind", "observation"), [("mlp", "vector"), ("cnn", "bool image"), ("gru", "vector")])
+def test_kernel_init_is_that_of_all_dense_layers_convolutions_and_heads(kernel_init, kind, observation, key):
+    network = make_network(env_of(OBSERVATIONS[observation], Discrete(3)), small(kind=kind, kernel_init=kernel_init))
+    layers = quick_jit(network.init)(key)["params"]
+    cells = {name: layers.pop(name) for name in list(layers) if name.endswith("gru")}
+    assert len(cells) == (2 if kind == "gru" else 0)
+    assert {"policy", "value", "actor_0", "critic_0"} <= layers.keys()
+    for layer in layers.values():
+        kernel = np.float64(layer["kernel"]).reshape(-1, layer["kernel"].shape[-1])
+        scaled = np.abs(kernel) * np.sqrt(len(kernel)) / LARGEST[kernel_init]
+        assert scaled.max() <= 1.0 + 1e-6
+        assert np.sqrt(np.mean(scaled**2)) > 0.2  # neither has the gain of a head
+        assert not layer["bias"].any()
+    for cell in cells.values():
+        one_gate = np.float64(cell["recurrent"])[:, : len(cell["recurrent"])]
+        np.testing.assert_allclose(one_gate.T @ one_gate, np.eye(len(one_gate)), atol=1e-5)
+
+
 # --- precision --------------------------------------------------------------------------------------------------------
 
 

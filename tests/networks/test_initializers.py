@@ -1,4 +1,4 @@
-"""Orthogonal initialization: orthonormal, Haar, the Q of QR, one draw, no LAPACK call under vmap."""
+"""Initialization: orthonormal, Haar, the Q of QR, one draw, no LAPACK call under vmap; the moments of LeCun's."""
 
 import re
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import purejaxppo as pp
-from purejaxppo.networks.initializers import batched_init, gram_schmidt, orthogonal
+from purejaxppo.networks.initializers import batched_init, draw_orthonormal, gram_schmidt, initial_kernel, orthogonal
 
 
 @pytest.mark.parametrize("shape", [(4, 64), (64, 64), (64, 2), (256, 17), (3, 3, 4, 16), (1, 1), (7, 1), (1, 7)])
@@ -77,6 +77,24 @@ def test_each_matrix_from_one_draw_is_the_q_of_its_values(key):
         a = numbers[slice(*ends[i])].reshape(shape)
         q, r = np.linalg.qr(a.astype(np.float64))
         np.testing.assert_allclose(ours[i], q * np.sign(np.diag(r)), atol=2e-5)
+
+
+@pytest.mark.parametrize(("name", "limit"), [("lecun_uniform", 3**0.5), ("lecun_normal", 2 / 0.87962566103423978)])
+@pytest.mark.parametrize("shape", [(50, 4000), (3, 3, 4, 2000)])
+def test_lecun_kernels_have_mean_zero_and_variance_one_over_inputs(name, limit, shape, key):
+    """The largest entry of a uniform is √3 deviations, that of a normal truncated at ±2 2 / √Var[x | |x| < 2]."""
+    kernel = np.asarray(initial_kernel(name, 0.01, draw_orthonormal)(key, shape), np.float64).reshape(-1, shape[-1])
+    scaled = kernel * np.sqrt(len(kernel))
+    assert np.abs(scaled.mean()) < 0.01
+    np.testing.assert_allclose(np.mean(scaled**2), 1.0, atol=0.01)
+    np.testing.assert_allclose(np.abs(scaled).max(), limit, rtol=2e-3)
+
+
+def test_the_gain_is_that_of_orthogonal_kernels_only(key):
+    kernel = np.asarray(initial_kernel("orthogonal", 0.01, draw_orthonormal)(key.copy(), (8, 3)))
+    np.testing.assert_allclose(kernel.T @ kernel, 1e-4 * np.eye(3), atol=1e-9)
+    one, other = (initial_kernel("lecun_uniform", gain, draw_orthonormal)(key.copy(), (8, 3)) for gain in (0.01, 1.0))
+    np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize(("rows", "columns", "zeros"), [(5, 3, 2), (400, 130, 150)])

@@ -26,6 +26,7 @@ OTHER = {
     "critic_activation": "relu",
     "activation": "relu",
     "layer_norm": True,
+    "kernel_init": "lecun_uniform",
     "compute_dtype": "bfloat16",
 }
 
