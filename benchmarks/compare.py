@@ -107,10 +107,12 @@ SUITES: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
                 "truncation": "terminal",
                 "pool_size": 4,  # each step makes 4 worlds and draws from them, as its optimistic resets do
                 "pool_refresh": 4,
+                "normalize_observations": False,
             },
             "network": {"hidden_sizes": (512, 512, 512), "activation": "tanh"},
             "hyperparams": {
                 "learning_rate": 2e-4,
+                "gamma": 0.99,
                 "gae_lambda": 0.8,
                 "ent_coef": 0.01,
                 "max_grad_norm": 1.0,
@@ -162,13 +164,14 @@ PEERS = {
         environment={"W3": {"NPROC": "1"}},
         differs="time limits are terminations; W3: one thread, because it deadlocks on two; W5: its script for "
         "continuous actions with layers of 64 instead of 256 on gymnax, which updates the statistics of observations "
-        "and rewards at every step",
+        "and rewards at every step and does not bound the normalized numbers",
     ),
     "rejax": Peer(
         "rejax_ppo.py",
         requirements=("jax==0.10.2", "rejax==0.1.3", "distrax==0.1.9", "flax==0.12.8", "optax==0.2.8", *GYMNAX),
         differs="gradients are clipped by element, Adam eps is 1e-8, the initialization is not orthogonal, time limits "
-        "are terminations; its returns are those of 128 episodes after training",
+        "are terminations, normalized observations and rewards are not bounded; its returns are those of 128 episodes "
+        "after training",
     ),
     "sb3": Peer(
         "stable_baselines.py",
@@ -257,16 +260,36 @@ def spec_of(name: str, num_updates: int, num_seeds: int | None = None, config: d
     run, seeds = workload_of(name)
     settings = dataclasses.asdict(run.config) | (config or {})
     settings["total_timesteps"] = num_updates * settings["num_envs"] * settings["num_steps"]
+    published = SUITES[name][1].get("published", "") if name in SUITES else ""
     return {
         "workload": name,
         "env": run.env,
         "env_params": dict(run.env_params),
         "config": settings,
         "network": dataclasses.asdict(run.network),
-        "published": SUITES[name][1].get("published", "") if name in SUITES else "",
+        "published": published,
         "hyperparams": run.hyperparams._asdict(),
         "num_seeds": num_seeds or seeds,
+        "settings": [key for key in effective_settings(run) if not (published and key.startswith("network."))],
     }
+
+
+# Settings for which adapters need not account: the length of the run, which every worker reports; how ours computes and
+# what it does with faults; how it makes first states, of which `Peer.differs` tells.
+LENGTH = ("total_timesteps",)
+OURS_ALONE = ("on_nonfinite", "shuffle", "microbatch_size", "num_devices", "max_skipped", "diagnostics")
+RESETS = ("resets", "pool_size", "pool_refresh")
+
+
+def effective_settings(run: Any) -> list[str]:
+    """Return the dotted names of the settings that change what is learned, for which an adapter has to account."""
+    from purejaxppo.config.checks import ignored_settings
+    from purejaxppo.config.schema import table_names
+
+    ignored = {*ignored_settings(run.config, run.network), *(f"config.{name}" for name in LENGTH + OURS_ALONE + RESETS)}
+    tables = table_names() | {"env_params": tuple(run.env_params)}
+    names = [f"{table}.{name}" for table, own in tables.items() for name in own]
+    return [name for name in names if name not in ignored]
 
 
 def workload_of(name: str) -> tuple[Any, int]:

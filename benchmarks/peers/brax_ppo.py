@@ -19,7 +19,19 @@ from brax.envs import get_environment
 from brax.envs.base import Env, State
 from brax.training.agents.ppo import networks, train
 from flax import linen
-from protocol import CURVE_EPISODES, serve
+from protocol import COMMON, CURVE_EPISODES, PLAIN_NETWORK, require, serve
+
+# What it cannot change, and its networks beyond what `network_options` sets. W5 is a workload of all peers, which has
+# other values.
+FIXED = {
+    "config": {"truncation": "mask", "scale_rewards": False},
+    "hyperparams": {"lr_anneal": 0.0, "adam_eps": 1e-8},
+}
+DIFFERS_ON_W5 = (
+    *("config.truncation", "config.scale_rewards"),
+    *("hyperparams.lr_anneal", "hyperparams.adam_eps", "hyperparams.reward_clip"),
+)
+LAYERS = ("kind", "encoder", "symbols", "layer_norm", "shared_torso", "compute_dtype")
 
 TANH_STD = math.log(2.0) + 0.001  # softplus(0) and its minimum
 
@@ -60,7 +72,7 @@ def make(spec):
         from mujoco_playground import registry, wrapper
 
         config = registry.get_default_config(name)
-        env = registry.load(name, config_overrides={"impl": "jax"} | spec["env_params"])
+        env = registry.load(name, config_overrides={"impl": "jax"} | dict(spec["env_params"]))
         wrap = wrapper.wrap_for_brax_training
         return {"environment": env, "episode_length": config.episode_length, "wrap_env_fn": wrap}
     if suite != "brax":
@@ -118,6 +130,10 @@ def value_clip(h):
 def settings(spec):
     """Return the arguments of `train`. Its value loss has a factor of one half, so its coefficient is twice ours."""
     config, h = spec["config"], spec["hyperparams"]
+    require(spec, **COMMON)
+    require(spec, network={name: PLAIN_NETWORK[name] for name in LAYERS})
+    if spec["workload"] != "W5":
+        require(spec, **FIXED)
     return make(spec) | {
         "num_envs": config["num_envs"],
         "unroll_length": config["num_steps"],
@@ -208,4 +224,4 @@ def build(spec):
 
 
 if __name__ == "__main__":
-    serve("brax", ("brax", "jax", "jaxlib", "flax", "optax", "gymnax"), build)
+    serve("brax", ("brax", "jax", "jaxlib", "flax", "optax", "gymnax"), build, DIFFERS_ON_W5)

@@ -4,7 +4,7 @@ from unittest import mock
 
 import jax
 import numpy as np
-from protocol import jax_worker, load_script, script_config, serve_checkout, tenth, whole
+from protocol import jax_worker, load_script, require, script_config, serve_checkout, tenth, whole
 
 UNUSED = ("wandb", "orbax", "orbax.checkpoint", "flax.training.orbax_utils")
 LAYERS = 3  # of its symbolic network, for actor and critic each
@@ -22,8 +22,7 @@ def translated(spec):
     worlds = config["pool_size"]
     assert config["pool_refresh"] == worlds, "all its worlds are new in every step"
     assert config["num_envs"] % worlds == 0, "as many environments for each new world"
-    assert not config["normalize_observations"], "it does not"
-    assert not config["scale_rewards"], "it does not"
+    require(spec, config={"normalize_observations": False, "scale_rewards": False, "truncation": "terminal"})
     return script_config(spec, [width] * LAYERS) | {
         "LAYER_SIZE": width,
         "USE_OPTIMISTIC_RESETS": True,

@@ -6,10 +6,11 @@ from unittest import mock
 
 import jax
 import numpy as np
-from protocol import jax_worker, script_config, serve_checkout, tenth, whole
+from protocol import jax_worker, require, script_config, serve_checkout, tenth, whole
 
 AGENTS = 3
 UNUSED = ("hydra", "omegaconf", "wandb")
+DIFFERS = ("config.truncation",)
 
 
 def load(checkout):
@@ -24,9 +25,10 @@ def load(checkout):
 def translated(spec):
     """Return its config, which counts environments instead of agents."""
     config = script_config(spec)
+    require(spec, config={"normalize_observations": False, "scale_rewards": False})
     return config | {
         "ENV_NAME": spec["env"].removeprefix("jaxmarl/"),
-        "ENV_KWARGS": spec["env_params"],
+        "ENV_KWARGS": dict(spec["env_params"]),
         "NUM_ENVS": config["NUM_ENVS"] // AGENTS,
         "TOTAL_TIMESTEPS": config["TOTAL_TIMESTEPS"] // AGENTS,
     }
@@ -52,4 +54,4 @@ def build(checkout, spec):
 
 
 if __name__ == "__main__":
-    serve_checkout("JaxMARL", ("jax", "jaxlib", "flax", "optax", "distrax", "jaxmarl"), build)
+    serve_checkout("JaxMARL", ("jax", "jaxlib", "flax", "optax", "distrax", "jaxmarl"), build, DIFFERS)

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import navix
 import numpy as np
 from navix.agents import PPO, ActorCritic, PPOHparams
-from protocol import check_one_clip, jax_worker, serve, tenth, whole
+from protocol import PLAIN_NETWORK, check_one_clip, jax_worker, require, serve, tenth, whole
+
+DIFFERS = ("config.truncation", "network.kernel_init")
 
 
 def raveled(env):
@@ -21,6 +23,8 @@ def settings(spec):
     """Return its hyperparameters. Its value loss has a factor of one half, so its coefficient is twice ours."""
     config, h = spec["config"], spec["hyperparams"]
     check_one_clip(spec)
+    require(spec, config={"normalize_observations": False, "scale_rewards": False})
+    require(spec, network=PLAIN_NETWORK | {"symbols": "scalar"})
     return PPOHparams(
         budget=config["total_timesteps"],
         num_envs=config["num_envs"],
@@ -37,10 +41,16 @@ def settings(spec):
     )
 
 
+def make(spec):
+    """Return its environment, which holds the discount factor."""
+    gamma = spec["hyperparams"]["gamma"]
+    return raveled(navix.make(spec["env"].removeprefix("navix/"), gamma=gamma, **spec["env_params"]))
+
+
 def build(spec):
     """Train one seed in one program."""
     assert spec["num_seeds"] == 1, "one seed at a time"
-    env = raveled(navix.make(spec["env"].removeprefix("navix/"), gamma=spec["hyperparams"]["gamma"]))
+    env = make(spec)
     agent = PPO(hparams=settings(spec), network=ActorCritic(action_dim=len(env.action_set)), env=env)
 
     def train(keys):
@@ -59,4 +69,4 @@ def build(spec):
 
 
 if __name__ == "__main__":
-    serve("navix", ("jax", "jaxlib", "flax", "optax", "navix"), build)
+    serve("navix", ("jax", "jaxlib", "flax", "optax", "navix"), build, DIFFERS)

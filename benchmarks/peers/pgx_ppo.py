@@ -6,7 +6,9 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
-from protocol import jax_worker, load_script, serve_checkout, tenth, whole
+from protocol import COMMON, jax_worker, load_script, require, serve_checkout, tenth, whole
+
+DIFFERS = ("config.truncation",)  # without a time limit nothing is truncated
 
 
 def load(checkout, spec):
@@ -20,10 +22,13 @@ def settings(spec):
     """Return its settings. Its value loss has a factor of one half, so its coefficient is twice ours."""
     config, h = spec["config"], spec["hyperparams"]
     assert spec["published"].removesuffix("_patches") == "pgx_minatar"
-    assert spec["env_params"] == {"time_limit": 0}
-    assert h["vf_clip_eps"] == h["clip_eps"], "it has one range for both clips"
-    assert h["lr_anneal"] == 0.0
-    assert h["adam_eps"] == 1e-5
+    require(spec, **COMMON)
+    require(
+        spec,
+        env_params={"time_limit": 0},
+        config={"normalize_observations": False, "scale_rewards": False},
+        hyperparams={"vf_clip_eps": h["clip_eps"], "lr_anneal": 0.0, "adam_eps": 1e-5},
+    )
     return {
         "env_name": spec["env"].removeprefix("pgx/"),
         "num_envs": config["num_envs"],
@@ -74,4 +79,4 @@ def build(checkout, spec):
 
 
 if __name__ == "__main__":
-    serve_checkout("pgx", ("jax", "jaxlib", "dm-haiku", "optax", "distrax", "pgx"), build)
+    serve_checkout("pgx", ("jax", "jaxlib", "dm-haiku", "optax", "distrax", "pgx"), build, DIFFERS)

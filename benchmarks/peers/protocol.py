@@ -9,12 +9,16 @@ If the specification asks for a "curve" of so many points, the reply is {"curve"
 ...]}: the mean return of CURVE_EPISODES episodes of the sampled policy after equal parts of the training, and the
 minutes of training until then.
 
+A peer has every setting that the specification names in "settings", or stops: its adapter reads or requires each of
+them, or names it as one that differs (`check_read`).
+
 If it is "continued", an execution continues one run, without annealing: its initialization is not timed.
 
 The module imports only the standard library at the top, because each peer has its own virtual environment.
 """
 
 import argparse
+import collections
 import functools
 import importlib
 import importlib.metadata
@@ -29,25 +33,110 @@ import time
 
 CURVE_EPISODES = 32  # of each point of a learning curve
 
+TABLES = ("config", "network", "hyperparams", "env_params")
 
-def serve(peer, packages, build, **versions):
+# What no adapter of a peer can change, as the peers have it.
+COMMON = {
+    "config": {
+        "objective": "clip",
+        "targets": "gae",
+        "policy_step": "gradient",
+        "normalize_advantages": True,
+        "recompute_advantages": False,
+        "stagger": 0,
+    },
+    "hyperparams": {
+        "clip_asymmetry": 1.0,
+        "dual_clip": math.inf,
+        "target_kl": math.inf,
+        "lr_target_kl": math.inf,
+        "clip_target_kl": math.inf,
+        "adam_b1": 0.9,
+        "adam_b2": 0.999,
+    },
+}
+
+# Two dense torsos, orthogonal and float32, and for continuous actions a Gaussian with one σ for all states.
+PLAIN_NETWORK = {
+    "kind": "mlp",
+    "encoder": "dense",
+    "symbols": "one_hot",
+    "critic_hidden_sizes": [],
+    "critic_activation": "same",
+    "layer_norm": False,
+    "kernel_init": "orthogonal",
+    "shared_torso": False,
+    "log_std_init": 0.0,
+    "action_distribution": "gaussian",
+    "state_dependent_std": False,
+    "compute_dtype": "float32",
+}
+
+
+class Table(collections.UserDict):
+    """A table of settings that remembers which of them were read."""
+
+    def __init__(self, settings):
+        self.read = set()
+        super().__init__(settings)
+
+    def __getitem__(self, key):
+        """Return the setting."""
+        self.read.add(key)
+        return self.data[key]
+
+
+def watched(spec):
+    """Return the specification with tables that remember what is read."""
+    return spec | {name: Table(spec[name]) for name in TABLES}
+
+
+def require(spec, **tables):
+    """Stop unless the settings have these values, given by table and name."""
+    wrong = [
+        f"{table}.{name} = {spec[table][name]!r}, not {value!r}"
+        for table, values in tables.items()
+        for name, value in values.items()
+        if spec[table][name] != value
+    ]
+    assert not wrong, "the peer cannot have " + "; ".join(wrong)
+
+
+def check_read(spec, differs=()):
+    """Stop if an adapter has ignored a setting that has an effect.
+
+    Args:
+        spec: the specification, as `watched` returns it, after the adapter has read it.
+        differs: dotted names of settings that the peer cannot have. `Peer.differs` in compare.py says what it has.
+    """
+    missed = []
+    for key in spec["settings"]:
+        table, _, name = key.partition(".")
+        if name not in spec[table].read and key not in differs:
+            missed.append(key)
+    assert not missed, f"the adapter ignores {', '.join(missed)}: read or require it, or say that it differs"
+
+
+def serve(peer, packages, build, differs=(), **versions):
     """Answer requests until the input ends.
 
     Args:
         peer: name of the peer, for the table.
         packages: packages whose versions are reported.
         build: (spec) -> (run, facts). run(seed) returns a reply; the facts are added to the ready message.
+        differs: names of settings that the peer cannot have, see `check_read`.
         **versions: further versions to report.
     """
     # Compile times are those of a cold start. JAX reads this variable when it is imported.
     os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
     out, sys.stdout = sys.stdout, sys.stderr  # so that the output of a library is not taken for an answer
-    spec = json.loads(sys.argv[-1])
+    spec = watched(json.loads(sys.argv[-1]))
 
     def answer(message):
         print(json.dumps(message), file=out, flush=True)
 
     run, facts = build(spec)
+    check_read(spec, differs)
     versions |= {name: importlib.metadata.version(name) for name in packages} | {"python": platform.python_version()}
     steps = spec["config"]["total_timesteps"] * spec["num_seeds"]
     answer(
@@ -57,12 +146,12 @@ def serve(peer, packages, build, **versions):
         answer(run(int(line.split()[1])))
 
 
-def serve_checkout(peer, packages, build):
+def serve_checkout(peer, packages, build, differs=()):
     """Do as `serve` for a peer that is a script in a clone: build is (checkout, spec) -> (run, facts)."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--checkout", type=pathlib.Path, required=True)
     parser.add_argument("spec")
-    serve(peer, packages, functools.partial(build, parser.parse_args().checkout))
+    serve(peer, packages, functools.partial(build, parser.parse_args().checkout), differs)
 
 
 def load_script(script, replaced):
@@ -73,9 +162,11 @@ def load_script(script, replaced):
 
 
 def check_one_clip(spec, hidden_sizes=(64, 64)):
-    """Stop unless the settings are those of a peer with one clip range and these layers."""
-    assert spec["hyperparams"]["vf_clip_eps"] == spec["hyperparams"]["clip_eps"], "it has one range for both clips"
-    assert spec["network"]["hidden_sizes"] == list(hidden_sizes)
+    """Stop unless the settings are those of a peer with one clip range and these layers, and Adam's eps of 1e-5."""
+    one_range = {"vf_clip_eps": spec["hyperparams"]["clip_eps"]}
+    network = {"hidden_sizes": list(hidden_sizes), "activation": "tanh"}
+    require(spec, **COMMON)
+    require(spec, hyperparams=one_range | {"adam_eps": 1e-5}, network=network)
 
 
 def script_config(spec, hidden_sizes=(64, 64)):
@@ -84,9 +175,8 @@ def script_config(spec, hidden_sizes=(64, 64)):
     Their value loss has a factor of one half, so their coefficient is twice ours.
     """
     check_one_clip(spec, hidden_sizes)
+    require(spec, network=PLAIN_NETWORK)
     config, h = spec["config"], spec["hyperparams"]
-    assert spec["network"]["activation"] == "tanh"
-    assert h["adam_eps"] == 1e-5
     return {
         "ENV_NAME": spec["env"],
         "NUM_ENVS": config["num_envs"],

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from protocol import jax_worker, script_config, serve_checkout, tenth, whole
 
+DIFFERS = ("config.truncation", "hyperparams.reward_clip")
 UNUSED = ("brax", "brax.envs", "brax.envs.wrappers", "brax.envs.wrappers.training", "navix")
 
 
@@ -92,4 +93,4 @@ def build(checkout, spec):
 
 
 if __name__ == "__main__":
-    serve_checkout("PureJaxRL", ("jax", "jaxlib", "flax", "optax", "distrax", "gymnax"), build)
+    serve_checkout("PureJaxRL", ("jax", "jaxlib", "flax", "optax", "distrax", "gymnax"), build, DIFFERS)

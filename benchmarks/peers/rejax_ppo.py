@@ -1,19 +1,23 @@
 """rejax's PPO as a worker."""
 
 import jax
-from protocol import jax_worker, serve, whole
+from protocol import COMMON, PLAIN_NETWORK, jax_worker, require, serve, whole
 from rejax import PPO
 from rejax.evaluate import evaluate
+
+DIFFERS = ("config.truncation", "hyperparams.adam_eps", "hyperparams.reward_clip", "network.kernel_init")
 
 
 def algorithm(spec):
     """Return its PPO with our settings. Its value loss has a factor of one half, so its coefficient is twice ours."""
     config, h, network = spec["config"], spec["hyperparams"], spec["network"]
-    assert h["vf_clip_eps"] == h["clip_eps"], "it has one range for both clips"
+    require(spec, **COMMON)
+    require(spec, hyperparams={"vf_clip_eps": h["clip_eps"]}, network=PLAIN_NETWORK)
     steps = config["num_epochs"] * config["num_minibatches"]
+    learning_rate, lr_anneal = h["learning_rate"], h["lr_anneal"]
 
     def annealed(count):
-        return h["learning_rate"] * (1.0 - h["lr_anneal"] * (count // steps) / whole(spec))
+        return learning_rate * (1.0 - lr_anneal * (count // steps) / whole(spec))
 
     ppo = PPO.create(
         env=spec["env"],
@@ -61,4 +65,4 @@ def build(spec):
 
 
 if __name__ == "__main__":
-    serve("rejax", ("rejax", "jax", "jaxlib", "flax", "optax", "distrax", "gymnax"), build)
+    serve("rejax", ("rejax", "jax", "jaxlib", "flax", "optax", "distrax", "gymnax"), build, DIFFERS)

@@ -6,15 +6,23 @@ import time
 
 import numpy as np
 import torch
-from protocol import serve
+from protocol import COMMON, PLAIN_NETWORK, require, serve
 from stable_baselines3.common.env_util import make_vec_env
 
+DIFFERS = {"sb3": (), "sbx": ("hyperparams.vf_clip_eps",)}
 PACKAGES = {"sb3": ("stable-baselines3", "torch"), "sbx": ("sbx-rl", "jax", "flax")}
 
 
 def model_of(library, spec, seed):
     """Return a new model on new environments. Its value loss has no factor of one half, like ours."""
     config, h = spec["config"], spec["hyperparams"]
+    require(spec, **COMMON)
+    require(
+        spec,
+        config={"normalize_observations": False, "scale_rewards": False, "truncation": "bootstrap"},
+        network=PLAIN_NETWORK | {"activation": "tanh"},
+        hyperparams={"adam_eps": 1e-5},
+    )
     networks = {"pi": spec["network"]["hidden_sizes"], "vf": spec["network"]["hidden_sizes"]}
     if library == "sb3":
         from stable_baselines3 import PPO
@@ -25,11 +33,12 @@ def model_of(library, spec, seed):
         from sbx import PPO
 
         policy, options = {"net_arch": networks, "ortho_init": True}, {}  # tanh and Adam eps 1e-5 by default
+    learning_rate, lr_anneal = h["learning_rate"], h["lr_anneal"]
     size = config["num_envs"] * config["num_steps"] // config["num_minibatches"]
     return PPO(
         "MlpPolicy",
         make_vec_env(spec["env"], n_envs=config["num_envs"], seed=seed),
-        learning_rate=lambda left: h["learning_rate"] * (left if h["lr_anneal"] else 1.0),
+        learning_rate=lambda left: learning_rate * (left if lr_anneal else 1.0),
         n_steps=config["num_steps"],
         batch_size=size,
         n_epochs=config["num_epochs"],
@@ -82,4 +91,4 @@ def build(library, spec):
 if __name__ == "__main__":
     name = sys.argv[1]
     titles = {"sb3": "Stable-Baselines3", "sbx": "SBX"}
-    serve(titles[name], (*PACKAGES[name], "gymnasium"), functools.partial(build, name))
+    serve(titles[name], (*PACKAGES[name], "gymnasium"), functools.partial(build, name), DIFFERS[name])

@@ -7,7 +7,7 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
-from protocol import jax_worker, load_script, serve_checkout, tenth, whole
+from protocol import COMMON, jax_worker, load_script, require, serve_checkout, tenth, whole
 
 EPISODES = 80  # of its evaluation after every update, as published
 
@@ -32,11 +32,13 @@ def settings(spec):
     """
     config, h, network = spec["config"], spec["hyperparams"], spec["network"]
     assert spec["published"].removesuffix("_patches") == "xland"
-    assert config["truncation"] == "terminal"
     assert config["sequence_length"] in (0, config["num_steps"])
-    assert h["vf_clip_eps"] == h["clip_eps"], "it has one range for both clips"
-    assert h["lr_anneal"] == 1.0
-    assert h["adam_eps"] == 1e-8
+    require(spec, **COMMON)
+    require(
+        spec,
+        config={"truncation": "terminal", "burn_in": 0, "normalize_observations": False, "scale_rewards": False},
+        hyperparams={"vf_clip_eps": h["clip_eps"], "lr_anneal": 1.0, "adam_eps": 1e-8},
+    )
     (head_size,) = network["hidden_sizes"]
     return {
         "env_id": spec["env"].removeprefix("xland/"),

@@ -8,6 +8,7 @@ import shlex
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from unittest import mock
 
 import flax.linen as nn
 import jax
@@ -207,6 +208,85 @@ def test_a_script_gets_the_settings_of_the_workload_and_refuses_other_layers():
         protocol.script_config(spec)
 
 
+# ---- every setting reaches the peer, or is known to differ
+
+# What the adapters import beyond what the tests have.
+ABSENT = {
+    "navix": ("navix", "navix.agents"),
+    "rejax": ("rejax", "rejax.evaluate"),
+    "sb3": ("torch", "stable_baselines3", "stable_baselines3.common", "stable_baselines3.common.env_util"),
+    "sbx": ("torch", "sbx", "stable_baselines3", "stable_baselines3.common", "stable_baselines3.common.env_util"),
+}
+
+
+def read_settings(peer, adapter, spec):
+    """Let an adapter read all settings that it gives to its peer."""
+    if peer == "navix":
+        adapter.navix.make.return_value.observation_space.shape = (7, 7, 3)
+        adapter.make(spec)
+    if peer in ("sb3", "sbx"):
+        return adapter.model_of(peer, spec, 0)
+    names = {"purejaxrl": "translated", "jaxmarl": "translated", "craftax": "translated", "rejax": "algorithm"}
+    return getattr(adapter, names.get(peer, "settings"))(spec)
+
+
+@pytest.fixture
+def adapter_of(monkeypatch, brax_ppo):
+    """Return (peer) -> its adapter and the settings that differ; suites that are not installed are mocked."""
+
+    def load(peer):
+        if peer == "brax":
+            return brax_ppo, brax_ppo.DIFFERS_ON_W5
+        for name in ABSENT.get(peer, ()):
+            monkeypatch.setitem(sys.modules, name, mock.MagicMock())
+        adapter = load_script(BENCHMARKS / "peers" / compare.PEERS[peer].adapter)
+        differs = getattr(adapter, "DIFFERS", ())
+        return adapter, differs[peer] if isinstance(differs, dict) else differs
+
+    return load
+
+
+PAIRS = [(peer, name) for peer, x in compare.PEERS.items() if peer != "ours" for name in x.workloads]
+
+
+@pytest.mark.parametrize(("peer", "name"), PAIRS)
+def test_an_adapter_accounts_for_every_setting_of_its_workloads(adapter_of, peer, name):
+    adapter, differs = adapter_of(peer)
+    spec = protocol.watched(json.loads(json.dumps(compare.spec_of(name, 2))))
+    read_settings(peer, adapter, spec)
+    protocol.check_read(spec, differs)
+
+
+@pytest.mark.parametrize(
+    ("table", "name"), [("config", "stagger"), ("network", "log_std_init"), ("hyperparams", "dual_clip")]
+)
+@pytest.mark.parametrize("peer", ["purejaxrl", "rejax", "sb3"])
+def test_an_adapter_refuses_what_its_peer_cannot_have(adapter_of, peer, table, name):
+    adapter, _ = adapter_of(peer)
+    spec = json.loads(json.dumps(compare.spec_of("W2", 2)))
+    spec[table][name] = 3
+    with pytest.raises(AssertionError, match=rf"cannot have {table}\.{name} = 3"):
+        read_settings(peer, adapter, protocol.watched(spec))
+
+
+def test_a_setting_that_no_adapter_read_is_named():
+    spec = protocol.watched(json.loads(json.dumps(compare.spec_of("W2", 2))))
+    for key in spec["settings"]:
+        table, _, name = key.partition(".")
+        if name not in ("gamma", "kernel_init"):
+            spec[table][name]
+    protocol.check_read(spec, ["network.kernel_init", "hyperparams.gamma"])
+    with pytest.raises(AssertionError, match=r"ignores hyperparams\.gamma:"):
+        protocol.check_read(spec, ["network.kernel_init"])
+
+
+def test_settings_without_effect_need_no_adapter():
+    assert "hyperparams.trpo_delta" not in compare.spec_of("W2", 2)["settings"]
+    assert "network.log_std_init" in compare.spec_of("W5", 2)["settings"]
+    assert not any(key.startswith("network.") for key in compare.spec_of("pgx", 2)["settings"])
+    assert "env_params.backend" in compare.spec_of("ant-spring", 2)["settings"]
+
+
 def test_every_peer_has_its_adapter():
     assert all((BENCHMARKS / "peers" / peer.adapter).exists() for peer in compare.PEERS.values())
 
@@ -369,7 +449,9 @@ def test_the_spring_workloads_have_the_fast_simulator_on_both_sides(brax_ppo):
         exact, fast = compare.spec_of(name, 1), compare.spec_of(f"{name}-spring", 1)
         assert brax_ppo.settings(fast)["environment"] == (name, {"backend": "spring"})
         assert fast["env_params"] == {"backend": "spring"}
-        assert fast | {"workload": name, "env_params": exact["env_params"]} == exact
+        assert set(fast["settings"]) - set(exact["settings"]) == {"env_params.backend"}
+        same = ("workload", "env_params", "settings")
+        assert fast | {key: exact[key] for key in same} == exact
 
 
 def test_an_environment_of_playground_reaches_brax_with_its_wrapper(brax_ppo):
