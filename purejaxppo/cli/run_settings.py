@@ -7,6 +7,7 @@ from typing import Any
 
 from purejaxppo._util.text import nearest
 from purejaxppo.config.errors import ConfigError, Problem
+from purejaxppo.config.names import suggestion
 from purejaxppo.config.schema import Run
 from purejaxppo.config.shipped import shipped_configs, tuned_config
 from purejaxppo.config.toml import from_tables, parse_tables, read_text
@@ -36,7 +37,10 @@ def find_settings(name: str) -> tuple[str, str]:
         )
     file = tuned_config(name)
     if file is None:
-        return f"env = {_quoted(name)}", f"{name} (default settings)"
+        # most ids of environments have capitals
+        similar = suggestion(name, shipped) if name.replace("_", "").islower() else ""
+        hint = f"; similar config: {similar}" if similar else ""
+        return f"env = {_quoted(name)}", f"{name} (default settings{hint})"
     text = read_text(file)
     own = parse_tables(text)["env"]
     return text.replace(f'env = "{own}"', f"env = {_quoted(name)}", 1), str(file)

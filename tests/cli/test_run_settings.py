@@ -103,3 +103,15 @@ def test_before_compiling_the_cache_is_chosen_and_then_what_is_loaded_is_not_col
 def test_a_misspelled_config_of_a_folder_is_an_error_with_the_nearest_ones():
     with pytest.raises(ConfigError, match="unknown config; similar: suites/jaxmarl_overcooked,"):
         find_settings("suites/jaxmarl_overcook")
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("cartpol_kl", "cartpol_kl (default settings; similar config: cartpole_kl)"),
+        ("tabular", "tabular (default settings)"),
+        ("CartPole-v9", "CartPole-v9 (default settings)"),
+    ],
+)
+def test_the_config_that_a_misspelled_name_may_mean_is_named_with_the_settings(name, source):
+    assert find_settings(name) == (f'env = "{name}"', source)
