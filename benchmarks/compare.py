@@ -22,6 +22,7 @@ import pathlib
 import platform
 import queue
 import shlex
+import signal
 import statistics
 import subprocess
 import sys
@@ -385,6 +386,9 @@ class Side:
         try:
             worker.wait()
             yield worker
+        except BaseException:
+            worker.process.kill()  # it may compute for hours until it reads its input
+            raise
         finally:
             worker.close()
 
@@ -739,6 +743,11 @@ def write(report: dict[str, Any], args: argparse.Namespace) -> None:
         args.markdown.write_text(HEADER + "".join(map(row, report["results"])) + about(report))
 
 
+def exit_on_sigterm() -> None:
+    """Make SIGTERM end this process by SystemExit, so that it ends its workers."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Set up a peer, or compare with one and write the results after each workload."""
     args = parse(argv)
@@ -769,4 +778,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(HERE.parent))
+    exit_on_sigterm()
     main()

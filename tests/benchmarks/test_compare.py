@@ -5,6 +5,8 @@ import json
 import math
 import os
 import shlex
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -189,6 +191,38 @@ def test_a_failed_worker_is_an_error_with_its_last_output():
     side = compare.Side((sys.executable, "-S", "-c", "import sys; sys.exit('no such peer')"), dict(os.environ))
     with pytest.raises(RuntimeError, match="no such peer"), side.worker(compare.spec_of("W2", 1)):
         pass
+
+
+BUSY = """
+import os, sys, time
+print('{"ready": true}', flush=True)
+sys.stdin.readline()
+print(os.getpid(), flush=True)  # no answer, which would start with a brace
+time.sleep(600)
+"""
+
+PARENT = """
+import os, sys
+sys.path.insert(0, {folder!r})
+import compare
+compare.exit_on_sigterm()
+with compare.Side((sys.executable, "-S", "-c", {busy!r}), dict(os.environ)).worker({{"config": {{}}}}) as worker:
+    worker.process.stdin.write("run 0\\n")
+    worker.process.stdin.flush()
+    print(worker.lines.get(), flush=True)
+    worker.run(0)
+"""
+
+
+def test_a_terminated_comparison_ends_its_busy_worker():
+    program = PARENT.format(folder=str(BENCHMARKS), busy=BUSY)
+    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    worker = int(parent.stdout.readline())
+    parent.send_signal(signal.SIGTERM)
+    assert parent.wait(timeout=60) == 128 + signal.SIGTERM
+    parent.stdout.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(worker, 0)
 
 
 @pytest.mark.parametrize("name", compare.TIMED_UPDATES)
