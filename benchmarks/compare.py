@@ -518,7 +518,7 @@ def row(result: dict[str, Any]) -> str:
         compiled,
     ]
     if learning:
-        cells += [f"{x['mean']:.1f} ({x['low']:.1f} to {x['high']:.1f})" for x in (learning["ours"], learning["peer"])]
+        cells += [f"{x['mean']:.4g} ({x['low']:.4g} to {x['high']:.4g})" for x in (learning["ours"], learning["peer"])]
         steps, seeds = learning["env_steps_per_seed"], len(learning["returns"]["ours"])
         cells += [f"{learning['verdict']} ({seeds} seeds, {steps / 1e6:.2g}M steps)"]
     else:
