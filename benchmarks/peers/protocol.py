@@ -35,7 +35,7 @@ CURVE_EPISODES = 32  # of each point of a learning curve
 
 TABLES = ("config", "network", "hyperparams", "env_params")
 
-# What no adapter of a peer can change, as the peers have it.
+# Settings that no adapter passes on, with the values that every peer has.
 COMMON = {
     "config": {
         "objective": "clip",
