@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 
 from purejaxppo._util.aliases import Shapes
+from purejaxppo.envs.packages import has_version
 from purejaxppo.envs.protocol import NEVER, Env, VecEnv
 from purejaxppo.envs.spaces import Box, Discrete, MultiDiscrete, Space, children
 
@@ -34,10 +35,22 @@ class Facts(NamedTuple):
 
 @functools.cache
 def recorded() -> dict[str, Facts]:
-    """Return the facts about every recorded environment, by "suite/Id", in the order of the suites."""
+    """Return the facts about every recorded environment, by "suite/Id", in the order of the suites.
+
+    Facts that hold from some version of a suite on replace earlier ones if such a version is installed.
+    """
+    return {f"{row.suite}/{row.id}": row for row, since in all_rows() if holds(row.suite, since)}
+
+
+def all_rows() -> list[tuple[Facts, str]]:
+    """Return the rows of the file, each with the first version of the suite's package for which it holds, or ""."""
     with FILE.open(encoding="utf-8", newline="") as file:
-        rows = [_parse(row) for row in csv.DictReader(file)]
-    return {f"{row.suite}/{row.id}": row for row in rows}
+        return [(_parse(row), row["since"]) for row in csv.DictReader(file)]
+
+
+def holds(suite: str, since: str) -> bool:
+    """Return whether facts hold which were recorded with version `since` of a suite's package; "": with any."""
+    return not since or has_version(suite, since)
 
 
 def _parse(row: dict[str, str]) -> Facts:

@@ -40,7 +40,7 @@ PACKAGES: dict[str, Package] = {
     "playground": Package("playground", "mujoco_playground", "0.2", "1", "0.2.0"),
     "craftax": Package("craftax", "craftax", "1.6", "2", "1.6.1"),
     "jumanji": Package("jumanji", "jumanji", "1.1", "2", "1.1.2"),
-    "navix": Package("navix", "navix", "0.7", "5", "0.7.4"),
+    "navix": Package("navix", "navix", "0.7", "5", "0.7.4 and 4.0.0"),
     "xland": Package("xminigrid", "xminigrid", "0.9", "1", "0.9.3"),
     "pgx": Package("pgx", "pgx", "2.6", "3", "2.6.0"),
     "jaxmarl": Package("jaxmarl", "jaxmarl", "0.2", "1", "0.2.0"),
@@ -111,6 +111,14 @@ def check_version(suite: str, version: str) -> None:
             f"the suite {suite!r} needs {package.project}>={package.at_least},<{package.below} (tested with "
             f"{package.tested}), but {version} is installed: pip install 'purejaxppo[{suite}]'"
         )
+
+
+def has_version(suite: str, at_least: str) -> bool:
+    """Return whether a version of a suite's package is installed that is at least this one."""
+    try:
+        return _release(importlib.metadata.version(PACKAGES[suite].project)) >= _release(at_least)
+    except importlib.metadata.PackageNotFoundError:
+        return False
 
 
 def _release(version: str) -> tuple[int, ...]:

@@ -1,5 +1,6 @@
 """Recorded facts about environments."""
 
+import importlib.metadata
 import subprocess
 import sys
 from pathlib import Path
@@ -8,15 +9,33 @@ import pytest
 
 from purejaxppo.envs import make
 from purejaxppo.envs.errors import SUITES
-from purejaxppo.envs.facts import facts_of, in_words, recorded, recorded_ids
+from purejaxppo.envs.facts import all_rows, facts_of, in_words, recorded, recorded_ids
 from purejaxppo.envs.spaces import Discrete, MultiDiscrete, box
 
 
 def test_each_environment_is_recorded_once() -> None:
-    rows = recorded()
-    lines = (Path(__file__).parents[2] / "purejaxppo" / "envs" / "facts.csv").read_text().splitlines()
-    assert len(rows) == len(lines) - 1
+    rows, keys = recorded(), [(row.suite, row.id, since) for row, since in all_rows()]
+    assert len(set(keys)) == len(keys)
+    assert rows.keys() <= {f"{suite}/{name}" for suite, name, _ in keys}
     assert all(name == f"{row.suite}/{row.id}" for name, row in rows.items())
+
+
+@pytest.mark.parametrize(
+    ("installed", "clock", "newest"),
+    [("0.7.4", 100, False), ("4.0.0", 256, True), ("4.1", 256, True), ("", 100, False)],
+)
+def test_facts_are_those_of_the_installed_version_of_a_suite(monkeypatch, installed, clock, newest) -> None:
+    """NAVIX 4 has the clocks of MiniGrid, and more environments."""
+
+    def version(project: str) -> str:
+        if not installed:
+            raise importlib.metadata.PackageNotFoundError(project)
+        return installed
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    rows = recorded.__wrapped__()
+    assert rows["navix/Navix-DoorKey-8x8-v0"].time_limit == clock
+    assert ("navix/Navix-Unlock-v0" in rows) is newest
 
 
 def test_ids_need_no_package() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from purejaxppo.envs import make
 from purejaxppo.envs.errors import SUITES
-from purejaxppo.envs.facts import FILE, Facts, facts_of, recorded
+from purejaxppo.envs.facts import FILE, Facts, all_rows, facts_of, holds, recorded
 from purejaxppo.envs.registry import available, installed
 from purejaxppo.envs.wrappers import episodes
 
@@ -67,12 +67,25 @@ class _NoRulesets:
         return _suite("xminigrid").make("XLand-MiniGrid-R1-9x9")[1].ruleset
 
 
+# Versions of suites' packages from which on their facts are rows of their own, where they differ.
+SINCE = {"navix": "4"}
+
+
 def write(rows: list[Facts]) -> None:
-    """Write the file."""
+    """Write the file: rows in force, and those of other versions as they were."""
+    before = {(row.suite, row.id, since): row for row, since in all_rows()}
+    for row in rows:
+        since = SINCE.get(row.suite, "")
+        since = since if holds(row.suite, since) else ""
+        if before.get((row.suite, row.id, "")) != row:
+            before[row.suite, row.id, since] = row
+        elif since:
+            before.pop((row.suite, row.id, since), None)
     with FILE.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(Facts._fields)
-        writer.writerows(["" if x is None else x for x in row] for row in rows)
+        writer.writerow((*Facts._fields, "since"))
+        for (_, _, since), row in sorted(before.items(), key=lambda item: list(SUITES).index(item[0][0])):
+            writer.writerow(["" if x is None else x for x in (*row, since)])
 
 
 def main(suites: list[str]) -> None:
