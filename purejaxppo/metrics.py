@@ -158,8 +158,16 @@ def batch_metrics(batch: Batch, ratio: Array, kl: Array) -> dict[str, Array]:
         "kl_k3": kl_k3(jnp.log(ratio)).mean(),
         "explained_variance": explained_variance(batch.value, batch.target),
         "advantage_std": jnp.std(batch.advantage),
-        "quarantined": jnp.asarray(batch.quarantined, bool).sum(dtype=jnp.float32),
+        "quarantined": count_true(batch.quarantined),
     }
+
+
+def count_true(flags: Array | tuple[()]) -> Array:
+    """Count the true flags, float32 []; () is none.
+
+    The sum of an empty array inside `jax.shard_map` crashes the compiler of jaxlib 0.11.2.
+    """
+    return jnp.float32(0.0) if isinstance(flags, tuple) else flags.sum(dtype=jnp.float32)
 
 
 def rollout_faults(rollout: Transition, action_space: Space) -> dict[str, Array]:
