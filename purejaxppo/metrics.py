@@ -163,7 +163,7 @@ def batch_metrics(batch: Batch, ratio: Array, kl: Array) -> dict[str, Array]:
 
 
 def count_true(flags: Array | tuple[()]) -> Array:
-    """Count the true flags, float32 []; () is none.
+    """Count the true flags, bool of any shape; () counts as none. Returns float32 [].
 
     The sum of an empty array inside `jax.shard_map` crashes the compiler of jaxlib 0.11.2.
     """

@@ -67,24 +67,24 @@ class _NoRulesets:
         return _suite("xminigrid").make("XLand-MiniGrid-R1-9x9")[1].ruleset
 
 
-# Versions of suites' packages from which on their facts are rows of their own, where they differ.
+# The first version of a suite's package whose facts, where they differ from those of older ones, are separate rows.
 SINCE = {"navix": "4"}
 
 
 def write(rows: list[Facts]) -> None:
-    """Write the file: rows in force, and those of other versions as they were."""
-    before = {(row.suite, row.id, since): row for row, since in all_rows()}
+    """Write the file: `rows`, which hold for the installed versions, and those of other versions as they were."""
+    written = {(row.suite, row.id, since): row for row, since in all_rows()}
     for row in rows:
-        since = SINCE.get(row.suite, "")
-        since = since if holds(row.suite, since) else ""
-        if before.get((row.suite, row.id, "")) != row:
-            before[row.suite, row.id, since] = row
-        elif since:
-            before.pop((row.suite, row.id, since), None)
+        newer = SINCE.get(row.suite, "")
+        since = newer if holds(row.suite, newer) else ""
+        if written.get((row.suite, row.id, "")) != row:
+            written[row.suite, row.id, since] = row
+        elif since:  # as with the older version, so that it needs no row of its own
+            written.pop((row.suite, row.id, since), None)
     with FILE.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow((*Facts._fields, "since"))
-        for (_, _, since), row in sorted(before.items(), key=lambda item: list(SUITES).index(item[0][0])):
+        for (_, _, since), row in sorted(written.items(), key=lambda item: list(SUITES).index(item[0][0])):
             writer.writerow(["" if x is None else x for x in (*row, since)])
 
 
