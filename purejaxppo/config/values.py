@@ -1,6 +1,7 @@
 """Check single values: their type, their interval, their choice."""
 
 import math
+from collections.abc import Iterable
 from typing import Any, Literal, TypeGuard, get_args, get_origin
 
 import numpy as np
@@ -137,11 +138,15 @@ def _choice_problems(key: str, value: Any, choices: tuple[str, ...]) -> list[Pro
     listed = ", ".join(choices)
     if not isinstance(value, str):
         return [wrong_type(key, value, f"one of the names {listed}")]
-    if value in choices:
-        return []
-    near = suggestion(value, choices)
-    hint = f'did you mean "{near}"? ' if near else ""
-    return [Problem(key, f' = "{value}": no such choice; {hint}(one of {listed})', "choice")]
+    return [] if value in choices else [unknown_choice(key, value, choices)]
+
+
+def unknown_choice(key: str, value: Any, choices: Iterable[str]) -> Problem:
+    """Return the problem of a value that is none of `choices`; it names the nearest and lists all."""
+    choices = tuple(choices)
+    near = suggestion(str(value), choices)
+    hint = f'; did you mean "{near}"?' if near else ""
+    return Problem(key, f' = "{value}": no such choice{hint} (one of {", ".join(choices)})', "choice")
 
 
 def _sizes_problems(key: str, value: Any) -> list[Problem]:

@@ -14,7 +14,7 @@ from purejaxppo.config.errors import Problem
 from purejaxppo.config.names import suggestion
 from purejaxppo.config.schema import TABLES, TOP_LEVEL, Hyperparams, Run, table_names
 from purejaxppo.config.toml import from_tables
-from purejaxppo.config.values import is_number, number_problems, value_problems, wrong_type
+from purejaxppo.config.values import is_number, number_problems, unknown_choice, value_problems, wrong_type
 from purejaxppo.sweeps.axes import METHODS, SAMPLED, Axis, combine, parse_axis
 
 INTERVALS = {
@@ -284,11 +284,7 @@ def _option_problems(key: str, value: Value) -> list[Problem]:
     if key == "greedy":
         return [] if isinstance(value, bool) else [wrong_type(key, value, "true or false")]
     choices = METHODS if key == "method" else SCORES
-    if value in choices:
-        return []
-    near = suggestion(str(value), choices)
-    hint = f'did you mean "{near}"? ' if near else ""
-    return [Problem(key, f' = "{value}": no such choice; {hint}(one of {", ".join(choices)})', "choice")]
+    return [] if value in choices else [unknown_choice(key, value, choices)]
 
 
 def _text_problems(key: str, value: Value) -> list[Problem]:

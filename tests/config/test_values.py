@@ -12,7 +12,7 @@ import pytest
 from purejaxppo.config.checks import check, check_settings, find_problems
 from purejaxppo.config.errors import ConfigError
 from purejaxppo.config.schema import TABLES, Config, Hyperparams, NetworkConfig, Run
-from purejaxppo.config.values import INTERVALS, as_float32, show_value, value_problems
+from purejaxppo.config.values import INTERVALS, as_float32, show_value, unknown_choice, value_problems
 
 
 def replaced(table, name, value):
@@ -155,3 +155,14 @@ def test_traced_values_pass_and_their_concrete_neighbors_are_still_checked():
     check_settings(hyperparams=Hyperparams(gamma=jax.ShapeDtypeStruct((), jnp.float32)))
     with pytest.raises(ConfigError, match="clip_eps"):
         jax.jit(f, static_argnums=1)(0.9, -1.0)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("mpl", ' = "mpl": no such choice; did you mean "mlp"? (one of mlp, cnn)'),
+        ("zzz", ' = "zzz": no such choice (one of mlp, cnn)'),
+    ],
+)
+def test_an_unknown_choice_names_the_nearest_if_there_is_one_and_lists_all(value, text):
+    assert unknown_choice("network.kind", value, ("mlp", "cnn")).text == text
